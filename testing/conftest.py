@@ -1,0 +1,154 @@
+"""Fixtures of the whole suite: gateways, real counterparts, both cores, and the leak check."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support import interpreters, leaks, oracle
+from support.socketserver import SocketServer
+from support.sshd import SshServer
+
+import execnet
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TERMINATE_SECONDS = 5.0
+# The last resort behind pytest-timeout: a test stuck in C code, where no Python signal handler runs.
+STUCK_SECONDS = 60.0
+PORTABLE_TWIN = "gateway_base_portable"
+
+
+def tested_core() -> str:
+    """Which core the execnet under test uses: "c" or "portable"."""
+    core: str = execnet.gateway_base.core
+    return core
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    leaks.mark_session()
+    installed = CHECKOUT not in Path(execnet.__file__).resolve().parents or ".venv" in execnet.__file__
+    if os.environ.get("EXECNET_TEST_INSTALLED") and not installed:
+        pytest.exit(f"the checkout would be tested, not the installed package: {execnet.__file__}", returncode=3)
+    wanted = os.environ.get("EXECNET_TEST_CORE")
+    if wanted and tested_core() != wanted:
+        pytest.exit(f"the {wanted} core was to be tested, the package has the {tested_core()} core", returncode=3)
+
+
+def pytest_report_header() -> list[str]:
+    names = ", ".join(interpreter.name for interpreter in interpreters.found())
+    return [f"execnet {execnet.__version__} ({tested_core()} core) from {execnet.__file__}", f"interpreters: {names}"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0]) if marker and marker.args else float(item.config.getini("timeout") or 120)
+    faulthandler.dump_traceback_later(seconds + STUCK_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left = leaks.end_all_processes()
+    if left:
+        print("\nleft behind by the test run, killed now:", *left, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a process, thread or descriptor which was not there before it."""
+    before = leaks.Snapshot.take()
+    yield
+    left = leaks.wait_for_none(before)
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def group() -> Iterator[execnet.Group]:
+    """A fresh group, terminated at the end."""
+    group = execnet.Group()
+    yield group
+    group.terminate(timeout=TERMINATE_SECONDS)
+
+
+@pytest.fixture
+def makegateway(group: execnet.Group) -> Callable[..., execnet.Gateway]:
+    """Makes gateways in a group of the test's own."""
+    return group.makegateway
+
+
+@pytest.fixture
+def gw(makegateway: Callable[..., execnet.Gateway]) -> execnet.Gateway:
+    """One popen gateway."""
+    return makegateway("popen")
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """A real OpenSSH server on 127.0.0.1."""
+    server = SshServer(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def vagrant(ssh_server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a machine that the `vagrant` on PATH knows: the ssh server."""
+    folder = tmp_path / "vagrant-bin"
+    folder.mkdir()
+    ssh_server.write_vagrant(folder)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return ssh_server.host
+
+
+@pytest.fixture
+def socket_server() -> Iterator[SocketServer]:
+    """The package's socket server in its own process."""
+    server = SocketServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=interpreters.found(), ids=lambda interpreter: interpreter.name)
+def other_python(request: pytest.FixtureRequest) -> interpreters.Interpreter:
+    """Each interpreter found: the path of its executable, with `implementation` and `version`."""
+    chosen: interpreters.Interpreter = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session", name="oracle")
+def oracle_212() -> oracle.Oracle:
+    """Runs programs over execnet 2.1.2."""
+    return oracle.Oracle(oracle.folder())
+
+
+def _load_portable_twin() -> ModuleType:
+    """`execnet/gateway_base.py` under a second name, over the portable core."""
+    if PORTABLE_TWIN in sys.modules:
+        return sys.modules[PORTABLE_TWIN]
+    spec = importlib.util.spec_from_file_location(PORTABLE_TWIN, execnet.gateway_base.__file__)
+    assert spec is not None and spec.loader is not None
+    twin = importlib.util.module_from_spec(spec)
+    sys.modules[PORTABLE_TWIN] = twin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXECNET_PURE", "1")
+        spec.loader.exec_module(twin)
+    assert twin.core == "portable"
+    return twin
+
+
+@pytest.fixture(params=["c", "portable"] if tested_core() == "c" else ["portable"])
+def base(request: pytest.FixtureRequest) -> ModuleType:
+    """The gateway_base module, once over each core."""
+    module: ModuleType = execnet.gateway_base if request.param == "c" else _load_portable_twin()
+    return module

@@ -1,0 +1,1 @@
+"""Real counterparts for the tests: servers, interpreters, the oracle, the leak check."""

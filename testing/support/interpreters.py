@@ -1,0 +1,62 @@
+"""The Python interpreters found on this machine, 2.7 to the newest, PyPy too."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+PROBE = """import platform, sys
+print("%s %d %d %s" % ((platform.python_implementation().lower(),) + sys.version_info[:2] + (sys.executable,)))
+"""
+NAME = re.compile(r"(python2\.7|python3(\.\d+)?t?|pypy3?)$")
+
+
+class Interpreter(str):
+    """The path of an interpreter's executable, with what it is."""
+
+    implementation: str
+    version: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        return f"{self.implementation}{self.version[0]}.{self.version[1]}"
+
+
+def _candidates() -> Iterator[str]:
+    # The environment variable comes first: it says which one to prefer of each version.
+    yield from os.environ.get("EXECNET_TEST_PYTHONS", "").split()
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    yield from sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", "python")))
+    for folder in os.get_exec_path():
+        for path in sorted(glob.glob(os.path.join(folder, "py*"))):
+            if NAME.search(path):
+                yield path
+
+
+def _probe(path: str) -> Interpreter | None:
+    try:
+        answer = subprocess.run(
+            [path, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
+        ).stdout.decode()
+    except (OSError, subprocess.SubprocessError):
+        return None  # a launcher without an interpreter behind it
+    implementation, major, minor, executable = answer.split(None, 3)
+    interpreter = Interpreter(executable.strip())
+    interpreter.implementation = implementation
+    interpreter.version = (int(major), int(minor))
+    return interpreter
+
+
+@functools.cache
+def found() -> list[Interpreter]:
+    """One interpreter for each implementation and version, oldest first."""
+    chosen: dict[tuple[str, tuple[int, int]], Interpreter] = {}
+    for path in dict.fromkeys(_candidates()):
+        interpreter = _probe(path)
+        if interpreter and interpreter.version >= (2, 7):
+            chosen.setdefault((interpreter.implementation, interpreter.version), interpreter)
+    return sorted(chosen.values(), key=lambda interpreter: (interpreter.implementation, interpreter.version))

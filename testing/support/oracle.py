@@ -1,0 +1,76 @@
+"""The oracle: execnet 2.1.2 in a folder of its own, run as a black box in its own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REQUIREMENT = "execnet==2.1.2"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def folder() -> Path:
+    """Where the oracle is: $EXECNET_ORACLE, or a cache in the checkout, filled by pip on first use."""
+    given = os.environ.get("EXECNET_ORACLE")
+    if given:
+        return Path(given)
+    cached = CHECKOUT / ".cache" / "oracle"
+    if not cached.exists():
+        _install(cached)
+    return cached
+
+
+def _install(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    try:
+        subprocess.run([*pip, "--target", str(fresh / "oracle"), REQUIREMENT], check=True, timeout=120)
+        # Renamed when whole, so that two sessions at once never see half a folder.
+        os.rename(fresh / "oracle", target)
+    except OSError:
+        if not target.exists():
+            raise
+    finally:
+        shutil.rmtree(fresh)
+
+
+class Oracle:
+    """Runs programs that import execnet 2.1.2."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """This process's environment, with the oracle as the only folder on PYTHONPATH."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EXECNET_PURE")}
+        return {**environment, "PYTHONPATH": str(self.path), **extra}
+
+    def popen(self, source: str) -> subprocess.Popen[bytes]:
+        """Start a program with its standard input and output as pipes."""
+        return subprocess.Popen(
+            [sys.executable, "-c", source],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment(),
+            cwd=self.path,  # "-c" looks for modules in the working directory first
+        )
+
+    def run(self, source: str, input: bytes = b"", timeout: float = 60.0) -> bytes:
+        """Run a program to its end; what it wrote to standard output.
+
+        Raises subprocess.CalledProcessError when it fails.
+        """
+        return subprocess.run(
+            [sys.executable, "-c", source],
+            input=input,
+            stdout=subprocess.PIPE,
+            env=self.environment(),
+            cwd=self.path,
+            timeout=timeout,
+            check=True,
+        ).stdout

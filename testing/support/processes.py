@@ -1,0 +1,67 @@
+"""Processes the tests start: a free port for them, waiting until they listen, ending them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LISTEN = "0A"  # the state column of /proc/net/tcp
+
+
+def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
+    """Return once `condition()` is true; TimeoutError naming `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout} seconds")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def listening_ports() -> set[int]:
+    """The TCP ports somebody on this machine listens on, learnt without connecting to any."""
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        path = Path(table)
+        if not path.exists():
+            continue
+        for line in path.read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            if state == LISTEN:
+                ports.add(int(local.rpartition(":")[2], 16))
+    return ports
+
+
+def wait_listening(process: subprocess.Popen[bytes], port: int, timeout: float = 10.0) -> bool:
+    """True once `port` listens, False when `process` ended before; TimeoutError otherwise."""
+    wait_until(
+        lambda: process.poll() is not None or port in listening_ports(),
+        timeout,
+        f"{process.args!r} listening on port {port}",
+    )
+    return process.poll() is None
+
+
+def end(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None:
+    """Terminate `process`, kill it where `timeout` seconds were not enough, and reap it."""
+    process.terminate()
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

@@ -1,0 +1,37 @@
+"""The package's own socket server in its own process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support.processes import end, free_port, wait_listening
+
+PORT_ATTEMPTS = 5  # another program can take the free port before the server does
+
+
+class SocketServer:
+    """A running `python -m execnet.script.socketserver`; `hostport` is where it listens."""
+
+    def __init__(self, python: str = sys.executable) -> None:
+        for _ in range(PORT_ATTEMPTS):
+            port = free_port()
+            self.hostport = f"127.0.0.1:{port}"
+            self.process = subprocess.Popen(
+                [python, "-m", "execnet.script.socketserver", self.hostport],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            if wait_listening(self.process, port):
+                return
+            end(self.process)
+        raise RuntimeError(f"the socket server did not start: exit status {self.process.returncode}")
+
+    def spec(self, **extra: object) -> str:
+        """The spec of a gateway on this server; `extra` are further keys."""
+        keys = {"socket": self.hostport, **extra}
+        return "//".join(f"{key}={value}" for key, value in keys.items())
+
+    def close(self) -> None:
+        """End the server."""
+        end(self.process)

@@ -1,0 +1,146 @@
+"""An OpenSSH server on 127.0.0.1 for the tests, with keys that are thrown away with it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from support.leaks import MARK
+from support.processes import end, free_port, wait_listening
+
+HOST = "execnet-test"
+PORT_ATTEMPTS = 5  # another program can take the free port before sshd does
+PRIVILEGE_SEPARATION = Path("/run/sshd")
+
+SERVER_CONFIG = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM {pam}
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UseDNS no
+PrintMotd no
+MaxStartups 200
+MaxSessions 200
+LogLevel VERBOSE
+{set_env}
+"""
+
+CLIENT_CONFIG = """\
+Host {host}
+    HostName 127.0.0.1
+    Port {port}
+    User {user}
+    IdentityFile {folder}/user_key
+    IdentitiesOnly yes
+    UserKnownHostsFile {folder}/known_hosts
+    GlobalKnownHostsFile none
+    StrictHostKeyChecking no
+    BatchMode yes
+    ControlPath none
+    LogLevel ERROR
+"""
+
+
+def executable(name: str) -> str:
+    """The path of an OpenSSH program; FileNotFoundError says how to get it."""
+    found = shutil.which(name, path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin", "/sbin"]))
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed: apt-get install openssh-server openssh-client")
+    return found
+
+
+def _account_is_locked() -> bool:
+    # Without PAM sshd refuses a locked account, and root often is one.
+    try:
+        lines = Path("/etc/shadow").read_text().splitlines()
+    except OSError:
+        return False  # not root: sshd can't read it either
+    return any(line.startswith(f"{getpass.getuser()}:!") for line in lines)
+
+
+class SshServer:
+    """A running sshd; `host` is its name in the client configuration file `config`."""
+
+    host = HOST
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "ssh_config"
+        self.log = folder / "sshd.log"
+        for program in ("sshd", "ssh", "ssh-keygen"):
+            executable(program)
+        self._make_keys()
+        self.port, self.process = self._start()
+        self._write_client_config()
+
+    def spec(self, **extra: object) -> str:
+        """The spec of a gateway on this server; `extra` are further keys, `python` replaces ours."""
+        keys = {"ssh": self.host, "ssh_config": self.config, "python": sys.executable, **extra}
+        return "//".join(key if value is True else f"{key}={value}" for key, value in keys.items())
+
+    def write_vagrant(self, folder: Path) -> Path:
+        """Write a program `vagrant` into `folder` whose `vagrant ssh NAME -- ARGS` is a real ssh to here."""
+        stub = folder / "vagrant"
+        stub.write_text(
+            "#!/bin/sh\n"
+            '[ "$1" = ssh ] && [ "$3" = -- ] || { echo "vagrant stub: $*" >&2; exit 2; }\n'
+            "name=$2; shift 3\n"
+            f'exec ssh -F "{self.config}" "$name" "$@"\n'
+        )
+        stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+        return stub
+
+    def close(self) -> None:
+        """End the server."""
+        end(self.process)
+
+    def _make_keys(self) -> None:
+        for name in ("host_key", "user_key"):
+            subprocess.run(
+                [executable("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)],
+                check=True,
+                timeout=30,
+            )
+
+    def _start(self) -> tuple[int, subprocess.Popen[bytes]]:
+        if os.geteuid() == 0:
+            PRIVILEGE_SEPARATION.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for _ in range(PORT_ATTEMPTS):
+            port = free_port()
+            process = self._start_on(port)
+            if wait_listening(process, port):
+                return port, process
+            end(process)
+        raise RuntimeError(f"sshd did not start: {self.log.read_text()}")
+
+    def _start_on(self, port: int) -> subprocess.Popen[bytes]:
+        # What ssh starts gets a fresh environment: the mark has to be put into it.
+        mark = os.environ.get(MARK)
+        config = self.folder / "sshd_config"
+        config.write_text(
+            SERVER_CONFIG.format(
+                port=port,
+                folder=self.folder,
+                pam="yes" if _account_is_locked() else "no",
+                set_env=f"SetEnv {MARK}={mark}" if mark else "",
+            )
+        )
+        return subprocess.Popen(
+            [executable("sshd"), "-D", "-f", str(config), "-E", str(self.log)], stdin=subprocess.DEVNULL
+        )
+
+    def _write_client_config(self) -> None:
+        self.config.write_text(
+            CLIENT_CONFIG.format(host=self.host, port=self.port, user=getpass.getuser(), folder=self.folder)
+        )
