@@ -1,0 +1,3 @@
+"""The version of this execnet."""
+
+version = "2.2.0"
