@@ -1,0 +1,76 @@
+"""What to start and where, parsed from a ``key=value//key`` string."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class XSpec:
+    """A gateway specification: ``key1=value1//key2=value2//key3``.
+
+    A key without ``=`` has the value True; only the first ``=`` separates key and value. Keys
+    nobody set read as None, unknown keys are kept as attributes. ``env:NAME=value`` adds to the
+    dict :attr:`env`. Two specs are equal when their strings are, whatever was assigned later.
+
+    Raises ValueError for a key that is empty or given twice, AttributeError for a key that
+    begins with an underscore.
+    """
+
+    # Known keys; mypy reads the types here, callers find None for what the string left out.
+    chdir: str | None = None
+    dont_write_bytecode: str | bool | None = None
+    execmodel: str | None = None
+    id: str | None = None
+    installvia: str | None = None
+    nice: str | None = None
+    popen: str | bool | None = None
+    python: str | None = None
+    socket: str | bool | None = None
+    ssh: str | None = None
+    ssh_config: str | None = None
+    vagrant_ssh: str | None = None
+    via: str | None = None
+
+    def __init__(self, string: str) -> None:
+        self._spec = string
+        self.env: dict[str, str | bool] = {}
+        seen = {"env"}
+        for part in string.split("//"):
+            key, given, text = part.partition("=")
+            value: str | bool = text if given else True
+            if key.startswith("_"):
+                raise AttributeError(f"{key!r} not a valid XSpec key")
+            if not key:
+                raise ValueError(f"empty key in {string!r}")
+            if key.startswith("env:"):
+                self.env[key[4:]] = value
+                continue
+            if key in seen:
+                raise ValueError(f"duplicate key: {key!r} in {string!r}")
+            seen.add(key)
+            setattr(self, key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
+
+    def __repr__(self) -> str:
+        return f"<XSpec {self._spec!r}>"
+
+    def __str__(self) -> str:
+        return self._spec
+
+    def __hash__(self) -> int:
+        return hash(self._spec)
+
+    def __eq__(self, other: object) -> bool:
+        return self._spec == getattr(other, "_spec", None)
+
+    def __ne__(self, other: object) -> bool:
+        return self._spec != getattr(other, "_spec", None)
+
+    def _samefilesystem(self) -> bool:
+        return self.popen is not None and self.chdir is None
