@@ -1,0 +1,694 @@
+"""Groups: gateways that are named, started, addressed and ended together."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+
+from execnet.gateway_base import NO_ENDMARKER_WANTED, RemoteError, get_execmodel
+from execnet.xspec import XSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from queue import Queue
+    from types import TracebackType
+    from typing import Any
+
+    from execnet.gateway import Gateway
+    from execnet.gateway_base import Channel, ExecModel
+
+    TermKill = tuple[Callable[[], object], Callable[[], object]]
+
+# Seconds left to a process between SIGINT, SIGTERM and SIGKILL, once its time is over.
+ESCALATION_STEP = 0.1
+# Seconds the system is given to hand over a process that has been killed.
+REAP_GRACE = 0.5
+# Seconds that terminate takes per group at interpreter exit.
+ATEXIT_TIMEOUT = 1.0
+
+# Runs on the far side, on Python 2.7 and newer.
+SETUP_SOURCE = """
+import os
+def native(text):
+    return text.encode("utf-8") if str is bytes and not isinstance(text, str) else text
+chdir, nice, env = channel.receive()
+if chdir is not None:
+    chdir = native(chdir)
+    try:
+        os.mkdir(chdir)
+    except OSError:
+        if not os.path.isdir(chdir):
+            raise
+    os.chdir(chdir)
+if nice and hasattr(os, "nice"):
+    os.nice(nice)
+for name, value in env.items():
+    os.environ[native(name)] = native(value)
+"""
+
+
+class Group:
+    """The gateways made through it, in order; it names them and ends them together.
+
+    ``xspecs`` are started at once, side by side; ``execmodel`` names the execution model
+    of this side and, for specs that name none, of the workers. At interpreter exit the
+    group is terminated. As a context manager it is terminated at the end of the block.
+    """
+
+    defaultspec = "popen"
+
+    def __init__(
+        self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str | ExecModel = "thread"
+    ) -> None:
+        self._gateways: list[Gateway] = []
+        self._gateways_to_join: list[Gateway] = []
+        self._autoidcounter = 0
+        # Auto ids of starts that failed: the next start takes them first.
+        self._autoids_returned: list[str] = []
+        self._ids_starting: set[str] = set()
+        self._owner_pid = os.getpid()
+        self.set_execmodel(execmodel)
+        atexit.register(self._cleanup_atexit)
+        specs = list(xspecs)
+        if specs:
+            self.makegateways(specs)
+
+    @property
+    def execmodel(self) -> ExecModel:
+        """The execution model of this side."""
+        return self._execmodel
+
+    @property
+    def remote_execmodel(self) -> ExecModel:
+        """The execution model of workers whose spec names none."""
+        return self._remote_execmodel
+
+    def set_execmodel(
+        self, execmodel: str | ExecModel, remote_execmodel: str | ExecModel | None = None
+    ) -> None:
+        """Choose the execution models of this side and of the workers.
+
+        ``remote_execmodel`` defaults to ``execmodel``. Raises ValueError for an unknown
+        model, and once the group has gateways.
+        """
+        if self._gateways:
+            raise ValueError("can not set execution models while the group has gateways")
+        self._execmodel = get_execmodel(execmodel)
+        self._remote_execmodel = (
+            self._execmodel if remote_execmodel is None else get_execmodel(remote_execmodel)
+        )
+        self._lock = self._execmodel.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Group {[gateway.id for gateway in self]!r}>"
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.terminate(ATEXIT_TIMEOUT)
+
+    def __len__(self) -> int:
+        return len(self._gateways)
+
+    def __iter__(self) -> Iterator[Gateway]:
+        return iter(list(self._gateways))
+
+    def __getitem__(self, key: int | str | Gateway) -> Gateway:
+        if isinstance(key, int):
+            return self._gateways[key]
+        for gateway in self:
+            if gateway is key or gateway.id == key:
+                return gateway
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[key]  # type: ignore[index]
+        except LookupError:
+            return False
+        return True
+
+    # -- names and membership
+
+    def allocate_id(self, spec: XSpec) -> None:
+        """Give ``gw0``, ``gw1``, … to a spec that has no id.
+
+        Raises ValueError where the id is already taken in this group.
+        """
+        with self._lock:
+            self._allocate_id(spec)
+
+    def _allocate_id(self, spec: XSpec) -> bool:
+        """With the lock held; tells whether the id was made up here."""
+        automatic = spec.id is None
+        if not automatic:
+            gateway_id = spec.id
+        elif self._autoids_returned:
+            gateway_id = self._autoids_returned.pop(0)
+        else:
+            gateway_id = f"gw{self._autoidcounter}"
+            self._autoidcounter += 1
+        if gateway_id in self or gateway_id in self._ids_starting:
+            raise ValueError(f"already have gateway with id {gateway_id!r}")
+        spec.id = gateway_id
+        return automatic
+
+    def _register(self, gateway: Gateway) -> None:
+        if gateway.id in self:
+            raise ValueError(f"already have gateway with id {gateway.id!r}")
+        self._gateways.append(gateway)
+        gateway._group = self
+
+    def _unregister(self, gateway: Gateway) -> None:
+        self._gateways.remove(gateway)
+        self._gateways_to_join.append(gateway)
+
+    # -- starting
+
+    def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
+        """Start what ``spec`` describes, add it to the group and return its Gateway.
+
+        Without a spec, ``defaultspec`` is used. After a failure nothing is left behind,
+        the group is unchanged and the id is free again. Raises ValueError for a spec
+        that names no gateway type or whose id is taken, KeyError for an unknown ``via``
+        or ``installvia``, HostNotFound or another OSError where the start failed, and
+        RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied.
+        """
+        start = _Start(self, spec)
+        try:
+            start.begin()
+            return start.finish()
+        finally:
+            start.release_id()
+
+    def makegateways(
+        self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None
+    ) -> list[Gateway]:
+        """Start all ``specs`` side by side and return their gateways in the order given.
+
+        At most ``max_parallel`` starts are under way at a time (None: all of them). Ids
+        are given in order; a spec with ``via`` or ``installvia`` waits for the gateway it
+        needs, which may be another one of ``specs``. Where starts fail, the others are
+        ended and the group is left as it was; a single failure is raised as
+        `makegateway` would raise it, several as one OSError that names every failed spec.
+        """
+        return _Starts(self, specs).run(max_parallel)
+
+    def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
+        """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
+        return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
+
+    # -- ending
+
+    def terminate(self, timeout: float | None = None) -> None:
+        """End every gateway of the group, and wait until they are gone.
+
+        Members that others go through (``via``) end after those. What has not ended
+        ``timeout`` seconds after the call is interrupted, terminated and killed in quick
+        succession; None waits without end. A process that survives that is named in a
+        RuntimeWarning.
+        """
+        self._disown_in_forked_child()
+        deadline = _Deadline(timeout)
+        while self._gateways or self._gateways_to_join:
+            self._exit(_leaves(self._gateways))
+            self._await_end(list(self._gateways_to_join), deadline)
+
+    def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None:
+        """Like terminate, for some of the members."""
+        deadline = _Deadline(timeout)
+        while gateways:
+            leaves = _leaves(gateways)
+            self._exit(leaves)
+            self._await_end(leaves, deadline)
+            gateways = [gateway for gateway in gateways if gateway not in leaves]
+
+    def _exit(self, gateways: list[Gateway]) -> None:
+        for gateway in gateways:
+            gateway.exit()
+            if gateway in self._gateways:
+                self._unregister(gateway)
+
+    def _await_end(self, gateways: list[Gateway], deadline: _Deadline) -> None:
+        """Wait for gateways that were told to exit, kill those that are late."""
+        members = [_Member(gateway, deadline) for gateway in gateways]
+        pairs: list[TermKill] = [(member, member.kill) for member in members]
+        try:
+            safe_terminate(self._execmodel, deadline.for_next_wait(), pairs)
+        finally:
+            self._gateways_to_join = [
+                gateway for gateway in self._gateways_to_join if gateway not in gateways
+            ]
+        for member in members:
+            member.warn_unless_reaped()
+
+    def _cleanup_atexit(self) -> None:
+        self._disown_in_forked_child()
+        if not self._gateways and not self._gateways_to_join:
+            return
+        import warnings  # lazy: start-up speed
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.terminate(ATEXIT_TIMEOUT)
+
+    def _disown_in_forked_child(self) -> None:
+        """In a forked child, forget the gateways: they belong to the parent process."""
+        if self._owner_pid == os.getpid():
+            return
+        self._owner_pid = os.getpid()
+        self._gateways.clear()
+        self._gateways_to_join.clear()
+        self._ids_starting.clear()
+        self._lock = self._execmodel.Lock()
+
+
+class _Start:
+    """One gateway on its way from a spec to a member of the group."""
+
+    def __init__(self, group: Group, spec: XSpec | str | None) -> None:
+        group._disown_in_forked_child()
+        spec = spec or group.defaultspec
+        self.group = group
+        self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
+        if self.spec.nice is not None:
+            int(self.spec.nice)
+        with group._lock:
+            self.automatic_id = group._allocate_id(self.spec)
+            group._ids_starting.add(self.spec.id)
+        if self.spec.execmodel is None:
+            self.spec.execmodel = group.remote_execmodel.backend
+        self.io: Any = None
+
+    @property
+    def needs(self) -> str | None:
+        """The id of the gateway that this one goes through."""
+        return self.spec.via or self.spec.installvia
+
+    def begin(self) -> None:
+        """Start the process or connect, without waiting for the other side to answer."""
+        self.io = self._create_io()
+
+    def _create_io(self) -> Any:
+        from execnet import gateway_io, gateway_socket  # lazy: start-up speed
+
+        spec, group = self.spec, self.group
+        if spec.via:
+            return gateway_io.create_proxy_io(spec, group[spec.via], group.execmodel)
+        if spec.popen or spec.ssh or spec.vagrant_ssh:
+            return gateway_io.create_io(spec, group.execmodel)
+        if spec.socket:
+            return gateway_socket.create_io(spec, group, group.execmodel)
+        raise ValueError(f"no gateway type found for {spec._spec!r}")
+
+    def finish(self) -> Gateway:
+        """Wait for the handshake, add the gateway to the group and set it up."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
+        gateway = gateway_bootstrap.bootstrap(self.io, self.spec)
+        self.group._register(gateway)
+        try:
+            self._set_up(gateway)
+        except BaseException:
+            self.group._terminate_only([gateway], ATEXIT_TIMEOUT)
+            raise
+        return gateway
+
+    def discard(self) -> None:
+        """End what was begun."""
+        if self.io is not None:
+            self.io.kill()
+            self.io.wait()
+
+    def _set_up(self, gateway: Gateway) -> None:
+        spec = self.spec
+        if spec.chdir is None and spec.nice is None and not spec.env:
+            return
+        channel = gateway.remote_exec(SETUP_SOURCE)
+        channel.send((spec.chdir, int(spec.nice or 0), spec.env))
+        try:
+            channel.waitclose()
+        except RemoteError as exc:
+            raise RemoteError(f"could not set up {spec._spec!r}:\n{exc.formatted}") from None
+
+    def release_id(self) -> None:
+        """End the reservation of the id; after a failure the spec is as it came."""
+        with self.group._lock:
+            self.group._ids_starting.discard(self.spec.id)
+            if self.automatic_id and self.spec.id not in self.group:
+                self.group._autoids_returned.append(self.spec.id)
+                self.spec.id = None
+
+
+class _Starts:
+    """Several starts side by side, each behind the one it goes through."""
+
+    def __init__(self, group: Group, specs: Iterable[XSpec | str | None]) -> None:
+        self.group = group
+        self.starts: list[_Start] = []
+        self.failures: dict[_Start, Exception] = {}
+        self.gateways: dict[_Start, Gateway] = {}
+        self.cancelled = False
+        try:
+            for spec in specs:
+                self.starts.append(_Start(group, spec))
+            self.waiting = self._in_order_of_need()
+        except BaseException:
+            self._release_ids()
+            raise
+
+    def _in_order_of_need(self) -> list[_Start]:
+        """The starts as given, but each behind the one whose gateway it goes through."""
+        by_id = {start.spec.id: start for start in self.starts}
+        ordered: dict[_Start, None] = {}
+        for start in self.starts:
+            chain = [start]
+            while start.needs in by_id and by_id[start.needs] not in ordered:
+                start = by_id[start.needs]
+                if start in chain:
+                    raise ValueError(f"{start.spec._spec!r} goes through itself")
+                chain.append(start)
+            ordered.update(dict.fromkeys(reversed(chain)))
+        for start in self.starts:
+            start.needed = by_id.get(start.needs)
+        return list(ordered)
+
+    def run(self, max_parallel: int | None) -> list[Gateway]:
+        """Start all, wait for all; the gateways in the order of the specs."""
+        try:
+            if max_parallel is None:
+                for start in self.starts:
+                    if start.needed is None:
+                        self._attempt(start, start.begin)
+            self._work_in_parallel(max_parallel or len(self.starts))
+            if self.failures:
+                self.group._terminate_only(list(self.gateways.values()), ATEXIT_TIMEOUT)
+                raise self._failure()
+        finally:
+            self._release_ids()
+        return self._sorted()
+
+    def _work_in_parallel(self, workers: int) -> None:
+        execmodel = self.group.execmodel
+        for start in self.starts:
+            start.done = execmodel.Event()
+        for _ in self.starts[:workers]:
+            execmodel.start(self._work)
+        try:
+            for start in self.starts:
+                start.done.wait()
+        except BaseException:
+            self.cancelled = True
+            raise
+
+    def _work(self) -> None:
+        """Take starts that nobody works on, until none is left."""
+        while True:
+            with self.group._lock:
+                if not self.waiting:
+                    return
+                start = self.waiting.pop(0)
+            try:
+                self._attempt(start, lambda start=start: self._complete(start))
+            finally:
+                start.done.set()
+
+    def _attempt(self, start: _Start, step: Callable[[], None]) -> None:
+        if start in self.failures:
+            return
+        try:
+            step()
+        except Exception as exc:  # raised by run(), in the caller's thread
+            self.failures[start] = exc
+
+    def _complete(self, start: _Start) -> None:
+        if start.needed is not None:
+            start.needed.done.wait()
+            if start.needed in self.failures:
+                raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
+        if self.cancelled:
+            return start.discard()
+        if start.io is None:
+            start.begin()
+        gateway = self.gateways[start] = start.finish()
+        if self.cancelled:
+            self.group._terminate_only([gateway], ATEXIT_TIMEOUT)
+
+    def _failure(self) -> Exception:
+        failed = [start for start in self.starts if start in self.failures]
+        if len(failed) == 1:
+            return self.failures[failed[0]]
+        lines = [f"{len(failed)} of {len(self.starts)} gateways could not be started:"]
+        for start in failed:
+            exc = self.failures[start]
+            lines.append(f"{start.spec._spec!r}: {type(exc).__name__}: {exc}")
+        error = OSError("\n".join(lines))
+        error.__cause__ = self.failures[failed[0]]
+        return error
+
+    def _sorted(self) -> list[Gateway]:
+        gateways = [self.gateways[start] for start in self.starts]
+        with self.group._lock:
+            others = [gateway for gateway in self.group if gateway not in gateways]
+            self.group._gateways[:] = others + gateways
+        return gateways
+
+    def _release_ids(self) -> None:
+        for start in self.starts:
+            start.release_id()
+
+
+def _leaves(gateways: list[Gateway]) -> list[Gateway]:
+    """Those that no other of ``gateways`` goes through."""
+    needed = {gateway.spec.via for gateway in gateways}
+    leaves = [gateway for gateway in gateways if gateway.id not in needed]
+    return leaves or list(gateways)
+
+
+class _Deadline:
+    """A point in time that several waits share."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.at = None if timeout is None else time.monotonic() + timeout
+
+    def remaining(self) -> float | None:
+        """Seconds left, never negative; None for no end."""
+        return None if self.at is None else max(0.0, self.at - time.monotonic())
+
+    def for_next_wait(self) -> float | None:
+        """Seconds left, but at least enough for a healthy process to end in."""
+        remaining = self.remaining()
+        return None if remaining is None else max(remaining, 4 * self.step())
+
+    def step(self) -> float:
+        """Seconds between two steps of the escalation, short where the timeout is."""
+        return min(ESCALATION_STEP, (self.timeout or 0.0) / 10)
+
+
+class _Member:
+    """How the end of one gateway is awaited and, where that takes too long, forced."""
+
+    def __init__(self, gateway: Gateway, deadline: _Deadline) -> None:
+        self.gateway = gateway
+        self.io = gateway._io
+        self.deadline = deadline
+
+    def __call__(self) -> None:
+        """Wait until the receiver has finished and the process is reaped."""
+        self.gateway.join()
+        self.io.wait()
+
+    def within(self, timeout: float | None) -> bool:
+        """Wait at most ``timeout`` seconds, for when no thread can be started."""
+        limit = _Deadline(timeout)
+        self.gateway.join(limit.remaining())
+        popen = getattr(self.io, "popen", None)
+        if popen is not None:
+            return _reaped(popen, limit.remaining())
+        return not self.gateway.hasreceiver()
+
+    def kill(self) -> None:
+        """Interrupt, terminate and kill the process, a step apart."""
+        popen = getattr(self.io, "popen", None)
+        if popen is not None and os.name == "posix":
+            import signal  # lazy: start-up speed
+
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                popen.send_signal(signum)
+                if _reaped(popen, self.deadline.step()):
+                    return
+        self.io.kill()
+
+    def warn_unless_reaped(self) -> None:
+        """Name a local process that even SIGKILL has not ended."""
+        popen = getattr(self.io, "popen", None)
+        if popen is None or _reaped(popen, REAP_GRACE):
+            return
+        import warnings  # lazy: start-up speed
+
+        warnings.warn(
+            f"gateway {self.gateway.id!r}: process {popen.pid} could not be ended",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _reaped(popen: Any, timeout: float | None) -> bool:
+    """Whether the process has ended, after at most ``timeout`` seconds of waiting."""
+    if popen.poll() is not None:
+        return True
+    from subprocess import TimeoutExpired  # lazy: start-up speed
+
+    try:
+        popen.wait(timeout)
+    except TimeoutExpired:
+        return False
+    return True
+
+
+class _Call:
+    """A function called in a thread of its own, or in place where none can be started."""
+
+    def __init__(self, execmodel: ExecModel, func: Callable[[], object]) -> None:
+        self.func = func
+        self.failure: Exception | None = None
+        self._done = execmodel.Event()
+        self._in_thread = True
+        try:
+            execmodel.start(self._run)
+        except RuntimeError:
+            self._in_thread = False
+
+    def _run(self) -> None:
+        try:
+            self.func()
+        except Exception as exc:  # raised by safe_terminate, in the caller's thread
+            self.failure = exc
+        finally:
+            self._done.set()
+
+    def done_within(self, deadline: _Deadline) -> bool:
+        """Whether the function has returned, after waiting until the deadline."""
+        if self._in_thread:
+            return bool(self._done.wait(deadline.remaining()))
+        if isinstance(self.func, _Member):
+            return self.func.within(deadline.remaining())
+        self._run()
+        return True
+
+
+def safe_terminate(
+    execmodel: ExecModel, timeout: float | None, list_of_paired_functions: Sequence[TermKill]
+) -> None:
+    """Call each ``termfunc``, and the ``killfunc`` of those not back after ``timeout`` seconds.
+
+    The pairs run in parallel. A ``killfunc``, and its ``termfunc`` after it, is awaited for
+    another ``timeout`` seconds and then left to itself. None waits for every ``termfunc``.
+    Where no thread can be started, such as at interpreter exit, the pairs run one after
+    another. The first exception of a function is raised once all of them were dealt with.
+    """
+    deadline = _Deadline(timeout)
+    terms = [_Call(execmodel, term) for term, _ in list_of_paired_functions]
+    kills: list[tuple[_Call, _Call]] = []
+    for term, (_, killfunc) in zip(terms, list_of_paired_functions):
+        if not term.done_within(deadline):
+            kills.append((term, _Call(execmodel, killfunc)))
+    deadline = _Deadline(timeout)
+    for term, kill in kills:
+        if kill.done_within(deadline):
+            term.done_within(deadline)
+    for call in [*terms, *(kill for _, kill in kills)]:
+        if call.failure is not None:
+            raise call.failure
+
+
+class MultiChannel:
+    """Several channels, addressed together."""
+
+    def __init__(self, channels: Iterable[Channel]) -> None:
+        self._channels = list(channels)
+        self._queue: Queue[tuple[Channel, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(self._channels)
+
+    def __getitem__(self, key: int) -> Channel:
+        return self._channels[key]
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels
+
+    def send_each(self, item: object) -> None:
+        """Send ``item`` on every channel, in order."""
+        for channel in self._channels:
+            channel.send(item)
+
+    def receive_each(self, withchannel: bool = False) -> list[Any]:
+        """Receive one item from every channel, in order.
+
+        Returns the items, or ``(channel, item)`` pairs if ``withchannel``. Raises what
+        `Channel.receive` raises.
+        """
+        if withchannel:
+            return [(channel, channel.receive()) for channel in self._channels]
+        return [channel.receive() for channel in self._channels]
+
+    def make_receive_queue(
+        self, endmarker: object = NO_ENDMARKER_WANTED
+    ) -> Queue[tuple[Channel, Any]]:
+        """Return the one queue that collects ``(channel, item)`` of every channel.
+
+        With an ``endmarker``, the end of each channel puts ``(channel, endmarker)``.
+        Later calls return the same queue.
+        """
+        if self._queue is None:
+            self._queue = self._new_queue()
+            for channel in self._channels:
+                put = _putter(self._queue, channel)
+                if endmarker is NO_ENDMARKER_WANTED:
+                    channel.setcallback(put)
+                else:
+                    channel.setcallback(put, endmarker=endmarker)
+        return self._queue
+
+    def _new_queue(self) -> Queue[tuple[Channel, Any]]:
+        if self._channels:
+            queue = self._channels[0].gateway.execmodel.queue
+        else:
+            import queue  # lazy: start-up speed
+        return queue.Queue()
+
+    def waitclose(self) -> None:
+        """Wait until every channel has closed.
+
+        Raises the first RemoteError seen, else the first EOFError of a lost connection.
+        """
+        errors: list[Exception] = []
+        for channel in self._channels:
+            try:
+                channel.waitclose()
+            except (RemoteError, EOFError) as exc:
+                errors.append(exc)
+        if errors:
+            raise next((exc for exc in errors if isinstance(exc, RemoteError)), errors[0])
+
+
+def _putter(queue: Queue[Any], channel: Channel) -> Callable[[object], None]:
+    return lambda item: queue.put((channel, item))
+
+
+default_group = Group()
+makegateway = default_group.makegateway
+set_execmodel = default_group.set_execmodel
