@@ -1,0 +1,96 @@
+# The commands of this project: each builds what it needs. `make help` lists them.
+
+PYTHON ?= python3
+CC ?= cc
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = setup.py pyproject.toml MANIFEST.in README.rst $(shell find execnet csrc -name '*.py' -o -name '*.pyi' -o -name '*.[ch]')
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The pytest script, not "python -m pytest": the latter would import the checkout instead of the installed package.
+PYTEST = EXECNET_TEST_INSTALLED=1 $(BIN)/pytest
+# More arguments for pytest: make test ARGS="-k rsync"
+ARGS ?=
+
+.PHONY: help demo test pure lint docs bench plots fuzz chaos clean check-machine
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
+	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
+	@echo 'make pure   the tests over the portable core'
+	@echo 'make lint   ruff, mypy --strict, clang-format, sphinx -W, twine check'
+	@echo 'make docs   the documentation as HTML in doc/_build/html'
+	@echo 'make bench  the benchmarks beside their peers; make plots draws them'
+	@echo 'make fuzz   the fuzzers of the value and frame readers'
+	@echo 'make chaos  the long form of the tests that kill things'
+	@echo 'make clean  remove what the others built'
+
+demo: $(VENV)/installed
+	$(BIN)/python testing/support/demo.py
+
+test: $(VENV)/installed-strict $(VENV)/requirements
+	EXECNET_TEST_CORE=c $(PYTEST) $(ARGS) testing
+
+pure: $(VENV)/installed-strict $(VENV)/requirements
+	EXECNET_PURE=1 EXECNET_TEST_CORE=portable $(PYTEST) $(ARGS) testing
+
+lint: $(VENV)/installed-strict $(VENV)/requirements
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict execnet
+	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch]
+	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html
+	rm -rf $(VENV)/lint/dist && $(BIN)/python -m build --outdir $(VENV)/lint/dist . >$(VENV)/lint/build.log
+	$(BIN)/twine check --strict $(VENV)/lint/dist/*
+
+docs: $(VENV)/installed $(VENV)/requirements
+	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
+
+bench: $(VENV)/installed $(VENV)/bench-requirements
+	$(BIN)/python testing/bench $(ARGS)
+
+plots: $(VENV)/installed $(VENV)/bench-requirements
+	$(BIN)/python testing/bench/plots.py
+
+fuzz: $(VENV)/installed-strict $(VENV)/requirements
+	$(BIN)/python testing/fuzz $(ARGS)
+
+chaos: $(VENV)/installed-strict $(VENV)/requirements
+	EXECNET_CHAOS=long $(PYTEST) $(ARGS) testing/chaos
+
+clean:
+	rm -rf $(VENV) .cache .tox build dist doc/_build execnet.egg-info execnet/_core*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One clear line for each thing this machine lacks, before anything is built.
+check-machine:
+	@command -v $(PYTHON) >/dev/null || { echo 'make: no $(PYTHON) here: apt-get install python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
+	  || { echo 'make: $(PYTHON) is older than 3.9: name a newer one with PYTHON=...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo 'make: $(PYTHON) has no venv module: apt-get install python3-venv' >&2; exit 1; }
+	@command -v $(firstword $(CC)) >/dev/null \
+	  || { echo 'make: no C compiler ($(firstword $(CC))) here: apt-get install gcc' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	  || { echo 'make: $(PYTHON) has no Python.h: apt-get install python3-dev' >&2; exit 1; }
+
+$(BIN)/python: | check-machine
+	$(PYTHON) -m venv $(VENV)
+
+# build/ would bring back objects of an earlier compile with other flags.
+$(VENV)/installed: $(SOURCES) | $(BIN)/python
+	rm -rf build $(VENV)/installed-strict
+	EXECNET_BUILD_CORE=1 $(PIP_INSTALL) --force-reinstall --no-deps .
+	touch $@
+
+$(VENV)/installed-strict: $(SOURCES) | $(BIN)/python
+	rm -rf build $(VENV)/installed
+	EXECNET_BUILD_CORE=1 EXECNET_WERROR=1 $(PIP_INSTALL) --force-reinstall --no-deps .
+	touch $@
+
+$(VENV)/requirements: testing/requirements.txt | $(BIN)/python
+	$(PIP_INSTALL) -r testing/requirements.txt
+	touch $@
+
+$(VENV)/bench-requirements: testing/bench/requirements.txt | $(BIN)/python
+	$(PIP_INSTALL) -r testing/bench/requirements.txt
+	touch $@
