@@ -1,3 +1,3 @@
-"""The version of this execnet."""
+"""The version of the distribution, read by setuptools and by users."""
 
 version = "2.2.0"

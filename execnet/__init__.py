@@ -1,0 +1,76 @@
+"""The face of execnet: its names, each loaded when it is first touched, so that importing the package costs next to nothing."""
+
+from __future__ import annotations
+
+from ._version import version as __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .gateway_base import Channel, DataFormatError, DumpError, LoadError, RemoteError, TimeoutError, dump, dumps, load, loads
+    from .gateway_bootstrap import HostNotFound
+    from .multi import Group, MultiChannel, default_group, makegateway, set_execmodel
+    from .rsync import RSync
+    from .xspec import XSpec
+
+__all__ = [
+    "Channel",
+    "DataFormatError",
+    "DumpError",
+    "Gateway",
+    "Group",
+    "HostNotFound",
+    "LoadError",
+    "MultiChannel",
+    "RSync",
+    "RemoteError",
+    "TimeoutError",
+    "XSpec",
+    "__version__",
+    "default_group",
+    "dump",
+    "dumps",
+    "load",
+    "loads",
+    "makegateway",
+    "set_execmodel",
+]
+
+_HOME = {
+    "Channel": "gateway_base",
+    "DataFormatError": "gateway_base",
+    "DumpError": "gateway_base",
+    "Gateway": "gateway",
+    "Group": "multi",
+    "HostNotFound": "gateway_bootstrap",
+    "LoadError": "gateway_base",
+    "MultiChannel": "multi",
+    "RSync": "rsync",
+    "RemoteError": "gateway_base",
+    "TimeoutError": "gateway_base",
+    "XSpec": "xspec",
+    "default_group": "multi",
+    "dump": "gateway_base",
+    "dumps": "gateway_base",
+    "load": "gateway_base",
+    "loads": "gateway_base",
+    "makegateway": "multi",
+    "set_execmodel": "multi",
+}
+_MODULES = ("gateway", "gateway_base", "gateway_bootstrap", "gateway_io", "multi", "rsync", "rsync_remote", "xspec")
+
+
+def __getattr__(name: str) -> object:
+    # Called once per name: what it finds stays in the module's namespace.
+    home = _HOME.get(name, name if name in _MODULES else None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # importlib.import_module would be an import more.
+    module = getattr(__import__(f"{__name__}.{home}"), home)
+    value = module if home == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

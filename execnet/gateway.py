@@ -1,0 +1,213 @@
+"""The initiating end of a connection: what the user holds, and what source it sends."""
+
+from __future__ import annotations
+
+import types
+
+from . import gateway_base
+from .gateway_base import BaseGateway, Message, dumps_internal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .gateway_base import Channel, IOLike
+    from .multi import Group
+    from .xspec import XSpec
+
+
+class RInfo(dict):  # type: ignore[type-arg]
+    """Facts of the other side, as attributes."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__(facts)
+        self.__dict__.update(facts)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in sorted(self.items()))
+        return f"<{type(self).__name__} {facts}>"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+RemoteStatus = RInfo
+
+
+class Gateway(BaseGateway):
+    """A connection to a Python interpreter that executes code for this process.
+
+    Made by ``Group.makegateway``; io is the connection, spec the XSpec that it was made from.
+    """
+
+    _group: Group
+    _cache_rinfo: RInfo
+
+    def __init__(self, io: IOLike, spec: XSpec) -> None:
+        super().__init__(io=io, id=spec.id, _startcount=1)
+        self.spec = spec
+        self._initreceive()
+
+    @property
+    def remoteaddress(self) -> str:
+        """Where the other side is: the target of ssh, host and port of a socket."""
+        return self._io.remoteaddress
+
+    def __repr__(self) -> str:
+        # An instance that was never initialised is shown in tracebacks, too.
+        pool = getattr(self, "_receivepool", None)
+        if pool is None:
+            return f"<{type(self).__name__} id={getattr(self, 'id', None)!r} uninitialized, no active channels>"
+        receiving = "receive-live" if self.hasreceiver() else "not-receiving"
+        channels = len(self._channelfactory.channels())
+        return f"<{type(self).__name__} id={self.id!r} {receiving}, {self.execmodel.backend} model, {channels} active channels>"
+
+    def exit(self) -> None:
+        """Ask the other side to end, and send nothing more.
+
+        Leaves the group; does not wait (see Group.terminate, and join()); never raises for a peer that is gone; may be called again.
+        """
+        self._trace("gateway.exit() called")
+        group = getattr(self, "_group", None)
+        if group is not None:
+            if self not in group._gateways:
+                return
+            group._unregister(self)
+        try:
+            self._send(Message.GATEWAY_TERMINATE)
+            self._close_write()
+        except (ValueError, EOFError, OSError) as exc:
+            self._trace("exit:", exc)
+
+    def hasreceiver(self) -> bool:
+        """Whether messages of the other side are still being received."""
+        return self._receivepool.active_count() > 0
+
+    def reconfigure(self, py2str_as_py3str: bool = True, py3str_as_py2str: bool = False) -> None:
+        """Set how strings are read by the channels made from now on, on both sides."""
+        self._strconfig = (py2str_as_py3str, py3str_as_py2str)
+        self._send(Message.RECONFIGURE, 0, dumps_internal(self._strconfig))
+
+    def _rinfo(self, update: bool = False) -> RInfo:
+        """Facts of the other side's interpreter, asked for once unless update is true."""
+        if update or not hasattr(self, "_cache_rinfo"):
+            channel = self.remote_exec(rinfo_source)
+            try:
+                self._cache_rinfo = RInfo(channel.receive())
+            finally:
+                channel.waitclose()
+        return self._cache_rinfo
+
+    def remote_status(self) -> RInfo:
+        """What the other side is doing: ``numchannels``, ``numexecuting``, ``execmodel``."""
+        channel = self.newchannel()
+        try:
+            self._send(Message.STATUS, channel.id)
+            return RemoteStatus(channel.receive())
+        finally:
+            # The other side never had a channel of this id.
+            self._channelfactory._local_close(channel.id)
+
+    def remote_exec(self, source: str | types.FunctionType | Callable[..., object] | types.ModuleType, **kwargs: Any) -> Channel:
+        """Execute source on the other side and return the channel that its code sees as ``channel``.
+
+        source is a string of Python code, a module (its current file is sent), or a function whose first parameter is ``channel``; it is
+        called with kwargs.  TypeError for kwargs without a function, ValueError for a function that can't stand alone, DumpError for
+        kwargs that can't be serialized.
+        """
+        task = _task_of(source, kwargs)
+        data = dumps_internal(task)
+        channel = self.newchannel()
+        self._send(Message.CHANNEL_EXEC, channel.id, data)
+        return channel
+
+    def remote_init_threads(self, num: int | None = None) -> None:
+        """Does nothing any more, and prints so: threads are started as they are needed."""
+        print("WARNING: remote_init_threads() is a no-op in execnet >= 1.2")
+
+
+def rinfo_source(channel):  # type: ignore[no-untyped-def]
+    import os
+    import sys
+
+    channel.send(
+        dict(
+            executable=sys.executable,
+            version_info=tuple(sys.version_info[:5]),
+            platform=sys.platform,
+            cwd=os.getcwd(),
+            pid=os.getpid(),
+        )
+    )
+
+
+def _task_of(source: object, kwargs: dict[str, Any]) -> tuple[str, str | None, str | None, dict[str, Any]]:
+    """What CHANNEL_EXEC carries: source text, file name, function name, kwargs."""
+    if isinstance(source, types.FunctionType):
+        return (_source_of_function(source), source.__code__.co_filename, source.__name__, kwargs)
+    if kwargs:
+        raise TypeError("can't pass kwargs to non-function remote_exec")
+    if isinstance(source, types.ModuleType):
+        return (*_source_of_module(source), None, {})
+    if callable(source):
+        raise ValueError(f"only functions written in Python can be executed remotely, not {source!r}")
+    # lazy: start-up speed
+    import textwrap
+
+    return (textwrap.dedent(str(source)), None, None, {})
+
+
+def _source_of_module(module: types.ModuleType) -> tuple[str, str | None]:
+    # lazy: start-up speed
+    import inspect
+    import linecache
+
+    # The file may have changed since it was read for a traceback.
+    linecache.checkcache()
+    return inspect.getsource(module), inspect.getsourcefile(module)
+
+
+def _source_of_function(function: types.FunctionType) -> str:
+    """The source of function, dedented, below as many newlines as bring its line numbers to where they stand in its file."""
+    # lazy: start-up speed
+    import inspect
+    import textwrap
+
+    if function.__name__ == "<lambda>":
+        raise ValueError("can't evaluate lambda functions")
+    code = function.__code__
+    parameters = code.co_varnames[: code.co_posonlyargcount + code.co_argcount]
+    if not parameters or parameters[0] != "channel":
+        raise ValueError("expected first function argument to be `channel`")
+    if function.__closure__ is not None:
+        raise ValueError(f"functions with closures can't be passed: {function.__name__} uses {', '.join(code.co_freevars)}")
+    try:
+        lines, lineno = inspect.getsourcelines(function)
+    except (OSError, TypeError) as exc:
+        raise ValueError(f"can't find source file for {function}") from exc
+    source = textwrap.dedent("".join(lines))
+    used_globals = _find_non_builtin_globals(source, code)
+    if used_globals:
+        raise ValueError("the use of non-builtin globals isn't supported", used_globals)
+    return "\n" * (lineno - 1) + source
+
+
+def _find_non_builtin_globals(source: str, codeobj: types.CodeType) -> list[str]:
+    """The names that source uses and neither it nor the builtins define; names in string annotations do not count."""
+    # lazy: start-up speed
+    import ast
+    import builtins
+
+    names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+    known = set(vars(builtins)) | _local_names(codeobj) | {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    return [node.id for node in names if node.id not in known]
+
+
+def _local_names(codeobj: types.CodeType) -> set[str]:
+    inner = (const for const in codeobj.co_consts if isinstance(const, types.CodeType))
+    return {codeobj.co_name, *codeobj.co_varnames, *codeobj.co_cellvars}.union(*map(_local_names, inner))
+
+
+if TYPE_CHECKING:
+    __all__ = ["Gateway", "RInfo", "RemoteStatus", "gateway_base", "rinfo_source"]

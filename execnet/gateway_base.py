@@ -1,0 +1,1792 @@
+# -*- coding: utf-8 -*-
+"""The portable core: what both ends of a connection need, in one file.
+
+This text runs on every Python from 2.7 on: imported as ``execnet.gateway_base``, imported bare as ``gateway_base``, or sent as source
+to an interpreter that has nothing installed.  Its types stand in ``gateway_base.pyi``.
+
+What runs for every message or value exists twice: here, and in C in ``execnet._core``.  Where the C core is at hand it takes over at
+the bottom of this file (values), in ``Channel`` (sending and receiving) and in ``BaseGateway`` (the connection).
+"""
+import os
+import struct
+import sys
+from collections import deque
+
+PY3 = sys.version_info[0] >= 3
+
+if PY3:
+    import _thread
+
+    unicode = str
+    long = int
+else:
+    import thread as _thread
+
+    unicode = unicode  # noqa: F821
+    long = long  # noqa: F821
+
+#: What the C core must say of itself to be used by this text.
+CORE_ABI = "2.2.0"
+
+sysex = (KeyboardInterrupt, SystemExit)
+
+INTERRUPT_TEXT = "keyboard-interrupted"
+MAIN_THREAD_ONLY_DEADLOCK_TEXT = "concurrent remote_exec would cause deadlock for main_thread_only execmodel"
+
+#: A worker that is asked to end interrupts its tasks after the first time and leaves after the second (seconds, one after the other).
+TERMINATE_TIMES = (5.0, 10.0)
+#: The same for a worker whose connection is lost.
+LOST_TIMES = (1.0, 2.0)
+
+
+# tracing
+
+DEBUG = os.environ.get("EXECNET_DEBUG")
+
+
+def notrace(*msg):
+    """Trace nothing: what ``trace`` is unless EXECNET_DEBUG is set."""
+
+
+def _tracer(write):
+    def trace(*msg):
+        try:
+            write(" ".join([str(part) for part in msg]))
+        except Exception:
+            # Tracing serves who debugs; what it can't format or write must not disturb what it watches.
+            pass
+
+    return trace
+
+
+def _open_tracefile():
+    import io
+    import tempfile
+
+    path = os.path.join(tempfile.gettempdir(), "execnet-debug-%d" % os.getpid())
+    return path, io.open(path, "w", encoding="utf-8", errors="backslashreplace" if PY3 else "replace")
+
+
+def _trace_to_stderr(line):
+    sys.stderr.write("[%d] %s\n" % (os.getpid(), line))
+    sys.stderr.flush()
+
+
+def _trace_to_file(line):
+    _tracefile.write((line + "\n") if PY3 else (line + "\n").decode("utf-8", "replace"))
+    _tracefile.flush()
+
+
+if DEBUG == "2":
+    trace = _tracer(_trace_to_stderr)
+elif DEBUG:
+    fn, _tracefile = _open_tracefile()
+    trace = _tracer(_trace_to_file)
+else:
+    trace = notrace
+
+
+# errors
+
+
+class GatewayReceivedTerminate(Exception):
+    """The peer asked this side to end."""
+
+
+class RemoteError(Exception):
+    """Code on the other side failed; ``formatted`` is its traceback as text."""
+
+    def __init__(self, formatted):
+        super(RemoteError, self).__init__()
+        self.formatted = formatted
+
+    def __str__(self):
+        return self.formatted
+
+    def __repr__(self):
+        return "%s: %s" % (self.__class__.__name__, self.formatted)
+
+    def warn(self):
+        """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
+        if self.formatted != INTERRUPT_TEXT:
+            sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
+
+
+class TimeoutError(IOError):
+    """Nothing came within the given seconds."""
+
+
+class DataFormatError(Exception):
+    """Base of what goes wrong with values on the wire."""
+
+
+class DumpError(DataFormatError):
+    """A value that can't be written."""
+
+
+class LoadError(DataFormatError):
+    """Bytes that are not a whole valid value."""
+
+
+def geterrortext(exc):
+    """The traceback of exception exc as text, as far as it can be formatted."""
+    # lazy: start-up speed
+    import traceback
+
+    tb = getattr(exc, "__traceback__", None) if PY3 else sys.exc_info()[2]
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, tb))
+    except sysex:
+        raise
+    except BaseException as formaterror:
+        return "%s (its traceback can't be formatted: %s)" % (type(exc).__name__, type(formaterror).__name__)
+
+
+def _without_traceback(exc):
+    # An exception kept and raised again and again would gather frames, and keep alive what they hold.
+    if PY3:
+        exc.__traceback__ = None
+    return exc
+
+
+# execution models
+
+
+class OneShot(object):
+    """A flag that is set once and can be waited for by many, made of one lock."""
+
+    def __init__(self):
+        self._lock = _thread.allocate_lock()
+        self._lock.acquire()
+        self._set = False
+
+    def is_set(self):
+        return self._set
+
+    isSet = is_set
+
+    def set(self):
+        if not self._set:
+            self._set = True
+            self._let_pass()
+
+    def wait(self, timeout=None):
+        if not self._set and self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), 4000000)):
+            self._let_pass()
+        return self._set
+
+    def _let_pass(self):
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # two threads set the flag at once, and the lock is open already
+
+
+class ExecModel(object):
+    """How a side runs concurrent work: abstract, see the subclasses; get one with get_execmodel()."""
+
+    backend = None
+    _modules = {}
+
+    def __repr__(self):
+        return "<ExecModel %r>" % self.backend
+
+    def _module(self, role):
+        name = self._modules[role]
+        __import__(name)
+        return sys.modules[name]
+
+    @property
+    def queue(self):
+        return self._module("queue")
+
+    @property
+    def subprocess(self):
+        return self._module("subprocess")
+
+    @property
+    def socket(self):
+        return self._module("socket")
+
+    def OneShot(self):
+        return self.Event()
+
+    def ItemQueue(self):
+        return self.queue.Queue()
+
+    def Lock(self):
+        return self._module("threading").Lock()
+
+    def RLock(self):
+        return self._module("threading").RLock()
+
+    def Event(self):
+        return self._module("threading").Event()
+
+    def fdopen(self, fd, mode, bufsize=1, closefd=True):
+        # lazy: start-up speed; io.open takes closefd on Python 2, too
+        import io
+
+        if bufsize == 1 and "b" in mode:
+            bufsize = -1
+        return io.open(fd, mode, bufsize, closefd=closefd)
+
+
+class ThreadExecModel(ExecModel):
+    """Threads of the operating system; the first task of a worker runs in its main thread."""
+
+    backend = "thread"
+    _modules = {"queue": "queue" if PY3 else "Queue", "subprocess": "subprocess", "socket": "socket", "threading": "threading"}
+
+    def get_ident(self):
+        return _thread.get_ident()
+
+    def sleep(self, delay):
+        import time
+
+        time.sleep(delay)
+
+    def start(self, func, args=()):
+        _thread.start_new_thread(func, args)
+
+    def Lock(self):
+        return _thread.allocate_lock()
+
+    if PY3:
+
+        def RLock(self):
+            return _thread.RLock()
+
+        def OneShot(self):
+            return OneShot()
+
+        def ItemQueue(self):
+            return getattr(self.queue, "SimpleQueue", self.queue.Queue)()
+
+
+class MainThreadOnlyExecModel(ThreadExecModel):
+    """Like thread, but a worker runs every task in its main thread, one at a time."""
+
+    backend = "main_thread_only"
+
+
+class EventletExecModel(ExecModel):
+    """Green threads of eventlet."""
+
+    backend = "eventlet"
+    _modules = {
+        "queue": "eventlet.queue",
+        "subprocess": "eventlet.green.subprocess",
+        "socket": "eventlet.green.socket",
+        "threading": "eventlet.green.threading",
+    }
+
+    def get_ident(self):
+        import eventlet.green.thread
+
+        return eventlet.green.thread.get_ident()
+
+    def sleep(self, delay):
+        import eventlet
+
+        eventlet.sleep(delay)
+
+    def start(self, func, args=()):
+        import eventlet
+
+        eventlet.spawn_n(func, *args)
+
+    def fdopen(self, fd, mode, bufsize=1, closefd=True):
+        import eventlet.green.os
+
+        return eventlet.green.os.fdopen(fd, mode, -1 if bufsize == 1 and "b" in mode else bufsize, closefd=closefd)
+
+
+class GeventExecModel(ExecModel):
+    """Greenlets of gevent."""
+
+    backend = "gevent"
+    _modules = {"queue": "gevent.queue", "subprocess": "gevent.subprocess", "socket": "gevent.socket"}
+
+    def get_ident(self):
+        import gevent.thread
+
+        return gevent.thread.get_ident()
+
+    def sleep(self, delay):
+        import gevent
+
+        gevent.sleep(delay)
+
+    def start(self, func, args=()):
+        import gevent
+
+        gevent.spawn(func, *args)
+
+    def fdopen(self, fd, mode, bufsize=1, closefd=True):
+        import gevent.fileobject
+
+        # A thread pool reads and writes: works on any descriptor and leaves its flags, which others may share, alone.
+        return gevent.fileobject.FileObjectThread(fd, mode, -1 if bufsize == 1 and "b" in mode else bufsize, closefd=closefd)
+
+    def Lock(self):
+        import gevent.lock
+
+        return gevent.lock.BoundedSemaphore()
+
+    def RLock(self):
+        import gevent.lock
+
+        return gevent.lock.RLock()
+
+    def Event(self):
+        import gevent.event
+
+        return gevent.event.Event()
+
+
+_EXECMODELS = dict((model.backend, model) for model in (ThreadExecModel, MainThreadOnlyExecModel, EventletExecModel, GeventExecModel))
+
+
+def get_execmodel(backend):
+    """The ExecModel of that name (or the ExecModel itself, handed through); ValueError for a name that is none."""
+    if isinstance(backend, ExecModel):
+        return backend
+    try:
+        return _EXECMODELS[backend]()
+    except KeyError:
+        raise ValueError("unknown execmodel %r, known are: %s" % (backend, ", ".join(sorted(_EXECMODELS))))
+
+
+# running tasks
+
+
+class Reply(object):
+    """What comes of one spawned call."""
+
+    def __init__(self, task, execmodel):
+        self.task = task
+        self.running = True
+        self._finished = execmodel.OneShot()
+        self._exc = None
+
+    def get(self, timeout=None):
+        """The call's result; raises what the call raised, each time; OSError if it runs longer than timeout seconds."""
+        self.waitfinish(timeout)
+        if self._exc is not None:
+            raise self._exc
+        return self._result
+
+    def waitfinish(self, timeout=None):
+        """Wait until the call is over; OSError if it runs longer than timeout seconds."""
+        self._finished.wait(timeout)
+        if not self._finished.is_set():
+            raise IOError("timeout waiting for %r" % (self.task,))
+
+    def run(self):
+        """Make the call, in the thread that the pool chose."""
+        func, args, kwargs = self.task
+        try:
+            self._result = func(*args, **kwargs)
+        except BaseException as exc:
+            self._exc = exc
+        self.running = False
+        self._finished.set()
+
+
+class WorkerPool(object):
+    """Runs calls concurrently, each in a new thread; with hasprimary one at a time in the thread that integrates itself."""
+
+    def __init__(self, execmodel, hasprimary=False):
+        if hasprimary and not isinstance(execmodel, ThreadExecModel):
+            raise ValueError("a primary thread needs a thread model, not %r" % (execmodel,))
+        self.execmodel = execmodel
+        self._lock = execmodel.Lock()
+        self._running = set()
+        self._idle_waiters = []
+        self._shutting_down = False
+        self._primary_idle = hasprimary
+        self._primary_task = None
+        self._primary_wakeup = execmodel.OneShot()
+
+    def active_count(self):
+        """The number of calls that are running or about to."""
+        return len(self._running)
+
+    def spawn(self, func, *args, **kwargs):
+        """Run func(*args, **kwargs) concurrently; returns its Reply; ValueError once the pool shuts down."""
+        reply = Reply((func, args, kwargs), self.execmodel)
+        with self._lock:
+            if self._shutting_down:
+                raise ValueError("pool is shutting down")
+            self._running.add(reply)
+            if self._primary_idle:
+                self._primary_idle = False
+                self._primary_task = reply
+                self._primary_wakeup.set()
+                return reply
+        try:
+            self.execmodel.start(self._run, (reply,))
+        except BaseException:
+            self._remove(reply)
+            raise
+        return reply
+
+    def _run(self, reply):
+        reply.run()
+        self._remove(reply)
+
+    def _remove(self, reply):
+        with self._lock:
+            self._running.remove(reply)
+            if not self._running:
+                for waiter in self._idle_waiters:
+                    waiter.set()
+                del self._idle_waiters[:]
+
+    def integrate_as_primary_thread(self):
+        """Run spawned calls in this thread until the pool shuts down."""
+        while self._wait_for_primary_task():
+            reply = self._primary_task
+            self._primary_task = None
+            self._primary_wakeup = self.execmodel.OneShot()
+            self._run(reply)
+            del reply
+            with self._lock:
+                if self._shutting_down:
+                    break
+                self._primary_idle = True
+
+    def _wait_for_primary_task(self):
+        # Python 2 does not interrupt a wait without a timeout.
+        while not self._primary_wakeup.is_set():
+            self._primary_wakeup.wait(None if PY3 else 1000)
+        return self._primary_task is not None
+
+    def trigger_shutdown(self):
+        """Accept no more calls, and release the primary thread when it is idle."""
+        with self._lock:
+            self._shutting_down = True
+            if self._primary_idle:
+                self._primary_idle = False
+                self._primary_wakeup.set()
+
+    def waitall(self, timeout=None):
+        """Wait until no call is running: true, or false if that takes more than timeout seconds."""
+        with self._lock:
+            if not self._running:
+                return True
+            idle = self.execmodel.OneShot()
+            self._idle_waiters.append(idle)
+        idle.wait(timeout)
+        return idle.is_set()
+
+    def terminate(self, timeout=None):
+        """trigger_shutdown, then waitall."""
+        self.trigger_shutdown()
+        return self.waitall(timeout)
+
+
+# input and output
+
+
+class Popen2IO(object):
+    """Bytes over a pair of files: written to the first, read from the second."""
+
+    error = (IOError, OSError, EOFError)
+
+    def __init__(self, outfile, infile, execmodel):
+        self.outfile, self.infile, self.execmodel = outfile, infile, execmodel
+        self._read = infile.read
+        self._write = outfile.write
+
+    def read(self, numbytes):
+        """Exactly numbytes bytes; EOFError where they end before."""
+        data = self._read(numbytes)
+        if len(data) == numbytes:
+            return data
+        chunks, missing = [data], numbytes - len(data)
+        while data and missing:
+            data = self._read(missing)
+            chunks.append(data)
+            missing -= len(data)
+        if missing:
+            raise EOFError("expected %d bytes, got %d" % (numbytes, numbytes - missing))
+        return b"".join(chunks)
+
+    def write(self, data):
+        """Write all of data and flush it."""
+        self._write(data)
+        self.outfile.flush()
+
+    def descriptors(self):
+        """The file descriptors (to read, to write) that the C core may use instead, or None where only the files will do."""
+        if self._read != getattr(self.infile, "read", None) or self._write != getattr(self.outfile, "write", None):
+            return None
+        try:
+            return self.infile.fileno(), self.outfile.fileno()
+        except (AttributeError, IOError, ValueError):
+            return None
+
+    def close_read(self):
+        self.infile.close()
+
+    def close_write(self):
+        self.outfile.close()
+
+
+class Message(object):
+    """One message: its code, the channel it is for, and its payload (WIRE.md, "Messages")."""
+
+    STATUS, RECONFIGURE, GATEWAY_TERMINATE, CHANNEL_EXEC, CHANNEL_DATA, CHANNEL_CLOSE, CHANNEL_CLOSE_ERROR, CHANNEL_LAST_MESSAGE = range(8)
+    _types = {}
+    _header = struct.Struct("!bii")
+
+    def __init__(self, msgcode, channelid=0, data=b""):
+        self.msgcode = msgcode
+        self.channelid = channelid
+        self.data = data
+
+    @staticmethod
+    def from_io(io):
+        """Read one message; EOFError at the end of input, LoadError where no message stands."""
+        try:
+            header = io.read(9)
+            if not header:
+                raise EOFError("empty read")
+        except EOFError as exc:
+            raise EOFError("couldn't load message header, %s" % exc)
+        msgcode, channelid, size = Message._header.unpack(header)
+        if msgcode not in Message._types or size < 0:
+            raise LoadError("not a message header: %r" % (header,))
+        return Message(msgcode, channelid, io.read(size) if size else b"")
+
+    def to_io(self, io):
+        """Write the message with one call of io.write."""
+        io.write(self._header.pack(self.msgcode, self.channelid, len(self.data)) + self.data)
+
+    def received(self, gateway):
+        """Do what the message asks of gateway."""
+        self._types[self.msgcode][1](self, gateway)
+
+    def __repr__(self):
+        return "<Message %s channel=%s lendata=%s>" % (self._types[self.msgcode][0], self.channelid, len(self.data))
+
+    def _status(self, gateway):
+        gateway._answer_status(self.channelid)
+
+    def _reconfigure(self, gateway):
+        strconfig = loads_internal(self.data)
+        if self.channelid == 0:
+            gateway._strconfig = strconfig
+        else:
+            gateway._channelfactory.new(self.channelid)._strconfig = strconfig
+
+    def _gateway_terminate(self, gateway):
+        raise GatewayReceivedTerminate(gateway)
+
+    def _channel_exec(self, gateway):
+        channel = gateway._channelfactory.new(self.channelid)
+        gateway._local_schedulexec(channel=channel, sourcetask=self.data)
+
+    def _channel_data(self, gateway):
+        gateway._channelfactory._local_receive(self.channelid, self.data)
+
+    def _channel_close(self, gateway):
+        gateway._channelfactory._local_close(self.channelid)
+
+    def _channel_close_error(self, gateway):
+        gateway._channelfactory._local_close(self.channelid, RemoteError(loads_internal(self.data)))
+
+    def _channel_last_message(self, gateway):
+        gateway._channelfactory._local_close(self.channelid, sendonly=True)
+
+
+for _code, _name in enumerate(
+    "STATUS RECONFIGURE GATEWAY_TERMINATE CHANNEL_EXEC CHANNEL_DATA CHANNEL_CLOSE CHANNEL_CLOSE_ERROR CHANNEL_LAST_MESSAGE".split()
+):
+    Message._types[_code] = (_name, Message.__dict__["_" + _name.lower()])
+
+
+# channels
+
+
+class _Marker(object):
+    def __init__(self, name):
+        self._name = name
+
+    def __repr__(self):
+        return self._name
+
+
+NO_ENDMARKER_WANTED = _Marker("NO_ENDMARKER_WANTED")
+ENDMARKER = _Marker("ENDMARKER")
+
+
+class ItemQueue(object):
+    """What waits to be received on one channel; it outlives the Channel object while a callback is set.
+
+    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.
+    """
+
+    def __init__(self, channel, execmodel):
+        # lazy: the C core needs no weakref
+        import weakref
+
+        self.channel = weakref.ref(channel)
+        self.callback = None
+        self.endmarker = NO_ENDMARKER_WANTED
+        self.strconfig = (True, False)
+        self._items = execmodel.ItemQueue()
+        self._empty = execmodel.queue.Empty
+        self._ended = execmodel.OneShot()
+
+    def put(self, item):
+        self._items.put(item)
+
+    def get(self, timeout=None, wakeup=1000):
+        """The next item, or ENDMARKER after the end; None if there is none within timeout seconds."""
+        while True:
+            try:
+                item = self._items.get(True, wakeup if timeout is None else max(timeout, 0))
+            except self._empty:
+                if timeout is not None:
+                    return None
+                continue
+            if item is ENDMARKER:
+                self._items.put(ENDMARKER)
+            return item
+
+    def get_nowait(self):
+        """The next item, ENDMARKER after the end, None if there is none."""
+        try:
+            item = self._items.get(False)
+        except self._empty:
+            return None
+        if item is ENDMARKER:
+            self._items.put(ENDMARKER)
+        return item
+
+    def is_set(self):
+        """Whether nothing more can arrive."""
+        return self._ended.is_set()
+
+    isSet = is_set
+
+    def set(self):
+        """Let nothing more arrive, and wake all who wait."""
+        if not self._ended.is_set():
+            self._ended.set()
+            self._items.put(ENDMARKER)
+
+    def wait(self, timeout=None):
+        """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
+        if timeout is None and not PY3:
+            timeout = 10**6  # a wait without timeout can't be interrupted on Python 2
+        self._ended.wait(timeout)
+        return self._ended.is_set()
+
+
+class PortableChannel(object):
+    """The part of a channel that runs per item, in Python; the C core has its twin."""
+
+    def __init__(self, gateway, id):
+        self.gateway = gateway
+        self.id = id
+        self._closed = False
+
+    def send(self, item):
+        """Send item to the other side and return when the operating system has taken it.
+
+        OSError if this channel or the connection is closed, DumpError if item can't be serialized (then nothing is sent).
+        """
+        if self._closed:
+            raise IOError("cannot send to %r" % (self,))
+        self.gateway._send(Message.CHANNEL_DATA, self.id, dumps_internal(item))
+
+    def receive(self, timeout=None):
+        """The next item the other side sent; waits for it, at most timeout seconds if given.
+
+        TimeoutError if no item came in time.  After the last item: RemoteError (once) if the remote code failed, else EOFError.
+        OSError if a callback is set.
+        """
+        queue = self._queue
+        if queue.callback is not None:
+            raise IOError("cannot receive(), channel has receiver callback")
+        item = queue.get(timeout, self._INTERNALWAKEUP)
+        if type(item) is bytes:
+            return loads_internal(item, None, queue.strconfig)
+        return self._receive_other(item, timeout)
+
+    def __next__(self):
+        try:
+            return self.receive()
+        except EOFError:
+            raise StopIteration()
+
+
+def _find_core():
+    """The C core that belongs to this very text, or None."""
+    if os.environ.get("EXECNET_PURE") or not PY3:
+        return None
+    try:
+        if __name__ == "execnet.gateway_base":
+            from execnet import _core as found
+        else:
+            found = _find_core_from_afar()
+    except ImportError:
+        return None
+    return found if getattr(found, "ABI", None) == CORE_ABI else None
+
+
+def _find_core_from_afar():
+    # A shipped text must not import some other execnet that the far side happens to have: it looks for the extension file first.
+    for folder in sys.path:
+        base = os.path.join(folder, "execnet")
+        if os.path.isdir(base):
+            if not any(name.startswith("_core.") for name in os.listdir(base)):
+                return None
+            from execnet import _core as found
+
+            return found
+    return None
+
+
+_core = _find_core()
+#: Which core does the work per message and value: "c" or "portable".
+core = "portable" if _core is None else "c"
+
+
+class Channel(PortableChannel if _core is None else _core.Channel):
+    """One end of a bidirectional stream of items between two sides of a gateway."""
+
+    RemoteError = RemoteError
+    TimeoutError = TimeoutError
+    _INTERNALWAKEUP = 1000
+    _executing = False
+
+    def __init__(self, gateway, id):
+        super(Channel, self).__init__(gateway, id)
+        connection = getattr(gateway, "_connection", None)
+        self._queue = ItemQueue(self, gateway.execmodel) if connection is None else _core.ItemQueue(self, connection)
+        self._queue.strconfig = getattr(gateway, "_strconfig", (True, False))
+        self._remoteerrors = []
+
+    def __repr__(self):
+        return "<Channel id=%d %s>" % (self.id, "closed" if self._closed else "open")
+
+    def __iter__(self):
+        return self
+
+    def next(self):
+        """The next item; StopIteration after the last."""
+        return self.__next__()
+
+    @property
+    def _receiveclosed(self):
+        return self._queue
+
+    @property
+    def _items(self):
+        return self._queue if self._queue.callback is None else None
+
+    @property
+    def _strconfig(self):
+        return self._queue.strconfig
+
+    @_strconfig.setter
+    def _strconfig(self, strconfig):
+        self._queue.strconfig = strconfig
+
+    def _trace(self, *msg):
+        self.gateway._trace(self.id, *msg)
+
+    def _receive_other(self, item, timeout):
+        # What receive() does with an item that is no payload.
+        if item is None:
+            raise self.TimeoutError("no item after %r seconds" % (timeout,))
+        if item is ENDMARKER:
+            raise self._getremoteerror() or EOFError("%r: the other side sends nothing more" % (self,))
+        return item[0]
+
+    def _getremoteerror(self):
+        try:
+            return self._remoteerrors.pop(0)
+        except IndexError:
+            error = getattr(self.gateway, "_error", None)
+            return error and _without_traceback(error)
+
+    def isclosed(self):
+        """Whether the channel is closed; items that arrived before may still be received."""
+        return self._closed
+
+    def waitclose(self, timeout=None):
+        """Wait until nothing more can arrive.
+
+        RemoteError if the remote code failed, EOFError if the connection broke, TimeoutError after timeout seconds.
+        """
+        if not self._queue.wait(timeout):
+            raise self.TimeoutError("channel not closed after %r seconds" % (timeout,))
+        error = self._getremoteerror()
+        if error:
+            raise error
+
+    def close(self, error=None):
+        """Close the channel on both sides; with a string error the other side gets RemoteError(error)."""
+        if self._executing:
+            raise IOError("cannot explicitly close channel within remote_exec")
+        self._close(error)
+
+    def _close(self, error=None):
+        if self._closed:
+            self._trace("ignoring close() of a closed channel")
+            return
+        self._closed = True
+        if not self._queue.is_set():
+            if error is None:
+                self.gateway._send(Message.CHANNEL_CLOSE, self.id)
+            else:
+                self.gateway._send(Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
+            self._trace("sent channel close message")
+        if isinstance(error, RemoteError):
+            self._remoteerrors.append(error)
+        self._queue.set()
+        self.gateway._channelfactory._no_longer_opened(self.id)
+
+    def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
+        """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
+
+        With an endmarker, callback(endmarker) is the last call.  OSError if a callback is set already.
+        """
+        factory = self.gateway._channelfactory
+        with self.gateway._receivelock:
+            queue = self._queue
+            if queue.callback is not None:
+                raise IOError("%r has callback already registered" % (self,))
+            item = queue.get_nowait()
+            while item is not None and item is not ENDMARKER:
+                callback(item[0] if type(item) is tuple else loads_internal(item, factory, queue.strconfig))
+                item = queue.get_nowait()
+            queue.endmarker = endmarker
+            queue.callback = callback
+            if item is ENDMARKER:
+                factory._end_callback(queue)
+
+    def reconfigure(self, py2str_as_py3str=True, py3str_as_py2str=False):
+        """Set how strings are read on this channel, on both sides, from now on."""
+        self._strconfig = (py2str_as_py3str, py3str_as_py2str)
+        self.gateway._send(Message.RECONFIGURE, self.id, dumps_internal(self._strconfig))
+
+    def makefile(self, mode="w", proxyclose=False):
+        """A file-like object that sends what is written to it ("w") or reads what is received ("r").
+
+        With proxyclose its close() closes the channel.  ValueError for another mode.
+        """
+        if mode == "w":
+            return ChannelFileWrite(channel=self, proxyclose=proxyclose)
+        if mode == "r":
+            return ChannelFileRead(channel=self, proxyclose=proxyclose)
+        raise ValueError("mode %r not available, only 'w' and 'r'" % (mode,))
+
+    def __del__(self):
+        queue = getattr(self, "_queue", None)
+        if queue is None or self.gateway is None:
+            return
+        for error in self._remoteerrors:
+            error.warn()
+        if self._closed:
+            return
+        if queue.callback is None:
+            code = Message.CHANNEL_CLOSE
+            forget = getattr(getattr(self.gateway, "_channelfactory", None), "_forget", None)
+            if forget is not None:
+                forget(self.id, queue)
+        else:
+            code = Message.CHANNEL_LAST_MESSAGE
+        if not queue.is_set():
+            try:
+                getattr(self.gateway, "_send_from_finalizer", self.gateway._send)(code, self.id)
+            except (IOError, ValueError):
+                # The connection is gone, and with it who was to be told.
+                pass
+
+
+class ChannelFactory(object):
+    """The channels of one side of a gateway."""
+
+    def __init__(self, gateway, startcount=1):
+        self.gateway = gateway
+        self.count = startcount
+        self.finished = False
+        self._lock = gateway.execmodel.Lock()
+        self._queues = {}
+        # Channels are dropped by finalizers, which may run anywhere and so take no lock: new() clears up behind them.
+        self._dropped = deque()
+
+    def new(self, id=None):
+        """The channel of that id, or a new one; OSError once the connection has ended."""
+        with self._lock:
+            if self.finished:
+                raise IOError("connection already closed: %r" % (self.gateway,))
+            while self._dropped:
+                dropped, queue = self._dropped.popleft()
+                if self._queues.get(dropped) is queue:
+                    del self._queues[dropped]
+            if id is None:
+                id = self.count
+                self.count += 2
+            channel = self._live(id)
+            if channel is None:
+                channel = Channel(self.gateway, id)
+                self._queues[id] = channel._queue
+            return channel
+
+    def _live(self, id):
+        queue = self._queues.get(id)
+        return queue and queue.channel()
+
+    def channels(self):
+        """The channels in use, in no order."""
+        return list(self._channels.values())
+
+    @property
+    def _channels(self):
+        pairs = [(id, queue.channel()) for id, queue in list(self._queues.items())]
+        return dict((id, channel) for id, channel in pairs if channel is not None)
+
+    @property
+    def _callbacks(self):
+        return dict(
+            (id, (queue.callback, queue.endmarker, queue.strconfig))
+            for id, queue in list(self._queues.items())
+            if queue.callback is not None
+        )
+
+    def _forget(self, id, queue):
+        self._dropped.append((id, queue))
+
+    def _no_longer_opened(self, id):
+        queue = self._queues.pop(id, None)
+        if queue is not None:
+            queue.set()
+            self._end_callback(queue)
+
+    def _end_callback(self, queue):
+        # Exactly once: who takes the end marker out delivers it.
+        with self._lock:
+            endmarker, queue.endmarker = queue.endmarker, NO_ENDMARKER_WANTED
+        if endmarker is not NO_ENDMARKER_WANTED and queue.callback is not None:
+            try:
+                queue.callback(endmarker)
+            except Exception as exc:
+                self.gateway._trace("exception during callback of an end marker: %s" % geterrortext(exc))
+
+    def _local_close(self, id, remoteerror=None, sendonly=False):
+        # The other side closed the channel, or with sendonly: lost it, and may still want to receive.
+        if remoteerror is not None and not isinstance(remoteerror, RemoteError):
+            remoteerror = RemoteError(remoteerror)
+        channel = self._live(id)
+        if channel is None:
+            if remoteerror is not None:
+                remoteerror.warn()
+        else:
+            if remoteerror is not None:
+                channel._remoteerrors.append(remoteerror)
+            if not sendonly:
+                channel._closed = True
+            channel._queue.set()
+        self._no_longer_opened(id)
+
+    def _local_receive(self, id, data):
+        queue = self._queues.get(id)
+        if queue is None:
+            self.gateway._trace("dropping data for channel", id, "which nobody holds")
+        elif queue.callback is None:
+            queue.put(self._as_item(data, queue))
+        else:
+            self._local_callback(id, queue, data)
+
+    def _as_item(self, data, queue):
+        # A channel inside must be there before the next message, which may be for it.
+        if opcode.CHANNEL in data:
+            try:
+                return (loads_internal(data, self, queue.strconfig),)
+            except (DataFormatError, EOFError):
+                pass  # told to who receives it
+        return data
+
+    def _local_callback(self, id, queue, data):
+        try:
+            queue.callback(loads_internal(data, self, queue.strconfig))
+        except Exception as exc:
+            errortext = self.gateway._geterrortext(exc)
+            self.gateway._trace("exception during callback:", errortext)
+            self.gateway._send(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
+            self._local_close(id, errortext)
+
+    def _finished_receiving(self):
+        with self._lock:
+            self.finished = True
+            ids = list(self._queues)
+        for id in ids:
+            self._local_close(id, sendonly=True)
+
+
+class ChannelFile(object):
+    """Base of the files that stand for a channel."""
+
+    def __init__(self, channel, proxyclose=True):
+        self.channel = channel
+        self._proxyclose = proxyclose
+
+    def isatty(self):
+        return False
+
+    def close(self):
+        if self._proxyclose:
+            self.channel.close()
+
+    def __repr__(self):
+        return "<%s %r %s>" % (self.__class__.__name__, self.channel.id, "closed" if self.channel.isclosed() else "open")
+
+
+class ChannelFileWrite(ChannelFile):
+    """A file whose writes are sent as items."""
+
+    def write(self, out):
+        self.channel.send(out)
+
+    def flush(self):
+        """Nothing to do: an item is sent when it is written."""
+
+
+class ChannelFileRead(ChannelFile):
+    """A file that reads received strings as one text."""
+
+    def __init__(self, channel, proxyclose=True):
+        super(ChannelFileRead, self).__init__(channel, proxyclose)
+        self._buffer = None
+
+    def _more(self):
+        try:
+            item = self.channel.receive()
+        except EOFError:
+            self.close()
+            return False
+        self._buffer = item if self._buffer is None else self._buffer + item
+        return True
+
+    def _take(self, count):
+        buffered = self._buffer
+        if buffered is None:
+            return ""
+        self._buffer = buffered[count:]
+        return buffered[:count]
+
+    def read(self, n):
+        """n characters, fewer only at the end."""
+        while (self._buffer is None or len(self._buffer) < n) and self._more():
+            pass
+        return self._take(n)
+
+    def readline(self):
+        """A line with its newline, the rest at the end, an empty string after it."""
+        while True:
+            buffered = self._buffer
+            if buffered is not None:
+                newline = b"\n" if isinstance(buffered, bytes) else unicode("\n")
+                end = buffered.find(newline)
+                if end >= 0:
+                    return self._take(end + 1)
+            if not self._more():
+                return self._take(len(buffered or ""))
+
+
+# gateways
+
+
+class BaseGateway(object):
+    """What both sides of a connection have: the receiver, sending, the channels."""
+
+    _core = core
+    id = "<worker>"
+
+    def __init__(self, io, id, _startcount=2):
+        self.execmodel = io.execmodel
+        self._io = io
+        self.id = id
+        self._strconfig = (True, False)
+        self._receivelock = self.execmodel.RLock()
+        self._writelock = self.execmodel.Lock()
+        self._unsent = deque()
+        self._connection = self._core_connection(io)
+        self._channelfactory = ChannelFactory(self, _startcount)
+        self._receivepool = WorkerPool(self.execmodel)
+
+    @staticmethod
+    def _core_connection(io):
+        # The C core works on descriptors with threads; whoever traces wants to see every message.
+        if _core is None or trace is not notrace or not isinstance(io.execmodel, ThreadExecModel):
+            return None
+        descriptors = getattr(io, "descriptors", None)
+        fds = descriptors and descriptors()
+        return fds and _core.Connection(*fds)
+
+    def _trace(self, *msg):
+        trace(self.id, *msg)
+
+    def _geterrortext(self, exc):
+        return geterrortext(exc)
+
+    def _initreceive(self):
+        self._receivepool.spawn(self._thread_receiver)
+
+    def _thread_receiver(self):
+        self._trace("starting to receive")
+        try:
+            self._receive_messages()
+        except (KeyboardInterrupt, GatewayReceivedTerminate) as exc:
+            self._trace("ended by", type(exc).__name__)
+            lost = False
+        except EOFError as exc:
+            self._trace("EOF without prior gateway termination message")
+            self._error = exc
+            lost = True
+        except Exception as exc:
+            self._trace(self._geterrortext(exc))
+            self._error = EOFError("connection given up: %s: %s" % (type(exc).__name__, exc))
+            lost = True
+        self._channelfactory._finished_receiving()
+        self._terminate_execution(lost)
+        for close in (self._io.close_read, self._close_write):
+            try:
+                close()
+            except (IOError, ValueError) as exc:
+                self._trace("closing:", exc)
+        self._trace("receiver ends")
+
+    def _receive_messages(self):
+        if self._connection is not None:
+            self._connection.receive(self._channelfactory, self._received)
+            return
+        io = self._io
+        while True:
+            message = Message.from_io(io)
+            self._trace("received", message)
+            with self._receivelock:
+                message.received(self)
+            del message
+
+    def _received(self, msgcode, channelid, data):
+        # What the C core does not do itself.
+        Message(msgcode, channelid, data).received(self)
+
+    def _terminate_execution(self, lost):
+        """Called when nothing more can be received: the worker ends its tasks."""
+
+    def _send(self, msgcode, channelid=0, data=b""):
+        try:
+            if self._connection is not None:
+                self._connection.send(msgcode, channelid, data)
+                return
+            message = Message(msgcode, channelid, data)
+            with self._writelock:
+                message.to_io(self._io)
+            self._send_unsent()
+        except (IOError, ValueError) as exc:
+            self._trace("failed to send", exc)
+            # ValueError: the file is closed
+            raise IOError("cannot send (already closed?): %s" % exc)
+        self._trace("sent", message)
+
+    def _send_from_finalizer(self, msgcode, channelid):
+        # A finalizer may interrupt a write in its own thread: it leaves the message to who is writing.
+        if self._connection is not None:
+            self._connection.send_soon(msgcode, channelid)
+            return
+        self._unsent.append(Message(msgcode, channelid))
+        self._send_unsent()
+
+    def _send_unsent(self):
+        while self._unsent and self._writelock.acquire(False):
+            try:
+                message = self._unsent.popleft()
+                message.to_io(self._io)
+                self._trace("sent", message)
+            except IndexError:
+                pass  # another thread was faster
+            finally:
+                self._writelock.release()
+
+    def _close_write(self):
+        if self._connection is not None:
+            self._connection.close_write()
+        self._io.close_write()
+
+    def _answer_status(self, channelid):
+        status = {
+            "numchannels": len(self._channelfactory.channels()),
+            "numexecuting": self._numexecuting(),
+            "execmodel": self.execmodel.backend,
+        }
+        self._send(Message.CHANNEL_DATA, channelid, dumps_internal(status))
+        self._send(Message.CHANNEL_CLOSE, channelid)
+
+    def _numexecuting(self):
+        return 0
+
+    def _local_schedulexec(self, channel, sourcetask):
+        channel.close("execution disallowed")
+
+    # The public part.
+
+    def newchannel(self):
+        """A new channel, to be sent to the other side inside an item."""
+        return self._channelfactory.new()
+
+    def join(self, timeout=None):
+        """Wait until the receiver has ended, at most timeout seconds if given."""
+        self._trace("waiting for the receiver to end")
+        self._receivepool.waitall(timeout)
+
+
+class WorkerGateway(BaseGateway):
+    """The side that executes code for its initiator."""
+
+    _execpool = None
+
+    def _numexecuting(self):
+        return self._execpool.active_count()
+
+    def _local_schedulexec(self, channel, sourcetask):
+        if self._execpool.execmodel.backend == "main_thread_only" and not self._execpool.waitall(1.0):
+            # The running task may be waiting for what the new one would do.
+            channel.close(MAIN_THREAD_ONLY_DEADLOCK_TEXT)
+            return
+        self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
+
+    def _terminate_execution(self, lost):
+        self._trace("shutting down execution pool")
+        pool = self._execpool
+        if pool is None:
+            return
+        interrupt_after, exit_after = LOST_TIMES if lost else TERMINATE_TIMES
+        if pool.terminate(interrupt_after):
+            return
+        self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
+        _thread.interrupt_main()
+        if not pool.waitall(exit_after):
+            self._trace("execution did not end in %s more seconds, leaving" % exit_after)
+            os._exit(1)
+
+    def serve(self):
+        """Execute tasks until the initiator ends the connection or it is lost."""
+        hasprimary = isinstance(self.execmodel, ThreadExecModel)
+        self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
+        self._trace("spawning receiver thread")
+        self._initreceive()
+        try:
+            if hasprimary:
+                self._execpool.integrate_as_primary_thread()
+            self._trace("joining receiver thread")
+            self.join()
+        except KeyboardInterrupt:
+            self._trace("interrupted, serve() ends")
+
+    def executetask(self, item):
+        """Execute one task: item is (channel, (source, file name or None, function name or None, kwargs))."""
+        channel, (source, filename, funcname, kwargs) = item
+        self._trace("execution starts on channel", channel.id, repr(source)[:50])
+        if not PY3:
+            sys.exc_clear()
+        try:
+            channel._executing = True
+            try:
+                namespace = {"channel": channel, "__name__": "__channelexec__"}
+                exec(compile(source + "\n", filename or "<remote exec>", "exec"), namespace)
+                if funcname:
+                    namespace[funcname](channel, **kwargs)
+            finally:
+                channel._executing = False
+                self._trace("execution finished on channel", channel.id)
+        except KeyboardInterrupt:
+            self._end_task(channel, INTERRUPT_TEXT)
+            raise
+        except EOFError as exc:
+            # Without a peer nobody waits for the error.
+            if not self._channelfactory.finished:
+                self._end_task(channel, self._geterrortext(exc))
+        except BaseException as exc:
+            self._end_task(channel, self._geterrortext(exc))
+        else:
+            self._end_task(channel)
+
+    def _end_task(self, channel, errortext=None):
+        self._trace("task ends:", errortext)
+        try:
+            channel._close(errortext)
+        except IOError as exc:
+            self._trace("nobody to tell the end of the task:", exc)
+
+
+# values
+
+#: The byte before a value written by dumps and dump.
+DUMPFORMAT_VERSION = b"\x02"
+#: How deep containers may be nested to be written.
+MAX_DEPTH = 400
+MAX_INT4 = 2**31 - 1
+MIN_INT4 = -(2**31)
+
+
+def bchr(n):
+    """The byte of number n."""
+    return struct.pack("B", n)
+
+
+class opcode(object):
+    """The operations that a value on the wire consists of (WIRE.md, "Values")."""
+
+    BUILDTUPLE = b"@"
+    BYTES = b"A"
+    CHANNEL = b"B"
+    FALSE = b"C"
+    FLOAT = b"D"
+    FROZENSET = b"E"
+    INT = b"F"
+    LONG = b"G"
+    LONGINT = b"H"
+    LONGLONG = b"I"
+    NEWDICT = b"J"
+    NEWLIST = b"K"
+    NONE = b"L"
+    PY2STRING = b"M"
+    PY3STRING = b"N"
+    SET = b"O"
+    SETITEM = b"P"
+    STOP = b"Q"
+    TRUE = b"R"
+    UNICODE = b"S"
+    COMPLEX = b"T"
+
+
+_int4 = struct.Struct("!i")
+_float8 = struct.Struct("!d")
+_complex16 = struct.Struct("!dd")
+_op_int4 = struct.Struct("!ci")
+
+
+class Unserializer(object):
+    """Builds the value that a stream holds, reading up to its STOP and no further.
+
+    channel_or_gateway gives the factory for channels inside; strconfig is (py2str_as_py3str, py3str_as_py2str).
+    """
+
+    num2func = {}
+    py2str_as_py3str = True
+    py3str_as_py2str = False
+
+    def __init__(self, stream, channel_or_gateway=None, strconfig=None):
+        gateway = getattr(channel_or_gateway, "gateway", channel_or_gateway)
+        if strconfig is None:
+            strconfig = getattr(channel_or_gateway, "_strconfig", None) or getattr(gateway, "_strconfig", None)
+        if strconfig is not None:
+            self.py2str_as_py3str, self.py3str_as_py2str = strconfig
+        self.stream = stream
+        self.channelfactory = getattr(gateway, "_channelfactory", gateway)
+
+    def load(self, versioned=False):
+        """The value; LoadError for what is none, EOFError where it ends early.  versioned: behind a version byte."""
+        if versioned:
+            version = self._read(1)
+            if version != DUMPFORMAT_VERSION:
+                raise LoadError("wrong dumpformat version %r" % (version,))
+        self.stack = []
+        self.missing = {}
+        functions = self.num2func
+        read = self.stream.read
+        try:
+            while True:
+                op = read(1)
+                if not op:
+                    raise EOFError("value ends before its STOP")
+                if op == b"Q":
+                    break
+                functions[op](self)
+        except KeyError:
+            raise LoadError("unknown opcode %r" % (op,))
+        except (TypeError, ValueError, IndexError, OverflowError) as exc:
+            raise LoadError("invalid value at opcode %r: %s" % (op, exc))
+        if len(self.stack) != 1:
+            raise LoadError("%d objects on the stack at STOP" % len(self.stack))
+        if self.missing:
+            raise LoadError("a list has fewer elements than announced")
+        return self.stack[0]
+
+    def _read(self, count):
+        data = self.stream.read(count)
+        if len(data) != count:
+            raise EOFError("expected %d bytes, got %d" % (count, len(data)))
+        return data
+
+    def _read_int4(self):
+        return _int4.unpack(self._read(4))[0]
+
+    def _read_sized(self):
+        size = self._read_int4()
+        if size < 0:
+            raise ValueError("negative size")
+        return self._read(size)
+
+    def _pop_many(self):
+        count = self._read_int4()
+        if count < 0 or count > len(self.stack):
+            raise ValueError("%d objects wanted from a stack of %d" % (count, len(self.stack)))
+        if not count:
+            return []
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def load_none(self):
+        self.stack.append(None)
+
+    def load_true(self):
+        self.stack.append(True)
+
+    def load_false(self):
+        self.stack.append(False)
+
+    def load_int(self):
+        self.stack.append(self._read_int4())
+
+    def load_long(self):
+        self.stack.append(long(self._read_int4()))
+
+    def load_longint(self):
+        self.stack.append(_int_from_digits(self._read_sized()))
+
+    def load_longlong(self):
+        self.stack.append(long(_int_from_digits(self._read_sized())))
+
+    def load_float(self):
+        self.stack.append(_float8.unpack(self._read(8))[0])
+
+    def load_complex(self):
+        self.stack.append(complex(*_complex16.unpack(self._read(16))))
+
+    def load_bytes(self):
+        self.stack.append(self._read_sized())
+
+    def load_unicode(self):
+        self.stack.append(self._read_sized().decode("utf-8"))
+
+    def load_py3string(self):
+        data = self._read_sized()
+        # A Python 3 str is text, unless it is wanted as the bytes that a str is on Python 2.
+        self.stack.append(data if self.py3str_as_py2str else data.decode("utf-8"))
+
+    def load_py2string(self):
+        data = self._read_sized()
+        self.stack.append(data.decode("latin-1") if PY3 and self.py2str_as_py3str else data)
+
+    def load_newlist(self):
+        count = self._read_int4()
+        if count < 0:
+            raise ValueError("negative size")
+        items = []
+        if count:
+            # Filled as the elements arrive: memory follows what was sent, not what was announced.
+            self.missing[id(items)] = count
+        self.stack.append(items)
+
+    def load_newdict(self):
+        self.stack.append({})
+
+    def load_setitem(self):
+        if len(self.stack) < 3:
+            raise IndexError("nothing to set an item in")
+        value = self.stack.pop()
+        key = self.stack.pop()
+        container = self.stack[-1]
+        if type(container) is dict:
+            container[key] = value
+        elif type(container) is list:
+            self._set_list_item(container, key, value)
+        else:
+            raise TypeError("%s takes no items" % type(container).__name__)
+
+    def _set_list_item(self, items, index, value):
+        missing = self.missing.get(id(items), 0)
+        if not missing or index != len(items):
+            raise IndexError("list element %r set out of order" % (index,))
+        items.append(value)
+        if missing == 1:
+            del self.missing[id(items)]
+        else:
+            self.missing[id(items)] = missing - 1
+
+    def load_buildtuple(self):
+        self.stack.append(tuple(self._pop_many()))
+
+    def load_set(self):
+        self.stack.append(set(self._pop_many()))
+
+    def load_frozenset(self):
+        self.stack.append(frozenset(self._pop_many()))
+
+    def load_channel(self):
+        channelid = self._read_int4()
+        if self.channelfactory is None:
+            raise ValueError("a channel, where there is no gateway")
+        self.stack.append(self.channelfactory.new(channelid))
+
+
+for _name, _op in list(vars(opcode).items()):
+    if not _name.startswith("_") and _name != "STOP":
+        Unserializer.num2func[_op] = getattr(Unserializer, "load_" + _name.lower())
+if not PY3:
+    for _op, _load in list(Unserializer.num2func.items()):
+        Unserializer.num2func[_op] = getattr(_load, "__func__", _load)
+
+
+def _int_from_digits(digits):
+    # Decimal digits without the interpreter's limit on their number, which is there for their cost: halves, not one by one.
+    if not digits.lstrip(b"-").isdigit() or digits.count(b"-") != digits.startswith(b"-"):
+        raise ValueError("not a decimal number: %r" % digits[:20])
+    if digits.startswith(b"-"):
+        return -_int_from_digits(digits[1:])
+    if len(digits) <= 600:
+        return int(digits)
+    middle = len(digits) // 2
+    return _int_from_digits(digits[:middle]) * 10 ** (len(digits) - middle) + _int_from_digits(digits[middle:])
+
+
+def _digits_from_int(number):
+    if number < 0:
+        return b"-" + _digits_from_int(-number)
+    if number.bit_length() <= 2000:
+        return str(int(number)).encode("ascii") if PY3 else repr(number).rstrip("L")
+    width = number.bit_length() * 30103 // 200000
+    upper, lower = divmod(number, 10**width)
+    return _digits_from_int(upper) + _digits_from_int(lower).rjust(width, b"0")
+
+
+class _Serializer(object):
+    """Writes values; write, if given, is called with the bytes of each."""
+
+    def __init__(self, write=None):
+        self._write = write
+
+    def save(self, obj, versioned=False):
+        """Write obj, behind the version byte if versioned; returns its bytes unless write was given.  DumpError if it can't be written."""
+        chunks = [DUMPFORMAT_VERSION] if versioned else []
+        self._save(obj, chunks.append)
+        chunks.append(b"Q")
+        data = b"".join(chunks)
+        if self._write is None:
+            return data
+        self._write(data)
+        return None
+
+    def _save(self, root, write):
+        # The containers being written are generators on a stack: depth costs memory, not recursion.
+        containers = []
+        current = iter((root,))
+        while True:
+            for obj in current:
+                kind = type(obj)
+                leaf = _LEAVES.get(kind)
+                if leaf is not None:
+                    write(leaf(obj))
+                elif kind in _CONTAINERS:
+                    containers.append(current)
+                    if len(containers) > MAX_DEPTH:
+                        raise DumpError("can't serialize: nested deeper than %d, or inside itself" % MAX_DEPTH)
+                    current = _CONTAINERS[kind](obj, write)
+                    break
+                elif isinstance(obj, Channel):
+                    write(_op_int4.pack(opcode.CHANNEL, obj.id))
+                else:
+                    raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
+            else:
+                if not containers:
+                    return
+                current = containers.pop()
+
+
+def _sized(op, data):
+    try:
+        return _op_int4.pack(op, len(data)) + data
+    except struct.error:
+        raise DumpError("can't serialize %d bytes, the limit is %d" % (len(data), MAX_INT4))
+
+
+def _save_text(op):
+    def save(text):
+        try:
+            return _sized(op, text.encode("utf-8"))
+        except UnicodeEncodeError as exc:
+            raise DumpError("can't serialize %s: %s" % (type(text), exc))
+
+    return save
+
+
+def _save_integer(short_op, long_op):
+    def save(number):
+        if MIN_INT4 <= number <= MAX_INT4:
+            return _op_int4.pack(short_op, number)
+        return _sized(long_op, _digits_from_int(number))
+
+    return save
+
+
+def _save_list(items, write):
+    write(_op_int4.pack(opcode.NEWLIST, len(items)))
+    for index, item in enumerate(items):
+        write(_op_int4.pack(b"F", index))
+        yield item
+        write(b"P")
+
+
+def _save_dict(items, write):
+    write(opcode.NEWDICT)
+    for key, value in items.items():
+        yield key
+        yield value
+        write(b"P")
+
+
+def _save_counted(op):
+    def save(items, write):
+        for item in items:
+            yield item
+        write(_op_int4.pack(op, len(items)))
+
+    return save
+
+
+_LEAVES = {
+    type(None): lambda obj: b"L",
+    bool: lambda obj: b"R" if obj else b"C",
+    int: _save_integer(opcode.INT, opcode.LONGINT),
+    float: lambda number: opcode.FLOAT + _float8.pack(number),
+    complex: lambda number: opcode.COMPLEX + _complex16.pack(number.real, number.imag),
+    unicode: _save_text(opcode.PY3STRING if PY3 else opcode.UNICODE),
+}
+if PY3:
+    _LEAVES[bytes] = lambda data: _sized(opcode.BYTES, data)
+else:
+    _LEAVES[str] = lambda data: _sized(opcode.PY2STRING, data)
+    _LEAVES[long] = _save_integer(opcode.LONG, opcode.LONGLONG)
+
+_CONTAINERS = {
+    list: _save_list,
+    dict: _save_dict,
+    tuple: _save_counted(opcode.BUILDTUPLE),
+    set: _save_counted(opcode.SET),
+    frozenset: _save_counted(opcode.FROZENSET),
+}
+
+
+def _path_to_unwritable(root):
+    """Where in root the first object stands that can't be written, as `` at [3]['report']``."""
+    pending = [(root, "", 0)]
+    while pending:
+        obj, path, depth = pending.pop()
+        kind = type(obj)
+        if kind is list or kind is tuple:
+            inside = [(item, "%s[%d]" % (path, index), depth + 1) for index, item in enumerate(obj)]
+        elif kind is dict:
+            inside = []
+            for key, value in obj.items():
+                inside.append((key, "%s key %r" % (path, key), depth + 1))
+                inside.append((value, "%s[%r]" % (path, key), depth + 1))
+        elif kind is set or kind is frozenset:
+            inside = [(item, "%s{%r}" % (path, item), depth + 1) for item in obj]
+        elif kind in _LEAVES or isinstance(obj, Channel):
+            continue
+        else:
+            return path and " at " + path
+        if depth < MAX_DEPTH:
+            pending.extend(reversed(inside))
+    return ""
+
+
+def dumps(obj):
+    """Serialize obj to bytes, as any execnet reads them.
+
+    Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.  DumpError for anything else.
+    """
+    return _Serializer().save(obj, versioned=True)
+
+
+def dump(file, obj):
+    """Write serialized obj to file, which needs a method write; several values can follow one another."""
+    _Serializer(file.write).save(obj, versioned=True)
+
+
+def dumps_internal(obj):
+    """Serialize obj as the payload of a message: without the version byte."""
+    return _Serializer().save(obj)
+
+
+def loads(data, py2str_as_py3str=False, py3str_as_py2str=False):
+    """The value that dumps wrote.
+
+    py2str_as_py3str: a str written by Python 2 is read as text; py3str_as_py2str: one written by Python 3 as bytes.
+    LoadError for bytes that are no value, EOFError where they end early.
+    """
+    # lazy: the C core does without
+    from io import BytesIO
+
+    return load(BytesIO(data), py2str_as_py3str, py3str_as_py2str)
+
+
+def load(file, py2str_as_py3str=False, py3str_as_py2str=False):
+    """Read one value from file (an object with read(n)), and nothing behind it; else like loads."""
+    strconfig = (py2str_as_py3str, py3str_as_py2str)
+    return Unserializer(file, strconfig=strconfig).load(versioned=True)
+
+
+def loads_internal(data, channelfactory=None, strconfig=None):
+    """The value that dumps_internal wrote; channelfactory makes the channels inside."""
+    from io import BytesIO
+
+    return Unserializer(BytesIO(data), channelfactory, strconfig).load()
+
+
+if _core is not None:
+    _core.configure(globals())
+    dumps, dump, loads, load = _core.dumps, _core.dump, _core.loads, _core.load
+    dumps_internal, loads_internal = _core.dumps_internal, _core.loads_internal
+
+
+# the worker's start
+
+
+def init_popen_io(execmodel):
+    """Take this process's standard input and output for the connection; its own code gets /dev/null for both."""
+    if not hasattr(os, "dup"):  # Jython
+        io = Popen2IO(sys.stdout, sys.stdin, execmodel)
+        sys.stdin = open(os.devnull)
+        sys.stdout = open(os.devnull, "w")
+        return io
+    if sys.platform == "win32":
+        import msvcrt
+
+        for fd in (0, 1):
+            msvcrt.setmode(fd, os.O_BINARY)
+    infile = execmodel.fdopen(os.dup(0), "rb", 1)
+    outfile = execmodel.fdopen(os.dup(1), "wb", 1)
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+        devnull = os.open(os.devnull, flags)
+        os.dup2(devnull, fd)
+        os.close(devnull)
+    return Popen2IO(outfile, infile, execmodel)
+
+
+def serve(io, id):
+    """Be the worker at the other end of io until the connection ends."""
+    trace("creating workergateway on", io)
+    WorkerGateway(io=io, id=id, _startcount=2).serve()
