@@ -1,0 +1,304 @@
+"""The first bytes of a connection: what text is sent, the answer, and errors that say why there is none.
+
+The far side executes one line, answers the byte ``1``, and from then on speaks messages. A local
+interpreter of our own imports execnet from where we have it; every other one is sent the source
+of ``gateway_base``, stripped for the wire and compressed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from execnet import gateway_base
+from execnet.gateway import Gateway
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    from typing import Protocol
+
+    from execnet.xspec import XSpec
+
+    class StartIO(Protocol):
+        """What the functions here need of an io; where it has more, errors tell more."""
+
+        def read(self, numbytes: int, /) -> bytes: ...
+
+        def write(self, data: bytes, /) -> object: ...
+
+
+# The folder our worker imports execnet from.
+importdir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+ANSWER = b"1"
+SHIPPED_NAME = "<execnet.gateway_base>"  # the file name that far tracebacks show
+
+IMPORT_START = """\
+import sys
+found = {importdir} in sys.path
+sys.path.insert(0, {importdir})
+import execnet
+if found:
+    del sys.path[0]
+del found
+from execnet.gateway_base import get_execmodel, init_popen_io, serve
+"""
+POPEN_START = """\
+io = init_popen_io(get_execmodel({execmodel}))
+io.write(b'1')
+serve(io, id={id})
+"""
+SHIPPED_START = """\
+import base64, zlib
+exec(compile(zlib.decompress(base64.b64decode('{text}')), '{name}', 'exec'))
+"""
+SOCKET_START = """\
+execmodel = get_execmodel({execmodel})
+if execmodel.backend in ('gevent', 'eventlet'):
+    clientsock = execmodel.socket.fromfd(clientsock.fileno(), clientsock.family, clientsock.type)
+clientsock.setsockopt(execmodel.socket.IPPROTO_TCP, execmodel.socket.TCP_NODELAY, 1)
+io = Popen2IO(clientsock.makefile('wb'), clientsock.makefile('rb'), execmodel)
+io.write(b'1')
+serve(io, id={id})
+"""
+
+_shipped: dict[str, str] = {}
+
+
+class GatewayStartError(OSError):
+    """A gateway did not start.
+
+    ``spec`` (str), ``command`` (list of str or None), ``returncode`` (the process's exit status, None
+    where it is not known or it had to be killed) and ``output`` (bytes: what it wrote to stdout
+    instead of the answer) tell more. Its stderr is inherited, so that is where ours goes.
+    """
+
+    spec: str = ""
+    command: list[str] | None = None
+    returncode: int | None = None
+    output: bytes = b""
+
+
+class HostNotFound(GatewayStartError):
+    """The host of a gateway can't be found or reached."""
+
+
+def shipped_text() -> str:
+    """The source of gateway_base without comments and docstrings, its line numbers kept.
+
+    Made once per process.
+    """
+    if "text" not in _shipped:
+        loader: Any = gateway_base.__spec__.loader  # type: ignore[name-defined]
+        _shipped["text"] = strip_source(loader.get_source(gateway_base.__name__))
+    return _shipped["text"]
+
+
+def strip_source(source: str) -> str:
+    """``source`` with its comments blanked and its docstrings replaced by ``0``, line for line."""
+    import io  # lazy: start-up speed
+    import tokenize  # lazy: start-up speed
+
+    lines = source.splitlines()
+    between = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
+    unseen = (tokenize.COMMENT, tokenize.NL)
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    significant = [token for token in tokens if token.type not in unseen]
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for index, token in enumerate(significant):
+        if token.type != tokenize.STRING:
+            continue
+        starts_line = not index or significant[index - 1].type in between
+        if starts_line and significant[index + 1].type == tokenize.NEWLINE:
+            (first, column), (last, end) = token.start, token.end
+            rest = lines[last - 1][end:]
+            lines[first - 1 : last] = [""] * (last - first + 1)
+            lines[first - 1] = source.splitlines()[first - 1][:column] + "0" + rest
+    return "\n".join(lines) + "\n"
+
+
+def sendexec(io: StartIO, *sources: str) -> None:
+    """Send ``sources`` to be executed as one text, before the other side serves messages."""
+    io.write((ascii("\n".join(sources)) + "\n").encode("ascii"))
+
+
+def _packed_text() -> str:
+    if "packed" not in _shipped:
+        import base64  # lazy: start-up speed
+        import zlib  # lazy: start-up speed
+
+        packed = base64.b64encode(zlib.compress(shipped_text().encode("ascii"), 9))
+        _shipped["packed"] = SHIPPED_START.format(text=packed.decode("ascii"), name=SHIPPED_NAME)
+    return _shipped["packed"]
+
+
+def _filled(start: str, spec: XSpec) -> str:
+    return start.format(
+        importdir=ascii(importdir),
+        execmodel=ascii(spec.execmodel or "thread"),
+        id=ascii(f"{spec.id}-worker"),
+    )
+
+
+def _import_text(spec: XSpec) -> str:
+    return _filled(IMPORT_START + POPEN_START, spec)
+
+
+def _exec_text(spec: XSpec) -> str:
+    return _packed_text() + _filled(POPEN_START, spec)
+
+
+def _socket_text(spec: XSpec) -> str:
+    return _packed_text() + _filled(SOCKET_START, spec)
+
+
+def _send(io: StartIO, spec: XSpec, text: str) -> None:
+    try:
+        sendexec(io, text)
+    except OSError:  # a broken pipe is no news: what broke it is
+        raise start_error(io, spec, b"") from None
+
+
+def begin(io: StartIO, spec: XSpec) -> None:
+    """Send the text that fits ``spec``, without waiting for the answer; :func:`finish` does that.
+
+    Raises GatewayStartError or HostNotFound where it can't be sent.
+    """
+    if spec.socket:
+        text = _socket_text(spec)
+    elif spec.popen and not spec.via and not spec.python:
+        text = _import_text(spec)
+    else:
+        text = _exec_text(spec)
+    _send(io, spec, text)
+
+
+def finish(io: StartIO, spec: XSpec) -> Gateway:
+    """Wait for the answer to :func:`begin` and return the gateway.
+
+    Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``, where none comes.
+    """
+    await_answer(io, spec)
+    return Gateway(io, spec)
+
+
+def bootstrap(io: StartIO, spec: XSpec) -> Gateway:
+    """Make a gateway of a started process or connection; nothing is left of it where that fails.
+
+    Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``.
+    """
+    try:
+        begin(io, spec)
+        return finish(io, spec)
+    except BaseException:  # Ctrl-C at a password prompt as well
+        discard(io)
+        raise
+
+
+def bootstrap_import(io: StartIO, spec: XSpec) -> None:
+    """Have a local interpreter import execnet from :data:`importdir` and serve."""
+    _send(io, spec, _import_text(spec))
+    await_answer(io, spec)
+
+
+def bootstrap_exec(io: StartIO, spec: XSpec) -> None:
+    """Have an interpreter that needs nothing installed execute the shipped text and serve."""
+    _send(io, spec, _exec_text(spec))
+    await_answer(io, spec)
+
+
+def bootstrap_socket(io: StartIO, spec: XSpec) -> None:
+    """As :func:`bootstrap_exec`, on the connection of an ``execnet.script.socketserver``."""
+    _send(io, spec, _socket_text(spec))
+    await_answer(io, spec)
+
+
+def await_answer(io: StartIO, spec: XSpec) -> None:
+    """Wait for the other side's first byte, without a deadline.
+
+    Raises GatewayStartError or HostNotFound where it is another one or none.
+    """
+    wait = getattr(io, "await_answer", None)
+    try:
+        answer = wait() if wait else io.read(1)
+    except EOFError:
+        answer = b""
+    except OSError as error:
+        discard(io)
+        from execnet.gateway_io import named_error  # lazy: start-up speed
+
+        raise named_error(error, spec, _shown(_command(io))) from None
+    if answer != ANSWER:
+        raise start_error(io, spec, answer)
+
+
+def discard(io: StartIO) -> None:
+    """End process and pipes, or connection, at once; harmless where they have ended."""
+    for method in ("kill", "abandon"):
+        end = getattr(io, method, None)
+        if end:
+            end()
+
+
+def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
+    """End what failed to start, and the error that tells spec, command, exit status and output."""
+    output, returncode = _last_words(io)
+    output = answer + output
+    unreachable = returncode == 255 and (spec.ssh or spec.vagrant_ssh)
+    error_class = HostNotFound if unreachable else GatewayStartError
+    command = _command(io)
+    reasons = [_what_happened(spec, returncode, command, bool(output))]
+    if output:
+        reasons.append(f"it wrote {output[:2000].decode('utf-8', 'backslashreplace')!r}")
+    if not spec.socket:
+        reasons.append("its stderr went to where ours goes")
+    host = f"{unreachable}: " if unreachable else ""
+    error = error_class(f"{host}gateway {str(spec)!r} did not start: {'; '.join(reasons)}")
+    error.spec, error.command = str(spec), command
+    error.returncode, error.output = returncode, output
+    return error
+
+
+def _last_words(io: StartIO) -> tuple[bytes, int | None]:
+    abandon = getattr(io, "abandon", None)
+    if abandon:
+        words: tuple[bytes, int | None] = abandon()
+        return words
+    wait = getattr(io, "wait", None)
+    return b"", wait() if wait else None
+
+
+def _what_happened(
+    spec: XSpec, returncode: int | None, command: list[str] | None, talked: bool
+) -> str:
+    if spec.socket:
+        peer = "what listens there is no execnet socket server" if talked else "no answer"
+        return f"the connection gave {peer}"
+    shown = _shown(command)
+    if returncode is None:
+        return f"{shown} gave no answer and was ended"
+    if returncode < 0:
+        return f"{shown} was killed by {_signal_name(-returncode)} before it answered"
+    hints = {126: " (could not be executed)", 127: " (command not found)"}
+    return f"{shown} exited with status {returncode}{hints.get(returncode, '')} before it answered"
+
+
+def _signal_name(number: int) -> str:
+    import signal  # lazy: start-up speed
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _command(io: StartIO) -> list[str] | None:
+    args = getattr(getattr(io, "popen", io), "args", None)
+    return None if args is None else ["python" if arg is None else str(arg) for arg in args]
+
+
+def _shown(command: list[str] | None) -> str:
+    return "the other side" if command is None else repr(" ".join(command))

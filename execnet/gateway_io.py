@@ -1,0 +1,337 @@
+"""Processes at the other end of two pipes: started here, or on another gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from execnet.gateway_base import Popen2IO
+from execnet.gateway_base import RemoteError
+from execnet.gateway_base import TimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
+
+    from execnet.gateway import Gateway
+    from execnet.gateway_base import Channel
+    from execnet.gateway_base import ExecModel
+    from execnet.xspec import XSpec
+
+# What a started interpreter is told to run: it evaluates one line and executes what that gives.
+popen_bootstrapline = "import sys;exec(eval(sys.stdin.readline()))"
+
+LAST_WORDS = 0.5  # seconds a process that failed to start has for ending and for its output
+LAST_WORDS_SIZE = 8192  # bytes of that output worth keeping
+KILL_TIME = 5.0  # seconds after which a killed process is given up on
+
+
+class Popen2IOMaster(Popen2IO):
+    """A process started with ``args``, its stdin and stdout for us, stderr inherited.
+
+    Raises OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
+    """
+
+    popen: subprocess.Popen[bytes]
+
+    def __init__(self, args: Sequence[str], execmodel: ExecModel) -> None:
+        PIPE = -1  # subprocess.PIPE, the same number for every execution model
+        self.popen = popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE)
+        super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
+
+    def wait(self) -> int | None:
+        """Wait for the process's end and reap it; returns its exit status."""
+        return self.popen.wait()
+
+    def kill(self) -> None:
+        """Kill the process, without waiting; harmless once it has ended."""
+        try:
+            self.popen.kill()
+        except OSError:
+            pass  # ended in this moment
+
+    def await_answer(self) -> bytes:
+        """Wait for the first byte; empty where the process ended or closed its stdout.
+
+        There is no deadline: someone may be typing a password. But a process that has ended
+        does not keep us waiting, even where a child of its holds the pipe open.
+        """
+        if not self._can_poll():
+            return self.infile.read(1)
+        while not self._readable(0.2):
+            if self.popen.poll() is not None and not self._readable(LAST_WORDS):
+                return b""
+        return os.read(self.infile.fileno(), 1)
+
+    def abandon(self) -> tuple[bytes, int | None]:
+        """End a process that failed to start: returns the rest of its output and its exit status.
+
+        It is given LAST_WORDS seconds to end by itself; None for the status if it had to be killed.
+        Closes both pipes.
+        """
+        if self.infile.closed:
+            return b"", self.popen.returncode
+        deadline = time.monotonic() + LAST_WORDS
+        output = self._last_words(deadline)
+        returncode = self._ended(max(0.0, deadline - time.monotonic()))
+        if returncode is None:
+            self.kill()
+            self._ended(KILL_TIME)
+        self._close()
+        return output, returncode
+
+    def _ended(self, timeout: float) -> int | None:
+        import subprocess  # lazy: start-up speed
+
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _close(self) -> None:
+        for stream in (self.outfile, self.infile):
+            try:
+                stream.close()
+            except OSError:
+                pass  # what could not be flushed is lost with the process
+
+    def _last_words(self, deadline: float) -> bytes:
+        output = b""
+        while self._can_poll() and len(output) < LAST_WORDS_SIZE:
+            if not self._readable(max(0.0, deadline - time.monotonic())):
+                break
+            chunk = os.read(self.infile.fileno(), LAST_WORDS_SIZE)
+            if not chunk:
+                break
+            output += chunk
+        return output
+
+    def _can_poll(self) -> bool:
+        import select  # lazy: start-up speed
+
+        return hasattr(select, "poll")
+
+    def _readable(self, timeout: float) -> bool:
+        import select  # lazy: start-up speed
+
+        poll = select.poll()
+        poll.register(self.infile.fileno(), select.POLLIN)
+        if self.execmodel.backend in ("thread", "main_thread_only"):
+            return bool(poll.poll(timeout * 1000))
+        # A green thread must not block the others: it looks, and lets them run in between.
+        deadline = time.monotonic() + timeout
+        while not poll.poll(0):
+            if time.monotonic() > deadline:
+                return False
+            self.execmodel.sleep(0.005)
+        return True
+
+
+class ProxyIO:
+    """A process that another gateway has started for us (``via``), its bytes carried by channels.
+
+    ``proxy_channel`` is a running ``execnet.script.proxy``, :meth:`start` tells it what to run.
+    """
+
+    remoteaddress: str
+
+    def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
+        self.execmodel = execmodel
+        self.returncode: int | None = None
+        self.args: list[str | None] = []
+        self._proxy = proxy_channel
+        self._data = proxy_channel.gateway.newchannel()
+        self._control = proxy_channel.gateway.newchannel()
+        self._buffer = b""
+
+    def __repr__(self) -> str:
+        return f"<ProxyIO via {self._proxy.gateway.id!r}>"
+
+    def start(self, args: Sequence[str | None]) -> None:
+        """Have the process started; None as ``args[0]`` is the proxying interpreter itself."""
+        self.args = list(args)
+        self._proxy.send((self.args, self._data, self._control))
+
+    def read(self, numbytes: int) -> bytes:
+        """Exactly ``numbytes`` bytes; raises EOFError where the process or its gateway ended."""
+        chunks, missing = [self._buffer], numbytes - len(self._buffer)
+        while missing > 0:
+            try:
+                chunk = self._receive(None)
+            except (EOFError, OSError, RemoteError) as error:
+                self._buffer = b"".join(chunks)
+                raise EOFError(f"expected {numbytes} bytes, got {numbytes - missing}") from error
+            chunks.append(chunk)
+            missing -= len(chunk)
+        received = b"".join(chunks)
+        self._buffer = received[numbytes:]
+        return received[:numbytes]
+
+    def write(self, data: bytes) -> None:
+        """Write all of ``data``; raises OSError where the process or its gateway ended."""
+        if data:
+            self._data.send(data)
+
+    def close_read(self) -> None:
+        """Nothing more will be read."""
+        self._data.close()
+
+    def close_write(self) -> None:
+        """Close the process's stdin."""
+        try:
+            self._data.send(b"")
+        except OSError:
+            pass  # closed already, or the proxying gateway is gone
+
+    def wait(self) -> int | None:
+        """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
+        return self._status(None)
+
+    def kill(self) -> None:
+        """Have the process killed, without waiting; harmless once it has ended."""
+        try:
+            self._control.send("kill")
+        except OSError:
+            pass  # ended, or the proxying gateway is gone
+
+    def await_answer(self) -> bytes:
+        """Wait for the process's first byte; empty where it ended.
+
+        Raises OSError where the proxying gateway could not start it.
+        """
+        try:
+            started = self._proxy.receive()
+        except (EOFError, RemoteError) as error:
+            raise OSError(f"proxying on gateway {self._proxy.gateway.id!r} failed: {error}") from None
+        if isinstance(started, tuple):
+            raise OSError(*started)
+        try:
+            return self.read(1)
+        except EOFError:
+            return b""
+
+    def abandon(self) -> tuple[bytes, int | None]:
+        """As Popen2IOMaster.abandon."""
+        deadline = time.monotonic() + LAST_WORDS
+        output = self._last_words(deadline)
+        returncode = self._status(max(0.0, deadline - time.monotonic()))
+        if returncode is None:
+            self.kill()
+            self._status(KILL_TIME)
+        self._data.close()
+        self._control.close()
+        return output, returncode
+
+    def _last_words(self, deadline: float) -> bytes:
+        output = self._buffer
+        while len(output) < LAST_WORDS_SIZE:
+            try:
+                output += self._receive(max(0.0, deadline - time.monotonic()))
+            except (EOFError, TimeoutError, RemoteError):
+                break
+        return output
+
+    def _receive(self, timeout: float | None) -> bytes:
+        chunk: bytes | str = self._data.receive(timeout)
+        # A Python 2 proxy sends its str, which reads as latin-1 text by default.
+        return chunk.encode("latin-1") if isinstance(chunk, str) else chunk
+
+    def _status(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            try:
+                self.returncode = self._control.receive(timeout)
+            except (EOFError, OSError, RemoteError):
+                return None
+        return self.returncode
+
+
+def shell_split_path(path: str) -> list[str]:
+    """Split ``path`` as a shell would; backslashes are kept on Windows."""
+    import shlex  # lazy: start-up speed
+
+    return shlex.split(path.replace("\\", "\\\\") if os.name == "nt" else path)
+
+
+def popen_args(spec: XSpec) -> list[str]:
+    """The command of a local interpreter."""
+    python = shell_split_path(spec.python) if spec.python else [sys.executable]
+    no_bytecode = ["-B"] if spec.dont_write_bytecode else []
+    return [*python, "-u", *no_bytecode, "-c", popen_bootstrapline]
+
+
+def ssh_args(spec: XSpec) -> list[str]:
+    """The command of an interpreter behind ``ssh``."""
+    assert spec.ssh is not None
+    return ["ssh", "-C", *_config(spec), *spec.ssh.split(), _remote_command(spec)]
+
+
+def vagrant_ssh_args(spec: XSpec) -> list[str]:
+    """The command of an interpreter behind ``vagrant ssh``."""
+    assert spec.vagrant_ssh is not None
+    return ["vagrant", "ssh", spec.vagrant_ssh, "--", "-C", *_config(spec), _remote_command(spec)]
+
+
+def _config(spec: XSpec) -> list[str]:
+    return ["-F", spec.ssh_config] if spec.ssh_config else []
+
+
+def _remote_command(spec: XSpec) -> str:
+    return f'{spec.python or "python"} -c "{popen_bootstrapline}"'
+
+
+def _command(spec: XSpec) -> list[str]:
+    if spec.ssh:
+        return ssh_args(spec)
+    if spec.vagrant_ssh:
+        return vagrant_ssh_args(spec)
+    return popen_args(spec)
+
+
+def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
+    """Start the process of a popen, ssh or vagrant_ssh spec.
+
+    Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
+    """
+    args = _command(spec)
+    try:
+        io = Popen2IOMaster(args, execmodel)
+    except OSError as error:
+        raise named_error(error, spec, args) from None
+    _set_remoteaddress(io, spec)
+    return io
+
+
+def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> ProxyIO:
+    """Start the process of a spec on ``gateway``, without waiting for the answer.
+
+    Raises ValueError for a spec that starts no process, OSError where ``gateway`` is gone.
+    """
+    if spec.socket:
+        raise ValueError(f"a socket gateway can't go through via: {str(spec)!r}")
+    from execnet.script import proxy  # lazy: start-up speed
+
+    args: list[str | None] = [*_command(spec)]
+    if spec.popen and not spec.python:
+        args[0] = None  # the interpreter there, not the path of ours
+    io = ProxyIO(gateway.remote_exec(proxy), execmodel)
+    io.start(args)
+    _set_remoteaddress(io, spec)
+    return io
+
+
+def _set_remoteaddress(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
+    address = spec.ssh or spec.vagrant_ssh
+    if address:
+        io.remoteaddress = address
+
+
+def named_error(error: OSError, spec: XSpec, command: object) -> OSError:
+    """An error of the same class which names spec and command as well."""
+    if error.errno is None:
+        return type(error)(f"{error} (gateway {str(spec)!r}, {command})")
+    reason = f"{error.strerror} (gateway {str(spec)!r}, {command})"
+    if error.filename is None:
+        return OSError(error.errno, reason)
+    return OSError(error.errno, reason, error.filename)

@@ -1,0 +1,153 @@
+"""Sockets instead of pipes: connecting to an ``execnet.script.socketserver``."""
+
+from __future__ import annotations
+
+import time
+
+from execnet.gateway_bootstrap import HostNotFound
+from execnet.gateway_io import LAST_WORDS
+from execnet.gateway_io import LAST_WORDS_SIZE
+from execnet.gateway_io import named_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from execnet.gateway import Gateway
+    from execnet.gateway_base import ExecModel
+    from execnet.multi import Group
+    from execnet.xspec import XSpec
+
+
+class SocketIO:
+    """Bytes over a connected TCP socket."""
+
+    remoteaddress: str
+
+    def __init__(self, sock: socket.socket, execmodel: ExecModel) -> None:
+        self.sock = sock
+        self.execmodel = execmodel
+        self._ends_open = {"read", "write"}
+        socket = execmodel.socket
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # no TCP socket: nothing to hurry up
+
+    def read(self, numbytes: int) -> bytes:
+        """Exactly ``numbytes`` bytes; raises EOFError where they end before."""
+        received = bytearray()
+        while len(received) < numbytes:
+            chunk = self.sock.recv(numbytes - len(received))
+            if not chunk:
+                raise EOFError(f"expected {numbytes} bytes, got {len(received)}")
+            received += chunk
+        return bytes(received)
+
+    def write(self, data: bytes) -> None:
+        """Write all of ``data``; raises OSError where the connection is gone."""
+        self.sock.sendall(data)
+
+    def descriptors(self) -> tuple[int, int] | None:
+        """The file descriptors to read and to write, None once closed."""
+        number = self.sock.fileno()
+        return None if number < 0 else (number, number)
+
+    def close_read(self) -> None:
+        """Nothing more will be read."""
+        self._shut("read")
+
+    def close_write(self) -> None:
+        """Nothing more will be written: the other side reads the end."""
+        self._shut("write")
+
+    def wait(self) -> None:
+        """There is no process of ours to wait for."""
+
+    def kill(self) -> None:
+        """Cut the connection, in both directions."""
+        try:
+            self.sock.shutdown(self.execmodel.socket.SHUT_RDWR)
+        except OSError:
+            pass  # cut already
+
+    def await_answer(self) -> bytes:
+        """Wait for the first byte; empty where the connection ended."""
+        return self.sock.recv(1)
+
+    def abandon(self) -> tuple[bytes, None]:
+        """Close a connection that failed to start; returns what still came, within LAST_WORDS."""
+        deadline = time.monotonic() + LAST_WORDS
+        output = b""
+        try:
+            while len(output) < LAST_WORDS_SIZE:
+                self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+                chunk = self.sock.recv(LAST_WORDS_SIZE)
+                if not chunk:
+                    break
+                output += chunk
+        except OSError:
+            pass  # the time is over, or the connection
+        self.kill()
+        self.sock.close()
+        return output, None
+
+    def _shut(self, end: str) -> None:
+        socket = self.execmodel.socket
+        try:
+            self.sock.shutdown(socket.SHUT_RD if end == "read" else socket.SHUT_WR)
+        except OSError:
+            pass  # the other side was faster
+        self._ends_open.discard(end)
+        if not self._ends_open:
+            self.sock.close()
+
+
+def start_via(
+    gateway: Gateway, hostport: tuple[str, int] | None = None
+) -> tuple[str, int]:
+    """Start a socket server for one connection on ``gateway``; returns its (host, port).
+
+    It listens on ``hostport``, by default on a free port of its "localhost".
+    """
+    from execnet.script import socketserver  # lazy: start-up speed
+
+    host, port = ("localhost", 0) if hostport is None else hostport
+    channel = gateway.remote_exec(socketserver)
+    channel.send((host, port))
+    realhost, realport = channel.receive()
+    return ("localhost" if realhost in ("", "0.0.0.0", "::") else realhost), realport
+
+
+def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
+    """Connect to the socket server of ``spec``, one started on ``installvia`` if given.
+
+    Raises ValueError for an address that is no ``host:port``, HostNotFound for an unknown
+    host, another OSError naming ``spec`` where the connection fails.
+    """
+    if spec.installvia:
+        host, port = start_via(group[spec.installvia])
+    else:
+        host, port = _address(spec)
+    sock = _connect(host, port, spec, execmodel)
+    io = SocketIO(sock, execmodel)
+    io.remoteaddress = f"{host}:{port}"
+    return io
+
+
+def _address(spec: XSpec) -> tuple[str, int]:
+    host, colon, port = str(spec.socket).rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"socket= needs host:port: {str(spec)!r}")
+    return host, int(port)
+
+
+def _connect(host: str, port: int, spec: XSpec, execmodel: ExecModel) -> socket.socket:
+    socket = execmodel.socket
+    try:
+        sock: socket.socket = socket.create_connection((host.strip("[]"), port))
+    except socket.gaierror as error:
+        raise HostNotFound(f"{host}: {error.strerror} (gateway {str(spec)!r})") from None
+    except OSError as error:
+        raise named_error(error, spec, f"connecting to {host}:{port}") from None
+    return sock

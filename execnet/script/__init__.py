@@ -1,0 +1,1 @@
+"""Programs run on the far side, or beside it."""
