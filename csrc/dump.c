@@ -1,0 +1,694 @@
+/* The value writer: one pass over the value into one growing buffer.
+
+   Only the branch for channels and the texts of errors run Python code; the containers on the way down are
+   kept alive through it, and lists are asked for their size at each step. An error is noted where it is found
+   and gets its path while the containers are left, innermost first. */
+#include "core.h"
+
+/* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the str, where
+   CPython caches it: repeated sends of the same text are then a memcpy. */
+enum { CACHED_UTF8_LONGEST = 4 * 1024 * 1024 };
+
+/* Subscripts in error texts are cut to this many characters. */
+enum { SUBSCRIPT_LONGEST = 60 };
+
+typedef struct {
+    CodecObject *codec;
+    DumpBuffer *out;
+    int depth;
+    /* What can't be serialized, when that is why writing failed; otherwise an exception is set. */
+    PyTypeObject *bad_type;
+    const char *reason; /* beyond the type, or NULL */
+    bool without_path;
+    PyObject *path; /* list of subscripts, innermost first, or NULL */
+} Writer;
+
+static int write_value(Writer *writer, PyObject *value);
+
+/* ---- the buffer ---- */
+
+static void
+buffer_init(DumpBuffer *buffer)
+{
+    buffer->start = buffer->pos = buffer->inline_bytes;
+    buffer->end = buffer->inline_bytes + DUMP_INLINE_BYTES;
+    buffer->owner = NULL;
+    buffer->big = NULL;
+    buffer->big_data = NULL;
+    buffer->big_size = 0;
+}
+
+void
+dump_release(DumpBuffer *buffer)
+{
+    Py_CLEAR(buffer->owner);
+    Py_CLEAR(buffer->big);
+}
+
+static int
+buffer_grow(DumpBuffer *buffer, Py_ssize_t more)
+{
+    Py_ssize_t used = buffer->pos - buffer->start;
+    Py_ssize_t capacity = buffer->end - buffer->start;
+
+    if (more > PY_SSIZE_T_MAX / 2 - used) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    /* A little more than asked for: the few bytes that follow a large piece shall not copy it. */
+    Py_ssize_t wanted = Py_MAX(used + more + 32, capacity < PY_SSIZE_T_MAX / 4 ? capacity * 2 : 0);
+    if (buffer->owner == NULL) {
+        buffer->owner = PyBytes_FromStringAndSize(NULL, wanted);
+        if (buffer->owner != NULL) {
+            memcpy(PyBytes_AS_STRING(buffer->owner), buffer->start, (size_t)used);
+        }
+    } else {
+        (void)_PyBytes_Resize(&buffer->owner, wanted);
+    }
+    if (buffer->owner == NULL) {
+        buffer_init(buffer);
+        return -1;
+    }
+    buffer->start = PyBytes_AS_STRING(buffer->owner);
+    buffer->pos = buffer->start + used;
+    buffer->end = buffer->start + wanted;
+    return 0;
+}
+
+/* Room for `count` bytes, to be filled by the caller; NULL with MemoryError. */
+static inline char *
+buffer_take(DumpBuffer *buffer, Py_ssize_t count)
+{
+    if (buffer->end - buffer->pos < count && buffer_grow(buffer, count) < 0) {
+        return NULL;
+    }
+    char *at = buffer->pos;
+    buffer->pos += count;
+    return at;
+}
+
+/* ---- errors ---- */
+
+static int
+fail(Writer *writer, PyObject *value, const char *reason)
+{
+    writer->bad_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(value));
+    writer->reason = reason;
+    return -1;
+}
+
+static bool
+has_short_repr(PyObject *key)
+{
+    PyTypeObject *type = Py_TYPE(key);
+
+    return key == Py_None || type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type ||
+           type == &PyFloat_Type || type == &PyComplex_Type || type == &PyBool_Type;
+}
+
+static PyObject *
+subscript_text(PyObject *key)
+{
+    PyObject *text = NULL;
+
+    if (has_short_repr(key)) {
+        text = PyObject_Repr(key);
+        if (text == NULL) {
+            /* An int beyond the interpreter's digit limit. */
+            if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
+                return NULL;
+            }
+            PyErr_Clear();
+        }
+    }
+    if (text == NULL) {
+        text = PyObject_Repr((PyObject *)Py_TYPE(key));
+    }
+    if (text == NULL || PyUnicode_GET_LENGTH(text) <= SUBSCRIPT_LONGEST) {
+        return text;
+    }
+    Py_SETREF(text, PyUnicode_Substring(text, 0, SUBSCRIPT_LONGEST - 3));
+    if (text != NULL) {
+        Py_SETREF(text, PyUnicode_FromFormat("%U...", text));
+    }
+    return text;
+}
+
+/* A container is left because of a bad value in it: note the step that led there, given as its text. Steals
+   `step`, which is NULL where making it failed. */
+static void
+note_step(Writer *writer, PyObject *step)
+{
+    if (step == NULL) {
+        goto failed;
+    }
+    if (writer->path == NULL) {
+        writer->path = PyList_New(0);
+        if (writer->path == NULL) {
+            goto failed;
+        }
+    }
+    if (PyList_Append(writer->path, step) < 0) {
+        goto failed;
+    }
+    Py_DECREF(step);
+    return;
+failed:
+    /* The exception of the moment takes the place of the DumpError. */
+    Py_XDECREF(step);
+    Py_CLEAR(writer->bad_type);
+}
+
+static inline bool
+wants_step(const Writer *writer)
+{
+    return writer->bad_type != NULL && !writer->without_path;
+}
+
+static void
+note_index(Writer *writer, Py_ssize_t index)
+{
+    if (wants_step(writer)) {
+        note_step(writer, PyUnicode_FromFormat("[%zd]", index));
+    }
+}
+
+static void
+note_key(Writer *writer, PyObject *key)
+{
+    if (wants_step(writer)) {
+        PyObject *text = subscript_text(key);
+        note_step(writer, text == NULL ? NULL : PyUnicode_FromFormat("[%U]", text));
+        Py_XDECREF(text);
+    }
+}
+
+static void
+note_name(Writer *writer, const char *name)
+{
+    if (wants_step(writer)) {
+        note_step(writer, PyUnicode_FromString(name));
+    }
+}
+
+static PyObject *
+path_text(Writer *writer)
+{
+    if (writer->path == NULL) {
+        return PyUnicode_FromString("");
+    }
+    PyObject *text = NULL;
+    PyObject *empty = PyUnicode_FromString("");
+    if (empty != NULL && PyList_Reverse(writer->path) == 0) {
+        text = PyUnicode_Join(empty, writer->path);
+    }
+    if (text != NULL) {
+        Py_SETREF(text, PyUnicode_FromFormat(" at %U", text));
+    }
+    Py_XDECREF(empty);
+    return text;
+}
+
+/* Turn what was noted into the exception. */
+static void
+raise_noted(Writer *writer)
+{
+    if (writer->bad_type != NULL) {
+        PyObject *path = path_text(writer);
+        if (path != NULL) {
+            PyErr_Format(writer->codec->dump_error, "can't serialize %R%U%s%s",
+                         (PyObject *)writer->bad_type, path, writer->reason == NULL ? "" : ": ",
+                         writer->reason == NULL ? "" : writer->reason);
+            Py_DECREF(path);
+        }
+    }
+    Py_CLEAR(writer->bad_type);
+    Py_CLEAR(writer->path);
+}
+
+/* ---- scalars ---- */
+
+static inline int
+write_opcode(Writer *writer, char opcode)
+{
+    char *to = buffer_take(writer->out, 1);
+    if (to == NULL) {
+        return -1;
+    }
+    *to = opcode;
+    return 0;
+}
+
+static inline int
+write_int4(Writer *writer, char opcode, int32_t operand)
+{
+    char *to = buffer_take(writer->out, 5);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = opcode;
+    wire_put_int4(to + 1, operand);
+    return 0;
+}
+
+static inline int
+write_sized(Writer *writer, PyObject *value, char opcode, const char *data, Py_ssize_t size)
+{
+    if (size > INT32_MAX) {
+        return fail(writer, value, "too large");
+    }
+    char *to = buffer_take(writer->out, 5 + size);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = opcode;
+    wire_put_int4(to + 1, (int32_t)size);
+    memcpy(to + 5, data, (size_t)size);
+    return 0;
+}
+
+static int
+write_huge_int(Writer *writer, PyObject *value)
+{
+    PyObject *convert = PyDict_GetItemString(writer->codec->names, "digits_of_int");
+    if (convert == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack digits_of_int");
+        return -1;
+    }
+    PyObject *digits = PyObject_CallOneArg(convert, value);
+    if (digits == NULL) {
+        return -1;
+    }
+    int result = -1;
+    if (PyBytes_CheckExact(digits)) {
+        result = write_sized(writer, value, OP_LONGINT, PyBytes_AS_STRING(digits),
+                             PyBytes_GET_SIZE(digits));
+    } else {
+        PyErr_Format(PyExc_TypeError, "digits_of_int gave %R, not bytes", digits);
+    }
+    Py_DECREF(digits);
+    return result;
+}
+
+static int
+write_large_int(Writer *writer, PyObject *value)
+{
+    char text[BIGINT_TEXT];
+    int length = bigint_format(value, text);
+
+    if (length == 0) {
+        return write_huge_int(writer, value);
+    }
+    return write_sized(writer, value, OP_LONGINT, text, length);
+}
+
+static inline int
+write_int(Writer *writer, PyObject *value)
+{
+    int overflow;
+    long number = PyLong_AsLongAndOverflow(value, &overflow);
+
+    if (overflow != 0 || number < INT32_MIN || number > INT32_MAX) {
+        return write_large_int(writer, value);
+    }
+    return write_int4(writer, OP_INT, (int32_t)number);
+}
+
+static void
+put_double(char *to, double number)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &number, sizeof bits);
+    for (int i = 0; i < 8; i++) {
+        to[i] = (char)(bits >> (56 - 8 * i));
+    }
+}
+
+static inline int
+write_float(Writer *writer, PyObject *value)
+{
+    char *to = buffer_take(writer->out, 9);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = OP_FLOAT;
+    put_double(to + 1, PyFloat_AS_DOUBLE(value));
+    return 0;
+}
+
+static int
+write_complex(Writer *writer, PyObject *value)
+{
+    char *to = buffer_take(writer->out, 17);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = OP_COMPLEX;
+    put_double(to + 1, PyComplex_RealAsDouble(value));
+    put_double(to + 9, PyComplex_ImagAsDouble(value));
+    return 0;
+}
+
+/* A text without UTF-8 form (a lone surrogate) is the value's fault, all else is an exception of its own. */
+static int
+text_failed(Writer *writer, PyObject *value)
+{
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return fail(writer, value, "strings must be utf-8 encodable");
+}
+
+static int
+write_other_text(Writer *writer, PyObject *value)
+{
+    if (PyUnicode_GetLength(value) <= CACHED_UTF8_LONGEST) {
+        Py_ssize_t size;
+        const char *data = PyUnicode_AsUTF8AndSize(value, &size);
+        return data == NULL ? text_failed(writer, value)
+                            : write_sized(writer, value, OP_PY3STRING, data, size);
+    }
+    PyObject *utf8 = PyUnicode_AsUTF8String(value);
+    if (utf8 == NULL) {
+        return text_failed(writer, value);
+    }
+    int result = write_sized(writer, value, OP_PY3STRING, PyBytes_AS_STRING(utf8),
+                             PyBytes_GET_SIZE(utf8));
+    Py_DECREF(utf8);
+    return result;
+}
+
+static inline int
+write_text(Writer *writer, PyObject *value)
+{
+    if (PyUnicode_IS_COMPACT_ASCII(value)) {
+        return write_sized(writer, value, OP_PY3STRING, (const char *)PyUnicode_DATA(value),
+                           PyUnicode_GET_LENGTH(value));
+    }
+    return write_other_text(writer, value);
+}
+
+/* ---- containers and channels ---- */
+
+static int
+write_list(Writer *writer, PyObject *list)
+{
+    Py_ssize_t size = PyList_GET_SIZE(list);
+
+    if (size > INT32_MAX) {
+        return fail(writer, list, "too large");
+    }
+    if (write_int4(writer, OP_NEWLIST, (int32_t)size) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (write_int4(writer, OP_INT, (int32_t)i) < 0) {
+            return -1;
+        }
+        if (i >= PyList_GET_SIZE(list)) {
+            PyErr_SetString(PyExc_RuntimeError, "list changed size while it was serialized");
+            return -1;
+        }
+        if (write_value(writer, PyList_GET_ITEM(list, i)) < 0) {
+            note_index(writer, i);
+            return -1;
+        }
+        if (write_opcode(writer, OP_SETITEM) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+write_tuple(Writer *writer, PyObject *tuple)
+{
+    Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+
+    if (size > INT32_MAX) {
+        return fail(writer, tuple, "too large");
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (write_value(writer, PyTuple_GET_ITEM(tuple, i)) < 0) {
+            note_index(writer, i);
+            return -1;
+        }
+    }
+    return write_int4(writer, OP_BUILDTUPLE, (int32_t)size);
+}
+
+static int
+write_pair(Writer *writer, PyObject *key, PyObject *value)
+{
+    if (write_value(writer, key) < 0) {
+        note_name(writer, "<key>");
+        return -1;
+    }
+    if (write_value(writer, value) < 0) {
+        note_key(writer, key);
+        return -1;
+    }
+    return write_opcode(writer, OP_SETITEM);
+}
+
+static int
+write_dict(Writer *writer, PyObject *dict)
+{
+    PyObject *key;
+    PyObject *value;
+    Py_ssize_t position = 0;
+    Py_ssize_t size = PyDict_GET_SIZE(dict);
+
+    if (write_opcode(writer, OP_NEWDICT) < 0) {
+        return -1;
+    }
+    while (PyDict_Next(dict, &position, &key, &value)) {
+        Py_INCREF(key);
+        Py_INCREF(value);
+        int result = write_pair(writer, key, value);
+        Py_DECREF(key);
+        Py_DECREF(value);
+        if (result < 0) {
+            return -1;
+        }
+        if (PyDict_GET_SIZE(dict) != size) {
+            PyErr_SetString(PyExc_RuntimeError, "dict changed size while it was serialized");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+write_set(Writer *writer, PyObject *set, char opcode)
+{
+    PyObject *iterator = PyObject_GetIter(set);
+    if (iterator == NULL) {
+        return -1;
+    }
+    Py_ssize_t count = 0;
+    PyObject *member;
+    int result = 0;
+
+    while (result == 0 && (member = PyIter_Next(iterator)) != NULL) {
+        result = write_value(writer, member);
+        if (result < 0) {
+            note_name(writer, "<element>");
+        }
+        Py_DECREF(member);
+        count++;
+    }
+    Py_DECREF(iterator);
+    if (result < 0 || PyErr_Occurred()) {
+        return -1;
+    }
+    if (count > INT32_MAX) {
+        return fail(writer, set, "too large");
+    }
+    return write_int4(writer, opcode, (int32_t)count);
+}
+
+static int
+write_channel(Writer *writer, PyObject *channel)
+{
+    PyObject *id = PyObject_GetAttr(channel, writer->codec->str_id);
+    if (id == NULL) {
+        return -1;
+    }
+    int overflow = 0;
+    long number = PyLong_Check(id) ? PyLong_AsLongAndOverflow(id, &overflow) : INT32_MAX + 1L;
+    Py_DECREF(id);
+    if (overflow != 0 || number < INT32_MIN || number > INT32_MAX) {
+        return fail(writer, channel, "its id is not an int of 32 bits");
+    }
+    return write_int4(writer, OP_CHANNEL, (int32_t)number);
+}
+
+static int
+write_container(Writer *writer, PyObject *value, PyTypeObject *type)
+{
+    int result;
+
+    if (writer->depth == MAX_DEPTH) {
+        writer->without_path = true;
+        return fail(writer, value, "nested deeper than " Py_STRINGIFY(MAX_DEPTH));
+    }
+    writer->depth++;
+    Py_INCREF(value);
+    if (type == &PyList_Type) {
+        result = write_list(writer, value);
+    } else if (type == &PyDict_Type) {
+        result = write_dict(writer, value);
+    } else if (type == &PyTuple_Type) {
+        result = write_tuple(writer, value);
+    } else {
+        result = write_set(writer, value, type == &PySet_Type ? OP_SET : OP_FROZENSET);
+    }
+    Py_DECREF(value);
+    writer->depth--;
+    return result;
+}
+
+static int
+write_rare(Writer *writer, PyObject *value)
+{
+    if (PyComplex_CheckExact(value)) {
+        return write_complex(writer, value);
+    }
+    if (PyObject_TypeCheck(value, writer->codec->channel_type)) {
+        Py_INCREF(value);
+        int result = write_channel(writer, value);
+        Py_DECREF(value);
+        return result;
+    }
+    return fail(writer, value, NULL);
+}
+
+/* By exact type, the frequent ones first. */
+static int
+write_value(Writer *writer, PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+
+    if (type == &PyUnicode_Type) {
+        return write_text(writer, value);
+    }
+    if (type == &PyLong_Type) {
+        return write_int(writer, value);
+    }
+    if (value == Py_None) {
+        return write_opcode(writer, OP_NONE);
+    }
+    if (type == &PyBool_Type) {
+        return write_opcode(writer, value == Py_True ? OP_TRUE : OP_FALSE);
+    }
+    if (type == &PyFloat_Type) {
+        return write_float(writer, value);
+    }
+    if (type == &PyBytes_Type) {
+        return write_sized(writer, value, OP_BYTES, PyBytes_AS_STRING(value),
+                           PyBytes_GET_SIZE(value));
+    }
+    if (type == &PyList_Type || type == &PyDict_Type || type == &PyTuple_Type ||
+        type == &PySet_Type || type == &PyFrozenSet_Type) {
+        return write_container(writer, value, type);
+    }
+    return write_rare(writer, value);
+}
+
+/* ---- whole values ---- */
+
+static int
+write_whole(CodecObject *codec, PyObject *value, DumpBuffer *out)
+{
+    Writer writer = {.codec = codec, .out = out};
+
+    if (write_value(&writer, value) < 0) {
+        raise_noted(&writer);
+        return -1;
+    }
+    return write_opcode(&writer, OP_STOP);
+}
+
+/* Borrow a large bytes or str instead of copying it: 1 done, 0 not such a value, -1 error. */
+static int
+borrow_big(PyObject *value, DumpBuffer *out)
+{
+    char opcode;
+
+    if (PyBytes_CheckExact(value)) {
+        if (PyBytes_GET_SIZE(value) < DUMP_BIG) {
+            return 0;
+        }
+        opcode = OP_BYTES;
+        out->big = Py_NewRef(value);
+        out->big_data = PyBytes_AS_STRING(value);
+        out->big_size = PyBytes_GET_SIZE(value);
+    } else if (PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
+        if (PyUnicode_GET_LENGTH(value) < DUMP_BIG) {
+            return 0;
+        }
+        opcode = OP_PY3STRING;
+        out->big = Py_NewRef(value);
+        out->big_data = (const char *)PyUnicode_DATA(value);
+        out->big_size = PyUnicode_GET_LENGTH(value);
+    } else {
+        return 0;
+    }
+    if (out->big_size > INT32_MAX) {
+        Py_CLEAR(out->big); /* the writer tells it is too large */
+        return 0;
+    }
+    char *to = buffer_take(out, 5);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = opcode;
+    wire_put_int4(to + 1, (int32_t)out->big_size);
+    return 1;
+}
+
+int
+dump_message(CodecObject *codec, PyObject *value, Py_ssize_t reserve, DumpBuffer *out)
+{
+    assert(reserve >= 0 && reserve <= DUMP_INLINE_BYTES);
+    buffer_init(out);
+    out->pos += reserve;
+    int result = borrow_big(value, out);
+    if (result == 0) {
+        result = write_whole(codec, value, out);
+    }
+    if (result < 0) {
+        dump_release(out);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_t prefix_size)
+{
+    DumpBuffer out;
+    PyObject *bytes = NULL;
+
+    buffer_init(&out);
+    char *to = buffer_take(&out, prefix_size);
+    if (to == NULL) {
+        return NULL;
+    }
+    memcpy(to, prefix, (size_t)prefix_size);
+    if (write_whole(codec, value, &out) == 0) {
+        Py_ssize_t size = out.pos - out.start;
+        if (out.owner == NULL) {
+            bytes = PyBytes_FromStringAndSize(out.start, size);
+        } else {
+            bytes = out.owner;
+            out.owner = NULL;
+            (void)_PyBytes_Resize(&bytes, size);
+        }
+    }
+    dump_release(&out);
+    return bytes;
+}
