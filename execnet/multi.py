@@ -59,9 +59,7 @@ class Group:
 
     defaultspec = "popen"
 
-    def __init__(
-        self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str | ExecModel = "thread"
-    ) -> None:
+    def __init__(self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str | ExecModel = "thread") -> None:
         self._gateways: list[Gateway] = []
         self._gateways_to_join: list[Gateway] = []
         self._autoidcounter = 0
@@ -85,9 +83,7 @@ class Group:
         """The execution model of workers whose spec names none."""
         return self._remote_execmodel
 
-    def set_execmodel(
-        self, execmodel: str | ExecModel, remote_execmodel: str | ExecModel | None = None
-    ) -> None:
+    def set_execmodel(self, execmodel: str | ExecModel, remote_execmodel: str | ExecModel | None = None) -> None:
         """Choose the execution models of this side and of the workers.
 
         ``remote_execmodel`` defaults to ``execmodel``. Raises ValueError for an unknown
@@ -96,9 +92,7 @@ class Group:
         if self._gateways:
             raise ValueError("can not set execution models while the group has gateways")
         self._execmodel = get_execmodel(execmodel)
-        self._remote_execmodel = (
-            self._execmodel if remote_execmodel is None else get_execmodel(remote_execmodel)
-        )
+        self._remote_execmodel = self._execmodel if remote_execmodel is None else get_execmodel(remote_execmodel)
         self._lock = self._execmodel.Lock()
 
     def __repr__(self) -> str:
@@ -146,10 +140,9 @@ class Group:
         with self._lock:
             self._allocate_id(spec)
 
-    def _allocate_id(self, spec: XSpec) -> bool:
-        """With the lock held; tells whether the id was made up here."""
-        automatic = spec.id is None
-        if not automatic:
+    def _allocate_id(self, spec: XSpec) -> str:
+        """With the lock held."""
+        if spec.id is not None:
             gateway_id = spec.id
         elif self._autoids_returned:
             gateway_id = self._autoids_returned.pop(0)
@@ -159,7 +152,7 @@ class Group:
         if gateway_id in self or gateway_id in self._ids_starting:
             raise ValueError(f"already have gateway with id {gateway_id!r}")
         spec.id = gateway_id
-        return automatic
+        return gateway_id
 
     def _register(self, gateway: Gateway) -> None:
         if gateway.id in self:
@@ -189,9 +182,7 @@ class Group:
         finally:
             start.release_id()
 
-    def makegateways(
-        self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None
-    ) -> list[Gateway]:
+    def makegateways(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
         """Start all ``specs`` side by side and return their gateways in the order given.
 
         At most ``max_parallel`` starts are under way at a time (None: all of them). Ids
@@ -244,9 +235,7 @@ class Group:
         try:
             safe_terminate(self._execmodel, deadline.for_next_wait(), pairs)
         finally:
-            self._gateways_to_join = [
-                gateway for gateway in self._gateways_to_join if gateway not in gateways
-            ]
+            self._gateways_to_join = [gateway for gateway in self._gateways_to_join if gateway not in gateways]
         for member in members:
             member.warn_unless_reaped()
 
@@ -281,12 +270,16 @@ class _Start:
         self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
         if self.spec.nice is not None:
             int(self.spec.nice)
+        self.automatic_id = self.spec.id is None
         with group._lock:
-            self.automatic_id = group._allocate_id(self.spec)
-            group._ids_starting.add(self.spec.id)
+            self.id = group._allocate_id(self.spec)
+            group._ids_starting.add(self.id)
         if self.spec.execmodel is None:
             self.spec.execmodel = group.remote_execmodel.backend
         self.io: Any = None
+        # Among several starts: the one that this one goes through, and whether this one is over.
+        self.needed: _Start | None = None
+        self.over = group.execmodel.Event()
 
     @property
     def needs(self) -> str | None:
@@ -294,8 +287,19 @@ class _Start:
         return self.spec.via or self.spec.installvia
 
     def begin(self) -> None:
-        """Start the process or connect, without waiting for the other side to answer."""
+        """Start the process or connect, and tell it what to run, without waiting for its answer."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
         self.io = self._create_io()
+        try:
+            gateway_bootstrap.begin(self.io, self.spec)
+        except BaseException:
+            self.discard()
+            raise
+
+    def can_begin_at_once(self) -> bool:
+        """Whether begin() depends on no other start and does not block."""
+        return self.needed is None and not self.spec.socket
 
     def _create_io(self) -> Any:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
@@ -310,10 +314,14 @@ class _Start:
         raise ValueError(f"no gateway type found for {spec._spec!r}")
 
     def finish(self) -> Gateway:
-        """Wait for the handshake, add the gateway to the group and set it up."""
+        """Wait for the answer, add the gateway to the group and set it up."""
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
-        gateway = gateway_bootstrap.bootstrap(self.io, self.spec)
+        try:
+            gateway = gateway_bootstrap.finish(self.io, self.spec)
+        except BaseException:  # Ctrl-C at a password prompt as well
+            self.discard()
+            raise
         self.group._register(gateway)
         try:
             self._set_up(gateway)
@@ -325,8 +333,9 @@ class _Start:
     def discard(self) -> None:
         """End what was begun."""
         if self.io is not None:
-            self.io.kill()
-            self.io.wait()
+            from execnet import gateway_bootstrap  # lazy: start-up speed
+
+            gateway_bootstrap.discard(self.io)
 
     def _set_up(self, gateway: Gateway) -> None:
         spec = self.spec
@@ -342,9 +351,9 @@ class _Start:
     def release_id(self) -> None:
         """End the reservation of the id; after a failure the spec is as it came."""
         with self.group._lock:
-            self.group._ids_starting.discard(self.spec.id)
-            if self.automatic_id and self.spec.id not in self.group:
-                self.group._autoids_returned.append(self.spec.id)
+            self.group._ids_starting.discard(self.id)
+            if self.automatic_id and self.id not in self.group:
+                self.group._autoids_returned.append(self.id)
                 self.spec.id = None
 
 
@@ -367,7 +376,7 @@ class _Starts:
 
     def _in_order_of_need(self) -> list[_Start]:
         """The starts as given, but each behind the one whose gateway it goes through."""
-        by_id = {start.spec.id: start for start in self.starts}
+        by_id: dict[str | None, _Start] = {start.id: start for start in self.starts}
         ordered: dict[_Start, None] = {}
         for start in self.starts:
             chain = [start]
@@ -386,8 +395,8 @@ class _Starts:
         try:
             if max_parallel is None:
                 for start in self.starts:
-                    if start.needed is None:
-                        self._attempt(start, start.begin)
+                    if start.can_begin_at_once():
+                        self._attempt(start, _Start.begin)
             self._work_in_parallel(max_parallel or len(self.starts))
             if self.failures:
                 self.group._terminate_only(list(self.gateways.values()), ATEXIT_TIMEOUT)
@@ -398,13 +407,11 @@ class _Starts:
 
     def _work_in_parallel(self, workers: int) -> None:
         execmodel = self.group.execmodel
-        for start in self.starts:
-            start.done = execmodel.Event()
         for _ in self.starts[:workers]:
             execmodel.start(self._work)
         try:
             for start in self.starts:
-                start.done.wait()
+                start.over.wait()
         except BaseException:
             self.cancelled = True
             raise
@@ -417,21 +424,21 @@ class _Starts:
                     return
                 start = self.waiting.pop(0)
             try:
-                self._attempt(start, lambda start=start: self._complete(start))
+                self._attempt(start, self._complete)
             finally:
-                start.done.set()
+                start.over.set()
 
-    def _attempt(self, start: _Start, step: Callable[[], None]) -> None:
+    def _attempt(self, start: _Start, step: Callable[[_Start], None]) -> None:
         if start in self.failures:
             return
         try:
-            step()
+            step(start)
         except Exception as exc:  # raised by run(), in the caller's thread
             self.failures[start] = exc
 
     def _complete(self, start: _Start) -> None:
         if start.needed is not None:
-            start.needed.done.wait()
+            start.needed.over.wait()
             if start.needed in self.failures:
                 raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
         if self.cancelled:
@@ -450,7 +457,9 @@ class _Starts:
         for start in failed:
             exc = self.failures[start]
             lines.append(f"{start.spec._spec!r}: {type(exc).__name__}: {exc}")
-        error = OSError("\n".join(lines))
+        from execnet.gateway_bootstrap import GatewayStartError  # lazy: start-up speed
+
+        error = GatewayStartError("\n".join(lines))
         error.__cause__ = self.failures[failed[0]]
         return error
 
@@ -586,9 +595,7 @@ class _Call:
         return True
 
 
-def safe_terminate(
-    execmodel: ExecModel, timeout: float | None, list_of_paired_functions: Sequence[TermKill]
-) -> None:
+def safe_terminate(execmodel: ExecModel, timeout: float | None, list_of_paired_functions: Sequence[TermKill]) -> None:
     """Call each ``termfunc``, and the ``killfunc`` of those not back after ``timeout`` seconds.
 
     The pairs run in parallel. A ``killfunc``, and its ``termfunc`` after it, is awaited for
@@ -645,9 +652,7 @@ class MultiChannel:
             return [(channel, channel.receive()) for channel in self._channels]
         return [channel.receive() for channel in self._channels]
 
-    def make_receive_queue(
-        self, endmarker: object = NO_ENDMARKER_WANTED
-    ) -> Queue[tuple[Channel, Any]]:
+    def make_receive_queue(self, endmarker: object = NO_ENDMARKER_WANTED) -> Queue[tuple[Channel, Any]]:
         """Return the one queue that collects ``(channel, item)`` of every channel.
 
         With an ``endmarker``, the end of each channel puts ``(channel, endmarker)``.
