@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import interpreters, leaks, oracle
+from support import interpreters, leaks, oracle, packages
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
@@ -130,6 +130,25 @@ def other_python(request: pytest.FixtureRequest) -> interpreters.Interpreter:
 def oracle_212() -> oracle.Oracle:
     """Runs programs over execnet 2.1.2."""
     return oracle.Oracle(oracle.folder())
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout to build from."""
+    return packages.copy_checkout(tmp_path_factory.mktemp("sources") / "execnet")
+
+
+@pytest.fixture(scope="session")
+def sdist(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution of the checkout."""
+    return packages.build("sdist", sources, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the checkout, with the C core as this test run has it."""
+    core = "1" if tested_core() == "c" else "0"
+    return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)
 
 
 def _load_portable_twin() -> ModuleType:

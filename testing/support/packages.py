@@ -1,0 +1,73 @@
+"""Wheels and sdists of this checkout, and virtual environments to install them into."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", ".cache", ".tox", ".hypothesis", "build", "dist", "_build", "*.egg-info", "__pycache__", "*.so"
+)
+# Of the test run itself; a package under test is to be found where it is installed, and nowhere else.
+NOT_INHERITED = ("PYTHONPATH", "EXECNET_PURE", "EXECNET_BUILD_CORE", "EXECNET_WERROR", "EXECNET_TEST_CORE")
+SECONDS = 300
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without what says where execnet is and how it is built."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    return {**inherited, **extra}
+
+
+def run(command: list[object], cwd: Path, **extra: str) -> str:
+    """Run `command` in `cwd`; what it wrote to both outputs.
+
+    Raises AssertionError with that when it fails; `extra` are environment variables.
+    """
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment(**extra),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SECONDS,
+    )
+    output = done.stdout.decode(errors="backslashreplace")
+    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{output}"
+    return output
+
+
+def copy_checkout(target: Path) -> Path:
+    """A copy of the sources, so that a build leaves nothing in the checkout."""
+    shutil.copytree(CHECKOUT, target, ignore=NOT_SOURCE, symlinks=True)
+    return target
+
+
+def build(kind: str, source: Path, target: Path, **extra: str) -> Path:
+    """Build the "wheel" or the "sdist" of `source` into the folder `target`."""
+    run([sys.executable, "-m", "build", f"--{kind}", "--outdir", target, source], cwd=target.parent, **extra)
+    (built,) = target.iterdir()
+    return built
+
+
+class Venv:
+    """A virtual environment of its own, with only what is installed into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / "bin" / "python"
+        run([sys.executable, "-m", "venv", folder], cwd=folder.parent)
+
+    def install(self, *requirements: object, **extra: str) -> str:
+        """Install `requirements` with pip; what pip said. `extra` are environment variables."""
+        pip = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
+        return run([*pip, *requirements], cwd=self.folder, **extra)
+
+    def run(self, *arguments: object, cwd: Path | None = None, **extra: str) -> str:
+        """Run this environment's Python with `arguments`; what it wrote."""
+        return run([self.python, *arguments], cwd=cwd or self.folder, **extra)

@@ -1,0 +1,42 @@
+"""A program that writes and reads values with the execnet it can import, asked over its pipes.
+
+Both the oracle's execnet and ours run it, each in its own process with the same hash seed: then sets have the same
+order in both. A request is an operation and its argument, an answer an outcome and its value, all by marshal.
+"""
+
+import marshal
+import sys
+
+
+class Odd:
+    """Something execnet does not serialize."""
+
+
+def answer(operation, argument):
+    import execnet
+
+    if operation == "dumps":
+        return execnet.dumps(argument)
+    if operation == "dumps expression":
+        return execnet.dumps(eval(argument, {"Odd": Odd, "execnet": execnet}))
+    assert operation == "loads", operation
+    data, options = argument
+    return execnet.loads(data, **options)
+
+
+def serve(requests, answers):
+    while True:
+        try:
+            operation, argument = marshal.load(requests)
+        except EOFError:
+            return
+        try:
+            reply = ("value", answer(operation, argument))
+        except Exception as error:  # whatever it is, it is the outcome to compare
+            reply = ("error", (type(error).__name__, str(error)))
+        marshal.dump(reply, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,231 @@
+"""The client that matters most: released pytest-xdist and pytest-cov over our wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import packages, xdistsuite
+from support.processes import wait_until
+from support.socketserver import SocketServer
+from support.sshd import SshServer
+
+pytestmark = pytest.mark.timeout(300)
+
+TESTS_FAILED = 1
+RUN_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> packages.Venv:
+    """An environment with our wheel and the released clients."""
+    venv = packages.Venv(tmp_path_factory.mktemp("client") / "venv")
+    venv.install(wheel, "pytest", "pytest-xdist", "pytest-cov")
+    return venv
+
+
+class Client:
+    """Runs pytest of the environment over the generated suite."""
+
+    def __init__(self, venv: packages.Venv, suite: Path) -> None:
+        self.venv = venv
+        self.suite = suite
+
+    def pytest(self, reports: Path, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+        """One run; `reports` is the file that gets its reports."""
+        return subprocess.run(
+            [str(word) for word in (self.venv.python, "-m", "pytest", "-p", "no:cacheprovider", *arguments)],
+            cwd=cwd or self.suite,
+            env=packages.environment(REPORTS=str(reports)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=RUN_SECONDS,
+        )
+
+    def reports(self, tmp_path: Path, *arguments: object) -> list[list[object]]:
+        """The reports of a run over the whole suite."""
+        path = tmp_path / "reports"
+        done = self.pytest(path, *arguments)
+        assert done.returncode == TESTS_FAILED, done.stdout.decode()[-5000:]
+        return xdistsuite.read_reports(path)
+
+
+@pytest.fixture(scope="module")
+def client(venv: packages.Venv, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(venv, xdistsuite.write(tmp_path_factory.mktemp("suite") / "suite"))
+
+
+@pytest.fixture(scope="module")
+def expected(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
+    """The reports without xdist."""
+    reports = client.reports(tmp_path_factory.mktemp("expected"), "-p", "no:xdist")
+    assert len({report[0] for report in reports}) == xdistsuite.TESTS
+    return reports
+
+
+def test_it_is_our_wheel_that_the_clients_use(venv: packages.Venv) -> None:
+    code = "import execnet; print(execnet.__version__, execnet.gateway_base.core, execnet.__file__)"
+    version, core, path = venv.run("-c", code).split()
+    import execnet
+
+    assert (version, core) == (execnet.__version__, execnet.gateway_base.core)
+    assert Path(path).is_relative_to(venv.folder)
+
+
+@pytest.mark.parametrize("mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal"])
+def test_two_workers_report_what_one_process_reports(
+    client: Client, expected: list[list[object]], tmp_path: Path, mode: str
+) -> None:
+    assert client.reports(tmp_path, "-n", "2", "--dist", mode) == expected
+
+
+def test_dist_each_reports_every_test_from_each_worker(
+    client: Client, expected: list[list[object]], tmp_path: Path
+) -> None:
+    reports = client.reports(tmp_path, "--dist", "each", "--tx", "2*popen")
+    assert reports == sorted(expected + expected, key=repr)
+
+
+def test_tx_popen(client: Client, expected: list[list[object]], tmp_path: Path) -> None:
+    assert client.reports(tmp_path, "--dist", "load", "--tx", "2*popen//env:X=1") == expected
+
+
+def test_tx_via(client: Client, expected: list[list[object]], tmp_path: Path) -> None:
+    via = ["--px", "popen//id=proxy//execmodel=thread", "--tx", "2*popen//via=proxy"]
+    assert client.reports(tmp_path, "--dist", "load", *via) == expected
+
+
+@pytest.fixture
+def two_socket_servers(venv: packages.Venv) -> Iterator[list[SocketServer]]:
+    servers = [SocketServer(str(venv.python)) for _ in range(2)]
+    yield servers
+    for server in servers:
+        server.close()
+
+
+def rooted(reports: list[list[object]]) -> list[list[object]]:
+    """Reports without what tells the folder the suite was copied to: the tracebacks' text."""
+    return sorted(([*report[:4], report[6]] for report in reports), key=repr)
+
+
+def test_tx_socket_with_rsyncdir(
+    client: Client,
+    expected: list[list[object]],
+    two_socket_servers: list[SocketServer],
+    tmp_path: Path,
+) -> None:
+    tx = []
+    for number, server in enumerate(two_socket_servers):
+        tx += ["--tx", server.spec(chdir=tmp_path / f"worker{number}")]
+    reports = client.reports(tmp_path, "--dist", "load", *tx, "--rsyncdir", client.suite, client.suite)
+    assert rooted(reports) == rooted(expected)
+
+
+def test_tx_ssh_with_rsyncdir(
+    client: Client, expected: list[list[object]], ssh_server: SshServer, tmp_path: Path
+) -> None:
+    tx = []
+    for number in range(2):
+        tx += ["--tx", ssh_server.spec(python=client.venv.python, chdir=tmp_path / f"worker{number}")]
+    reports = client.reports(tmp_path, "--dist", "load", *tx, "--rsyncdir", client.suite, client.suite)
+    assert rooted(reports) == rooted(expected)
+    copies = [tmp_path / f"worker{number}" / client.suite.name / "test_0.py" for number in range(2)]
+    assert all(copy.exists() for copy in copies)
+
+
+CRASHING = """
+import os, pytest
+
+@pytest.mark.parametrize("index", range(20))
+def test_fine(index):
+    pass
+
+def test_crash():
+    os._exit(3)
+
+@pytest.mark.parametrize("index", range(20))
+def test_fine_too(index):
+    pass
+"""
+
+
+def test_a_crashed_worker_is_reported_and_replaced(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "test_crash.py").write_text(CRASHING)
+    done = client.pytest(tmp_path / "reports", "-n", "2", "-v", tmp_path, cwd=tmp_path)
+    output = done.stdout.decode()
+    assert done.returncode == TESTS_FAILED, output
+    assert re.search(r"worker 'gw\d' crashed while running '.*test_crash.py::test_crash'", output), output
+    assert "replacing crashed worker" in output
+    assert "1 failed, 40 passed" in output
+
+
+COVERED_TESTS = """
+import pytest
+from code_under_test import classify
+
+@pytest.mark.parametrize("number", range(30))
+def test_it(number):
+    assert classify(number)
+"""
+
+
+def covered_lines(client: Client, folder: Path, *arguments: str) -> object:
+    folder.mkdir()
+    (folder / "code_under_test.py").write_text(xdistsuite.CODE_UNDER_TEST)
+    (folder / "test_covered.py").write_text(COVERED_TESTS)
+    cov = ["--cov", "code_under_test", "--cov-branch", "--cov-report", "json:coverage.json"]
+    done = client.pytest(folder / "reports", *cov, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout.decode()
+    assert "30 passed" in done.stdout.decode()
+    return json.loads((folder / "coverage.json").read_text())["files"]
+
+
+def test_pytest_cov_measures_the_same_under_xdist(client: Client, tmp_path: Path) -> None:
+    alone = covered_lines(client, tmp_path / "alone", "-p", "no:xdist")
+    assert covered_lines(client, tmp_path / "distributed", "-n", "2") == alone
+
+
+class Watched:
+    """A program whose output is waited for."""
+
+    def __init__(self, command: list[object], cwd: Path) -> None:
+        self.output = cwd.parent / "output"
+        with self.output.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=cwd,
+                env=packages.environment(REPORTS=os.devnull, PYTHONUNBUFFERED="1"),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        wait_until(lambda: self.output.read_text().count(text) >= times, 30, f"{text!r} {times} times in {self.output}")
+
+    def close(self) -> None:
+        """End it as Ctrl-C would."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(10)
+
+
+def test_looponfail_runs_again_until_the_failure_is_mended(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    test = folder / "test_mended.py"
+    test.write_text("def test_it():\n    assert 1 == 2\n")
+    watched = Watched([client.venv.python, "-m", "pytest", "-f", "-p", "no:cacheprovider", folder], folder)
+    try:
+        watched.wait_for("waiting for changes")
+        assert "1 failed" in watched.output.read_text()
+        test.write_text("def test_it():\n    assert 1 == 1  # mended\n")
+        watched.wait_for("1 passed")
+    finally:
+        watched.close()
