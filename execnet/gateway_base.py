@@ -734,7 +734,7 @@ def _find_core():
             from execnet import _core as found
         else:
             found = _find_core_from_afar()
-    except ImportError:
+    except (ImportError, SyntaxError):  # SyntaxError: that execnet is too new for this Python
         return None
     return found if getattr(found, "ABI", None) == CORE_ABI else None
 

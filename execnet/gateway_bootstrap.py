@@ -301,4 +301,6 @@ def _command(io: StartIO) -> list[str] | None:
 
 
 def _shown(command: list[str] | None) -> str:
-    return "the other side" if command is None else repr(" ".join(command))
+    import shlex  # lazy: start-up speed
+
+    return "the other side" if command is None else shlex.join(command)

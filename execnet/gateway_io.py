@@ -298,7 +298,9 @@ def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
     try:
         io = Popen2IOMaster(args, execmodel)
     except OSError as error:
-        raise named_error(error, spec, args) from None
+        import shlex  # lazy: start-up speed
+
+        raise named_error(error, spec, shlex.join(args)) from None
     _set_remoteaddress(io, spec)
     return io
 
@@ -327,7 +329,7 @@ def _set_remoteaddress(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
         io.remoteaddress = address
 
 
-def named_error(error: OSError, spec: XSpec, command: object) -> OSError:
+def named_error(error: OSError, spec: XSpec, command: str) -> OSError:
     """An error of the same class which names spec and command as well."""
     if error.errno is None:
         return type(error)(f"{error} (gateway {str(spec)!r}, {command})")

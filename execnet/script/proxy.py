@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from execnet.gateway_base import Channel
@@ -39,22 +40,36 @@ def feed(data, stdin):
 def drain(process, data, control, execmodel):
     # type: (Any, Channel, Channel, ExecModel) -> None
     """Send what the process writes; at its end close the channels, with its exit status."""
-    green = execmodel.backend not in ("thread", "main_thread_only")
-    descriptor = process.stdout.fileno()
     try:
-        while True:
-            chunk = process.stdout.read1(CHUNK) if green else os.read(descriptor, CHUNK)
-            if not chunk:
-                break
+        for chunk in chunks(process.stdout, execmodel):
             data.send(chunk)
-        data.close()
-        control.send(process.wait())
-        control.close()
     except (IOError, OSError):  # noqa: UP024
         pass  # the initiator is gone, or has let go of the gateway
     finally:
         process.stdout.close()
-        process.wait()
+        finish(process, data, control)
+
+
+def chunks(stdout, execmodel):
+    # type: (Any, ExecModel) -> Iterator[bytes]
+    """What the process writes, as it comes."""
+    if execmodel.backend in ("thread", "main_thread_only"):
+        descriptor = stdout.fileno()
+        return iter(lambda: os.read(descriptor, CHUNK), b"")
+    # Only the green file itself lets other tasks run; unbuffered ones have no read1.
+    read = getattr(stdout, "read1", stdout.read)
+    return iter(lambda: read(CHUNK), b"")
+
+
+def finish(process, data, control):
+    # type: (Any, Channel, Channel) -> None
+    """Reap the process, which has nothing more to say, and tell its exit status."""
+    try:
+        data.close()
+        control.send(process.wait())
+        control.close()
+    except (IOError, OSError):  # noqa: UP024
+        process.wait()  # nobody wants to know, but it is ours to reap
 
 
 def killer(process):
@@ -90,6 +105,8 @@ def serve(channel):
         )
     except OSError as error:
         channel.send((error.errno, error.strerror, error.filename))
+        data.close()
+        control.close()
         return
     control.setcallback(killer(process))
     execmodel.start(feed, (data, process.stdin))
