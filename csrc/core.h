@@ -161,7 +161,7 @@ void load_wrong_version(CodecObject *codec, const char *found);
 /* ---- bigint.c: integers beyond 64 bits in decimal ---- */
 
 enum {
-    /* Converted in C up to here, by gateway_base's digits_of_int and int_of_digits beyond. */
+    /* Converted in C up to here, by gateway_base's _digits_from_int and _int_from_digits beyond. */
     BIGINT_DIGITS = 576,
     BIGINT_TEXT = BIGINT_DIGITS + 32,
 };

@@ -270,9 +270,9 @@ write_sized(Writer *writer, PyObject *value, char opcode, const char *data, Py_s
 static int
 write_huge_int(Writer *writer, PyObject *value)
 {
-    PyObject *convert = PyDict_GetItemString(writer->codec->names, "digits_of_int");
+    PyObject *convert = PyDict_GetItemString(writer->codec->names, "_digits_from_int");
     if (convert == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack digits_of_int");
+        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack _digits_from_int");
         return -1;
     }
     PyObject *digits = PyObject_CallOneArg(convert, value);
@@ -284,7 +284,7 @@ write_huge_int(Writer *writer, PyObject *value)
         result = write_sized(writer, value, OP_LONGINT, PyBytes_AS_STRING(digits),
                              PyBytes_GET_SIZE(digits));
     } else {
-        PyErr_Format(PyExc_TypeError, "digits_of_int gave %R, not bytes", digits);
+        PyErr_Format(PyExc_TypeError, "_digits_from_int gave %R, not bytes", digits);
     }
     Py_DECREF(digits);
     return result;

@@ -465,9 +465,9 @@ read_complex(Reader *reader)
 static PyObject *
 huge_int(Reader *reader, const char *digits, int32_t count)
 {
-    PyObject *convert = PyDict_GetItemString(reader->codec->names, "int_of_digits");
+    PyObject *convert = PyDict_GetItemString(reader->codec->names, "_int_from_digits");
     if (convert == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack int_of_digits");
+        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack _int_from_digits");
         return NULL;
     }
     PyObject *text = PyBytes_FromStringAndSize(digits, count);
