@@ -1788,5 +1788,8 @@ def init_popen_io(execmodel):
 
 def serve(io, id):
     """Be the worker at the other end of io until the connection ends."""
+    # Python before 3.13 takes the first importer of threading for the main thread: it must not be the receiver.
+    import threading  # noqa: F401
+
     trace("creating workergateway on", io)
     WorkerGateway(io=io, id=id, _startcount=2).serve()
