@@ -1,0 +1,208 @@
+"""The documentation: each example in it gives what it shows, and Sphinx builds it without a warning."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support import interpreters
+from support.sshd import SshServer
+
+import execnet
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DOC = CHECKOUT / "doc"
+EXAMPLES = DOC / "example"
+RUN_DOCTEST = CHECKOUT / "testing" / "support" / "run_doctest.py"
+PAGES = [CHECKOUT / "README.rst", *sorted(DOC.rglob("*.rst"))]
+PAGES_WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text("utf-8")]
+SCRIPTS = sorted(path.with_suffix(".py") for path in EXAMPLES.glob("*.out"))
+SSH_HOST_IN_DOCS = "build1"
+# The page about ssh shows two starts that fail; ssh and the far shell say so on standard error.
+SAID_BY_SSH = re.compile(r"nowhere\.invalid|python9\.9")
+SSH_PAGES = [page for page in PAGES_WITH_EXAMPLES if f'("ssh={SSH_HOST_IN_DOCS}' in page.read_text("utf-8")]
+SECONDS = 60.0
+BUILD_SECONDS = 120.0
+# An installed execnet is found without help; that of the checkout is not, from another folder.
+IMPORT_FROM = str(CHECKOUT) if Path(execnet.__file__).resolve().parents[1] == CHECKOUT else ""
+# What an example needs beside itself, by what it says.
+NEEDS = {"python2.7": ("cpython", (2, 7)), "pypy3": ("pypy", (3,))}
+
+pytestmark = pytest.mark.timeout(BUILD_SECONDS + 30)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(CHECKOUT).as_posix()
+
+
+class Place:
+    """A folder with the example files, in which commands find what the documentation takes for granted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        self._commands = folder.parent / "bin"
+        self._commands.mkdir()
+        self._temporary = folder.parent / "tmp"
+        self._temporary.mkdir()
+        self.add_command("python", sys.executable)
+        self.add_command("python3", sys.executable)
+
+    def add_command(self, name: str, executable: str) -> None:
+        """Let `name` on the PATH start `executable`."""
+        wrapper = self._commands / name
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(executable)} "$@"\n')
+        wrapper.chmod(0o755)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run `command` here, with the commands that were added first on its PATH."""
+        environment = {
+            **os.environ,
+            "PATH": f"{self._commands}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, [IMPORT_FROM, os.environ.get("PYTHONPATH")])),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUTF8": "1",
+            "TMPDIR": str(self._temporary),
+        }
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=SECONDS,
+        )
+
+    def provide_interpreters(self, text: str) -> None:
+        """Put the interpreters that the examples in `text` name on the PATH."""
+        for command, (implementation, version) in NEEDS.items():
+            if f"python={command}" in text:
+                self.add_command(command, find_interpreter(command, implementation, version))
+
+    def provide_ssh_host(self, server: SshServer) -> None:
+        """Let the host of the examples be `server`."""
+        config = server.config.read_text().replace(f"Host {server.host}\n", f"Host {SSH_HOST_IN_DOCS}\n")
+        self.folder.joinpath("hosts.conf").write_text(config)
+
+
+def find_interpreter(command: str, implementation: str, version: tuple[int, ...]) -> str:
+    for interpreter in interpreters.found():
+        if interpreter.implementation == implementation and interpreter.version[: len(version)] == version:
+            return str(interpreter)
+    pytest.fail(f"the examples need {command}, and no such interpreter was found")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Where the examples of one page, or one script, run."""
+    return Place(tmp_path / "example")
+
+
+def assert_output(expected: str, got: str, where: str) -> None:
+    """Compare as doctest does, with `...` for what differs from run to run."""
+    checker, options = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    if not checker.check_output(expected, got, options):
+        difference = checker.output_difference(doctest.Example("", expected), got, options)
+        pytest.fail(f"{where}\n{difference}", pytrace=False)
+
+
+def run_examples(page: Path, place: Place) -> str:
+    """Run the doctests of `page` and return what came on standard error."""
+    result = place.run(sys.executable, str(RUN_DOCTEST), str(page))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES_WITH_EXAMPLES if page not in SSH_PAGES], ids=name_of)
+def test_examples_of_a_page_give_what_it_shows_and_leave_nothing(page: Path, place: Place) -> None:
+    place.provide_interpreters(page.read_text("utf-8"))
+    assert not run_examples(page, place)
+
+
+@pytest.mark.parametrize("page", SSH_PAGES, ids=name_of)
+def test_examples_with_ssh_give_what_the_page_shows_and_leave_nothing(
+    page: Path, place: Place, ssh_server: SshServer
+) -> None:
+    place.provide_ssh_host(ssh_server)
+    assert [line for line in run_examples(page, place).splitlines() if not SAID_BY_SSH.search(line)] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_script_prints_what_the_page_shows(script: Path, place: Place, request: pytest.FixtureRequest) -> None:
+    place.provide_interpreters(script.read_text("utf-8"))
+    arguments = []
+    if "sys.argv[1]" in script.read_text("utf-8"):
+        arguments.append(request.getfixturevalue("socket_server").hostport)
+    result = place.run(sys.executable, script.name, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    assert_output(script.with_suffix(".out").read_text("utf-8"), result.stdout, script.name)
+
+
+class Console(NamedTuple):
+    """One `console` block of a page."""
+
+    page: Path
+    line: int
+    text: str
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """Each command behind a `$`, with the output shown under it."""
+        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            yield command, shown
+
+    @property
+    def name(self) -> str:
+        return f"{name_of(self.page)}:{self.line}"
+
+
+def consoles() -> Iterator[Console]:
+    block = re.compile(r"^\.\. code-block:: console\n\n((?:    .*\n|\n)+)", re.MULTILINE)
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in block.finditer(text):
+            lines = match.group(1).rstrip().splitlines()
+            line = text.count("\n", 0, match.start()) + 1
+            yield Console(page, line, "\n".join(line[4:] for line in lines) + "\n")
+
+
+@pytest.mark.parametrize("console", list(consoles()), ids=lambda console: console.name)
+def test_commands_print_what_the_page_shows(console: Console, place: Place) -> None:
+    for command, shown in console.commands():
+        result = place.run("/bin/sh", "-c", command)
+        assert result.returncode == 0, f"{console.name}: {command}\n{result.stderr}"
+        assert not result.stderr
+        assert_output(shown, result.stdout, f"{console.name}: {command}")
+
+
+def test_each_example_file_is_shown_on_a_page() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"literalinclude:: (\S+)", page.read_text("utf-8"))}
+    assert {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".out")} <= shown
+
+
+def test_each_example_script_has_its_output_or_is_used_by_a_page() -> None:
+    used = {name for page in PAGES for name in re.findall(r">>> import (\w+)$", page.read_text("utf-8"), re.MULTILINE)}
+    assert {path for path in EXAMPLES.glob("*.py") if path.stem not in used} == set(SCRIPTS)
+
+
+def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    result = subprocess.run(
+        [*command, "-d", str(tmp_path / "doctrees"), str(DOC), str(tmp_path / "html")],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BUILD_SECONDS,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "html" / "index.html").exists()
