@@ -32,14 +32,28 @@ long_digits(PyObject *value, Py_ssize_t *count, bool *negative)
 #endif
 }
 
+/* Four digits by two divisions that do not wait for one another. */
+static inline void
+put_four(char *to, uint32_t number)
+{
+    uint32_t upper = number / 100;
+    uint32_t lower = number % 100;
+
+    to[0] = (char)('0' + upper / 10);
+    to[1] = (char)('0' + upper % 10);
+    to[2] = (char)('0' + lower / 10);
+    to[3] = (char)('0' + lower % 10);
+}
+
 /* Write a chunk as exactly nine digits. */
-static void
+static inline void
 put_chunk(char *to, uint32_t chunk)
 {
-    for (int i = CHUNK_DIGITS - 1; i >= 0; i--) {
-        to[i] = (char)('0' + chunk % 10);
-        chunk /= 10;
-    }
+    uint32_t upper = chunk / 10000;
+
+    to[0] = (char)('0' + upper / 10000);
+    put_four(to + 1, upper % 10000);
+    put_four(to + 5, chunk % 10000);
 }
 
 int
@@ -90,6 +104,20 @@ bigint_format(PyObject *value, char text[BIGINT_TEXT])
     return (int)(at - text);
 }
 
+static inline uint32_t
+get_four(const char *digits)
+{
+    return (uint32_t)((digits[0] - '0') * 1000 + (digits[1] - '0') * 100 + (digits[2] - '0') * 10 +
+                      (digits[3] - '0'));
+}
+
+static inline uint32_t
+get_chunk(const char *digits)
+{
+    return (uint32_t)(digits[0] - '0') * 100000000 + get_four(digits + 1) * 10000 +
+           get_four(digits + 5);
+}
+
 /* limbs = limbs * factor + carry; gives the new number of limbs. */
 static int
 multiply_add(uint32_t limbs[LIMBS], int used, uint32_t factor, uint32_t carry)
@@ -124,19 +152,16 @@ bigint_parse(const char *digits, int count, bool negative)
     int used = 0;
 
     assert(count > 0 && count <= BIGINT_DIGITS);
-    for (int at = 0; at < count;) {
-        int take = (count - at) % CHUNK_DIGITS;
-        if (take == 0) {
-            take = CHUNK_DIGITS;
-        }
-        uint32_t chunk = 0;
-        uint32_t factor = 1;
-        for (int i = 0; i < take; i++) {
-            chunk = chunk * 10 + (uint32_t)(digits[at + i] - '0');
-            factor *= 10;
-        }
-        used = multiply_add(limbs, used, factor, chunk);
-        at += take;
+    int first = count % CHUNK_DIGITS;
+    uint32_t chunk = 0;
+    uint32_t factor = 1;
+    for (int i = 0; i < first; i++) {
+        chunk = chunk * 10 + (uint32_t)(digits[i] - '0');
+        factor *= 10;
+    }
+    used = multiply_add(limbs, used, factor, chunk);
+    for (int at = first; at < count; at += CHUNK_DIGITS) {
+        used = multiply_add(limbs, used, CHUNK, get_chunk(digits + at));
     }
 
     unsigned char bytes[LIMBS * 4 + 1];

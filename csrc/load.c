@@ -269,6 +269,12 @@ push(Reader *reader, PyObject *object, Py_ssize_t number)
     return 0;
 }
 
+static inline int
+push_new(Reader *reader, PyObject *object)
+{
+    return object == NULL ? -1 : push(reader, object, 0);
+}
+
 static void
 drop(Reader *reader, Slot *down_to)
 {
@@ -363,15 +369,32 @@ text_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
     return text;
 }
 
+/* Mixes the first and the last eight bytes: keys that differ only between them are rare. */
+static inline unsigned
+key_hash(const char *data, Py_ssize_t size)
+{
+    uint64_t first = 0;
+    uint64_t last = 0;
+
+    if (size >= 8) {
+        memcpy(&first, data, 8);
+        memcpy(&last, data + size - 8, 8);
+    } else if (size >= 4) {
+        memcpy(&first, data, 4);
+        memcpy(&last, data + size - 4, 4);
+    } else if (size > 0) {
+        first = (unsigned char)data[0] | (uint64_t)(unsigned char)data[size / 2] << 8;
+        last = (unsigned char)data[size - 1];
+    }
+    uint64_t mixed = (first ^ last << 23 ^ last >> 41 ^ (uint64_t)size) * UINT64_C(0x9e3779b97f4a7c15);
+    return (unsigned)(mixed >> 32);
+}
+
 /* A short text that is about to become a dictionary's key: probably one that was seen before. */
 static PyObject *
 key_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
 {
-    uint32_t hash = (uint32_t)size;
-    for (Py_ssize_t i = 0; i < size; i++) {
-        hash = hash * 31 + (unsigned char)data[i];
-    }
-    PyObject **place = &reader->codec->key_cache[(hash ^ hash >> 8) % KEY_CACHE_SLOTS];
+    PyObject **place = &reader->codec->key_cache[key_hash(data, size) % KEY_CACHE_SLOTS];
     PyObject *known = *place;
 
     if (known != NULL && PyUnicode_GET_LENGTH(known) == size &&
@@ -386,8 +409,17 @@ key_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
     return text;
 }
 
-static PyObject *
+static inline PyObject *
 read_text(Reader *reader)
+{
+    int32_t size;
+    const char *data = take_sized(reader, &size);
+
+    return data == NULL ? NULL : text_from_utf8(reader, data, size);
+}
+
+static inline PyObject *
+read_key_text(Reader *reader)
 {
     int32_t size;
     const char *data = take_sized(reader, &size);
@@ -395,13 +427,8 @@ read_text(Reader *reader)
     if (data == NULL) {
         return NULL;
     }
-    if (size <= KEY_CACHE_LONGEST && reader->top > reader->stack) {
-        PyObject *below = reader->top[-1].object;
-        if (below != NULL && PyDict_CheckExact(below)) {
-            return key_from_utf8(reader, data, size);
-        }
-    }
-    return text_from_utf8(reader, data, size);
+    return size <= KEY_CACHE_LONGEST ? key_from_utf8(reader, data, size)
+                                     : text_from_utf8(reader, data, size);
 }
 
 static PyObject *
@@ -547,7 +574,8 @@ read_new_list(Reader *reader)
     return push(reader, list, size);
 }
 
-static int
+/* Steals `element`, also on failure. */
+static inline int
 list_append(PyObject *list, PyObject *element)
 {
     Py_ssize_t size = PyList_GET_SIZE(list);
@@ -560,26 +588,6 @@ list_append(PyObject *list, PyObject *element)
     int result = PyList_Append(list, element);
     Py_DECREF(element);
     return result;
-}
-
-/* INT: where it is the index of the next element of the list below, it stays a number. */
-static inline int
-read_int(Reader *reader)
-{
-    int32_t number;
-
-    if (take_int4(reader, &number) < 0) {
-        return -1;
-    }
-    if (reader->top > reader->stack) {
-        Slot *below = reader->top - 1;
-        if (below->object != NULL && below->number > 0 &&
-            PyList_GET_SIZE(below->object) == number) {
-            return push(reader, NULL, number);
-        }
-    }
-    PyObject *object = PyLong_FromLong(number);
-    return object == NULL ? -1 : push(reader, object, 0);
 }
 
 /* CPython hashes tuples inside tuples without a guard for the C stack. */
@@ -666,16 +674,161 @@ read_setitem(Reader *reader)
     Slot *key = reader->top - 2;
     Slot *value = reader->top - 1;
 
-    if (key->object != NULL || container->number == 0 ||
-        PyList_GET_SIZE(container->object) != key->number) {
+    if (key->object != NULL) {
         return store(reader);
     }
+    /* It was an index in time when it was read, and nothing has reached the list since. */
+    assert(container->number > 0 && PyList_GET_SIZE(container->object) == key->number);
     if (settle(reader, value) < 0) {
         return -1;
     }
     reader->top = key;
     container->number--;
     return list_append(container->object, value->object);
+}
+
+/* ---- the tight path: scalars that go straight into the list or dict below ---- */
+
+/* The next value where it is in memory and of a frequent kind without parts. 1: *value is it; 0: it is something
+   else, nothing was read; -1: an error. */
+static inline int
+try_scalar(Reader *reader, PyObject **value)
+{
+    if (reader->pos == reader->end) {
+        return 0;
+    }
+    switch (*reader->pos) {
+    case OP_INT: {
+        int32_t number;
+        reader->pos++;
+        *value = take_int4(reader, &number) < 0 ? NULL : PyLong_FromLong(number);
+        break;
+    }
+    case OP_PY3STRING:
+        if (reader->options->py3str_as_py2str) {
+            return 0;
+        }
+        reader->pos++;
+        *value = read_text(reader);
+        break;
+    case OP_FLOAT:
+        reader->pos++;
+        *value = read_float(reader);
+        break;
+    case OP_NONE:
+        reader->pos++;
+        *value = Py_NewRef(Py_None);
+        break;
+    case OP_TRUE:
+        reader->pos++;
+        *value = Py_NewRef(Py_True);
+        break;
+    case OP_FALSE:
+        reader->pos++;
+        *value = Py_NewRef(Py_False);
+        break;
+    case OP_LONGINT:
+        reader->pos++;
+        *value = read_decimal(reader);
+        break;
+    default:
+        return 0;
+    }
+    return *value == NULL ? -1 : 1;
+}
+
+static inline bool
+next_is(Reader *reader, char opcode)
+{
+    return reader->pos < reader->end && *reader->pos == opcode;
+}
+
+/* The list on top is at the element `index`, the next: read it and those that follow, as long as they are
+   scalars. Any other is left to the stack, its index below it. */
+static int
+read_elements(Reader *reader, int32_t index)
+{
+    Slot *slot = reader->top - 1;
+    PyObject *list = slot->object;
+    PyObject *value;
+    int found;
+
+    while ((found = try_scalar(reader, &value)) > 0) {
+        if (!next_is(reader, OP_SETITEM)) {
+            if (push(reader, NULL, index) < 0) {
+                Py_DECREF(value);
+                return -1;
+            }
+            return push(reader, value, 0);
+        }
+        reader->pos++;
+        slot->number--;
+        if (list_append(list, value) < 0) {
+            return -1;
+        }
+        if (slot->number == 0 || reader->end - reader->pos < 5 || *reader->pos != OP_INT ||
+            wire_get_int4(reader->pos + 1) != index + 1) {
+            return 0;
+        }
+        reader->pos += 5;
+        index++;
+    }
+    return found < 0 ? -1 : push(reader, NULL, index);
+}
+
+/* INT: where it is the index of the next element of the list below, it stays a number. */
+static inline int
+read_int(Reader *reader)
+{
+    int32_t number;
+
+    if (take_int4(reader, &number) < 0) {
+        return -1;
+    }
+    if (reader->top > reader->stack) {
+        Slot *below = reader->top - 1;
+        if (below->object != NULL && below->number > 0 &&
+            PyList_GET_SIZE(below->object) == number) {
+            return read_elements(reader, number);
+        }
+    }
+    return push_new(reader, PyLong_FromLong(number));
+}
+
+/* PY3STRING as text: directly above a dict it is a key, whose scalar value may follow at once. */
+static inline int
+read_text_or_pair(Reader *reader)
+{
+    PyObject *dict = reader->top > reader->stack ? reader->top[-1].object : NULL;
+
+    if (dict == NULL || !PyDict_CheckExact(dict)) {
+        return push_new(reader, read_text(reader));
+    }
+    PyObject *key = read_key_text(reader);
+    if (key == NULL) {
+        return -1;
+    }
+    PyObject *value;
+    int found = try_scalar(reader, &value);
+    if (found <= 0) {
+        if (found < 0) {
+            Py_DECREF(key);
+            return -1;
+        }
+        return push(reader, key, 0);
+    }
+    if (!next_is(reader, OP_SETITEM)) {
+        if (push(reader, key, 0) < 0) {
+            Py_DECREF(value);
+            return -1;
+        }
+        return push(reader, value, 0);
+    }
+    reader->pos++;
+    int result = PyDict_SetItem(dict, key, value);
+    Py_DECREF(key);
+    Py_DECREF(value);
+    return result;
 }
 
 /* The slots of the `count` objects on top, settled; NULL where there are not as many. */
@@ -750,12 +903,6 @@ failed:
 /* ---- whole values ---- */
 
 static int
-push_new(Reader *reader, PyObject *object)
-{
-    return object == NULL ? -1 : push(reader, object, 0);
-}
-
-static int
 refuse_opcode(Reader *reader, unsigned char opcode)
 {
     PyObject *byte = PyBytes_FromStringAndSize((const char *)&opcode, 1);
@@ -766,7 +913,7 @@ refuse_opcode(Reader *reader, unsigned char opcode)
     return -1;
 }
 
-static int
+static inline int
 read_one(Reader *reader, unsigned char opcode)
 {
     switch (opcode) {
@@ -776,8 +923,8 @@ read_one(Reader *reader, unsigned char opcode)
     case OP_SETITEM:
         return read_setitem(reader);
     case OP_PY3STRING:
-        return push_new(reader, reader->options->py3str_as_py2str ? read_bytes(reader)
-                                                                  : read_text(reader));
+        return reader->options->py3str_as_py2str ? push_new(reader, read_bytes(reader))
+                                                 : read_text_or_pair(reader);
     case OP_NONE:
         return push(reader, Py_NewRef(Py_None), 0);
     case OP_TRUE:

@@ -1,0 +1,57 @@
+/* System calls on descriptors, to be made without the GIL: no Python.h here. */
+#ifndef EXECNET_FDIO_H
+#define EXECNET_FDIO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+typedef enum {
+    FDIO_READY,       /* data, end of file or an error: a read will not block */
+    FDIO_KICKED,      /* somebody wrote to the kick */
+    FDIO_TIMED_OUT,
+    FDIO_INTERRUPTED, /* a signal arrived */
+} FdioOutcome;
+
+/* A descriptor pair by which one thread ends another one's fdio_wait. */
+typedef struct {
+    int to_wait;
+    int to_write;
+} FdioKick;
+
+enum { FDIO_FOREVER = -1 };
+
+/* Wait until fd can be read, the kick (if its to_wait >= 0) was used, or `milliseconds` are over. */
+FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
+
+/* Whether a write of a few bytes will not block. */
+bool fdio_writable(int fd);
+
+bool fdio_kick_open(FdioKick *kick);
+void fdio_kick_close(FdioKick *kick);
+void fdio_kick(const FdioKick *kick);
+void fdio_kick_drain(const FdioKick *kick);
+
+/* read(2), waiting where the descriptor is a non-blocking one: bytes, 0 at the end, -1 with errno (EINTR included). */
+ssize_t fdio_read(int fd, char *to, size_t size);
+
+typedef enum {
+    FDIO_WRITTEN,
+    FDIO_WRITE_INTERRUPTED, /* by a signal, maybe after a part */
+    FDIO_WRITE_FAILED,      /* see errno */
+} FdioWritten;
+
+/* Write the pieces, and move them on by what was written. SIGPIPE does not get through to the process. */
+FdioWritten fdio_write(int fd, bool is_socket, struct iovec *pieces, int count);
+
+bool fdio_is_socket(int fd);
+
+/* Let the pipe hold `size` bytes, where the system grants it. */
+void fdio_enlarge_pipe(int fd, int size);
+
+/* Milliseconds of a clock that only goes forward. */
+int64_t fdio_now(void);
+
+#endif
