@@ -141,14 +141,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdist(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution of the checkout."""
-    return packages.build("sdist", sources, tmp_path_factory.mktemp("sdist"))
+    return packages.build("sdist", sources, tmp_path_factory.mktemp("sdist"))[0]
 
 
 @pytest.fixture(scope="session")
 def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the checkout, with the C core as this test run has it."""
     core = "1" if tested_core() == "c" else "0"
-    return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)
+    return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)[0]
 
 
 def _load_portable_twin() -> ModuleType:

@@ -48,11 +48,11 @@ def copy_checkout(target: Path) -> Path:
     return target
 
 
-def build(kind: str, source: Path, target: Path, **extra: str) -> Path:
-    """Build the "wheel" or the "sdist" of `source` into the folder `target`."""
-    run([sys.executable, "-m", "build", f"--{kind}", "--outdir", target, source], cwd=target.parent, **extra)
+def build(kind: str, source: Path, target: Path, **extra: str) -> tuple[Path, str]:
+    """Build the "wheel" or the "sdist" of `source` into the folder `target`; the file and what was said meanwhile."""
+    said = run([sys.executable, "-m", "build", f"--{kind}", "--outdir", target, source], cwd=target.parent, **extra)
     (built,) = target.iterdir()
-    return built
+    return built, said
 
 
 class Venv:
@@ -61,13 +61,13 @@ class Venv:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
-        run([sys.executable, "-m", "venv", folder], cwd=folder.parent)
+        run([sys.executable, "-m", "venv", "--without-pip", folder], cwd=folder.parent)
 
-    def install(self, *requirements: object, **extra: str) -> str:
-        """Install `requirements` with pip; what pip said. `extra` are environment variables."""
-        pip = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
-        return run([*pip, *requirements], cwd=self.folder, **extra)
+    def install(self, *requirements: object) -> None:
+        """Install `requirements` with the pip of this process's environment."""
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
+        run([*pip, "install", *requirements], cwd=self.folder)
 
-    def run(self, *arguments: object, cwd: Path | None = None, **extra: str) -> str:
-        """Run this environment's Python with `arguments`; what it wrote."""
-        return run([self.python, *arguments], cwd=cwd or self.folder, **extra)
+    def run(self, *arguments: object, **extra: str) -> str:
+        """Run this environment's Python with `arguments`; what it wrote. `extra` are environment variables."""
+        return run([self.python, *arguments], cwd=self.folder, **extra)
