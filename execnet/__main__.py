@@ -22,6 +22,7 @@ MOST_LARGE_MESSAGES = 64
 MIB = 1 << 20
 INTERRUPTED = 130
 
+FIGURES = ("python", "implementation", "platform", "pid", "core", "start_ms", "round_trip_us", "mib_per_s")
 HEADINGS = ("id", "spec", "Python", "platform", "pid", "core", "start ms", "round trip µs", "MiB/s")
 NUMERIC = frozenset(("pid", "start ms", "round trip µs", "MiB/s"))
 CORE_NAMES = {"c": "C", "portable": "portable"}
@@ -79,11 +80,11 @@ class Deadline:
 def examine(group: execnet.Group, spec: str, seconds: float) -> Row:
     """Start the gateway that `spec` describes and measure it, in at most `seconds`.
 
-    The result has an `error` of None, or the reason why there are no figures.
+    The result has an `error` of None, or the reason why there are no figures, which are None then.
     """
     from time import perf_counter
 
-    row: Row = {"id": None, "spec": spec}
+    row: Row = {"id": None, "spec": spec, **dict.fromkeys(FIGURES), "error": None}
     try:
         xspec = execnet.XSpec(spec)
         row["id"] = xspec.id
@@ -103,8 +104,6 @@ def examine(group: execnet.Group, spec: str, seconds: float) -> Row:
         row["error"] = _reason(failure)
     except (execnet.HostNotFound, execnet.RemoteError) as failure:
         row["error"] = _reason(failure)
-    else:
-        row["error"] = None
     return row
 
 
