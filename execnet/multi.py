@@ -268,8 +268,7 @@ class _Start:
         spec = spec or group.defaultspec
         self.group = group
         self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
-        if self.spec.nice is not None:
-            int(self.spec.nice)
+        self.nice = _niceness(self.spec)
         self.automatic_id = self.spec.id is None
         with group._lock:
             self.id = group._allocate_id(self.spec)
@@ -342,7 +341,7 @@ class _Start:
         if spec.chdir is None and spec.nice is None and not spec.env:
             return
         channel = gateway.remote_exec(SETUP_SOURCE)
-        channel.send((spec.chdir, int(spec.nice or 0), spec.env))
+        channel.send((spec.chdir, self.nice, spec.env))
         try:
             channel.waitclose()
         except RemoteError as exc:
@@ -355,6 +354,13 @@ class _Start:
             if self.automatic_id and self.id not in self.group:
                 self.group._autoids_returned.append(self.id)
                 self.spec.id = None
+
+
+def _niceness(spec: XSpec) -> int:
+    try:
+        return int(spec.nice or 0)
+    except ValueError:
+        raise ValueError(f"nice= needs a whole number: {spec._spec!r}") from None
 
 
 class _Starts:
@@ -401,20 +407,27 @@ class _Starts:
             if self.failures:
                 self.group._terminate_only(list(self.gateways.values()), ATEXIT_TIMEOUT)
                 raise self._failure()
+        except BaseException:
+            self._cancel()
+            raise
         finally:
             self._release_ids()
         return self._sorted()
+
+    def _cancel(self) -> None:
+        """End what was begun; a start that is being finished right now ends itself."""
+        self.cancelled = True
+        with self.group._lock:
+            abandoned, self.waiting = self.waiting, []
+        for start in abandoned:
+            start.discard()
 
     def _work_in_parallel(self, workers: int) -> None:
         execmodel = self.group.execmodel
         for _ in self.starts[:workers]:
             execmodel.start(self._work)
-        try:
-            for start in self.starts:
-                start.over.wait()
-        except BaseException:
-            self.cancelled = True
-            raise
+        for start in self.starts:
+            start.over.wait()
 
     def _work(self) -> None:
         """Take starts that nobody works on, until none is left."""

@@ -117,6 +117,8 @@ class Tree(object):
             make_folder(path, facts[0], follow=parent == -1)
         elif kind == "file":
             self.files[index] = facts
+            if parent == -1:
+                make_parents(path)
             self.clear_way(path, parent)
             if not self.is_unchanged(index):
                 self.wanted.append(index)
@@ -226,6 +228,12 @@ def remove(path):
         shutil.rmtree(path)
     else:
         os.remove(path)
+
+
+def make_parents(path):
+    parents = os.path.dirname(path)
+    if parents and not os.path.isdir(parents):
+        os.makedirs(parents)
 
 
 def make_folder(path, mode, follow):

@@ -1,0 +1,485 @@
+"""Groups and multi-channels: naming, starting, addressing several gateways together."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import queue
+import subprocess
+import sys
+import threading
+
+import pytest
+from support import leaks
+
+import execnet
+from execnet import Group, MultiChannel, RemoteError, XSpec, gateway_base, gateway_io, multi
+
+SECONDS = 10.0
+
+
+class StandIn:
+    """What a group needs of a member."""
+
+    class _io:
+        @staticmethod
+        def wait():
+            pass
+
+    def __init__(self, id, via=None):
+        self.id = id
+        self.spec = XSpec("popen" if via is None else f"popen//via={via}")
+
+    def exit(self):
+        pass
+
+    def join(self):
+        pass
+
+
+class TestContainer:
+    def test_an_empty_group(self, group):
+        assert (len(group), list(group), repr(group)) == (0, [], "<Group []>")
+
+    def test_members_are_found_by_index_id_and_themselves(self, group):
+        a, b = group.makegateway("popen//id=a"), group.makegateway("popen//id=b")
+        assert [group[0], group[-1], group["a"], group[b]] == [a, b, a, b]
+        assert "a" in group and b in group and "c" not in group and StandIn("c") not in group
+        assert repr(group) == "<Group ['a', 'b']>"
+        assert (a.id, a._group, list(group), len(group)) == ("a", group, [a, b], 2)
+
+    @pytest.mark.parametrize("key", ["nix", None, 1.5, object()])
+    def test_an_unknown_key_is_a_keyerror(self, group, key):
+        with pytest.raises(KeyError):
+            group[key]
+
+    def test_iteration_goes_over_a_copy(self, group):
+        for name in "ab":
+            group._register(StandIn(name))
+        for gateway in group:
+            group._unregister(gateway)
+        assert len(group) == 0
+
+    def test_items_can_be_neither_set_nor_deleted(self, group):
+        group._register(StandIn("a"))
+        with pytest.raises(TypeError):
+            group[0] = StandIn("b")
+        with pytest.raises(TypeError):
+            del group[0]
+
+    def test_registering_the_same_id_twice_is_refused(self, group):
+        group._register(StandIn("a"))
+        with pytest.raises(ValueError, match="'a'"):
+            group._register(StandIn("a"))
+
+    def test_unregistered_members_wait_to_be_joined(self, group):
+        member = StandIn("a")
+        group._register(member)
+        group._unregister(member)
+        assert (group._gateways, group._gateways_to_join) == ([], [member])
+
+
+class TestIds:
+    def test_specs_without_id_are_numbered(self, group):
+        specs = [XSpec("popen"), XSpec("popen//id=own"), XSpec("popen")]
+        for spec in specs:
+            group.allocate_id(spec)
+        assert [spec.id for spec in specs] == ["gw0", "own", "gw1"]
+
+    @pytest.mark.parametrize("string", ["popen//id=gw0", "popen"])
+    def test_a_taken_id_is_a_valueerror(self, group, string):
+        group._register(StandIn("gw0"))
+        with pytest.raises(ValueError, match="'gw0'"):
+            group.allocate_id(XSpec(string))
+
+    def test_makegateway_takes_the_id_that_was_allocated_before(self, group):
+        spec = XSpec("popen")
+        group.allocate_id(spec)
+        assert group.makegateway(spec).id == spec.id == "gw0"
+        assert group.makegateway().id == "gw1"
+
+    def test_the_spec_of_a_live_gateway_can_be_used_again(self, group):
+        first = group.makegateway("popen")
+        first.spec.id = None
+        second = group.makegateway(first.spec)
+        assert (first.id, second.id) == ("gw0", "gw1")
+
+    def test_many_threads_get_different_ids(self, group):
+        specs = [XSpec("popen") for _ in range(200)]
+        pending = iter(specs)
+        lock = threading.Lock()
+
+        def allocate():
+            while True:
+                with lock:
+                    spec = next(pending, None)
+                if spec is None:
+                    return
+                group.allocate_id(spec)
+
+        threads = [threading.Thread(target=allocate) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        assert {spec.id for spec in specs} == {f"gw{i}" for i in range(200)}
+
+    def test_of_two_concurrent_starts_with_one_id_one_is_refused(self, group):
+        results = queue.Queue()
+
+        def start():
+            try:
+                results.put(group.makegateway("popen//id=same"))
+            except ValueError as exc:
+                results.put(str(exc))
+
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        outcomes = [results.get(timeout=SECONDS) for _ in threads]
+        assert [item for item in outcomes if isinstance(item, str)] == ["already have gateway with id 'same'"]
+        assert len(group) == 1
+
+
+class TestExecmodels:
+    def test_default(self, group):
+        assert (group.execmodel.backend, group.remote_execmodel.backend) == ("thread", "thread")
+
+    def test_the_remote_model_defaults_to_the_local_one(self, group):
+        group.set_execmodel("main_thread_only")
+        assert group.remote_execmodel.backend == "main_thread_only"
+        group.set_execmodel("thread", "main_thread_only")
+        assert (group.execmodel.backend, group.remote_execmodel.backend) == ("thread", "main_thread_only")
+
+    def test_they_are_read_only_properties(self, group):
+        for name in ("execmodel", "remote_execmodel"):
+            with pytest.raises(AttributeError):
+                setattr(group, name, group.execmodel)
+
+    def test_unknown_model(self):
+        with pytest.raises(ValueError, match="nix"):
+            Group(execmodel="nix")
+
+    def test_no_change_once_gateways_exist(self, group):
+        group.makegateway("popen")
+        with pytest.raises(ValueError, match="gateways"):
+            group.set_execmodel("thread")
+
+    def test_specs_without_model_get_the_remote_one(self, group):
+        group.set_execmodel("thread", "main_thread_only")
+        own = group.makegateway("popen//execmodel=thread")
+        other = group.makegateway("popen")
+        assert own.remote_status().execmodel == "thread"
+        assert other.spec.execmodel == other.remote_status().execmodel == "main_thread_only"
+
+    @pytest.mark.parametrize("backend", ["gevent", "eventlet"])
+    def test_a_whole_life_with_a_green_model(self, backend):
+        patch = {
+            "gevent": "import gevent.monkey as m; m.patch_all()",
+            "eventlet": "import eventlet as m; m.monkey_patch()",
+        }
+        source = f"""{patch[backend]}
+import execnet
+group = execnet.Group(["popen", "popen//execmodel=thread"], execmodel={backend!r})
+channels = group.remote_exec("channel.send(channel.receive())")
+channels.send_each(7)
+print(channels.receive_each())
+group.terminate(5)
+print(group)
+"""
+        assert run_python(source) == "[7, 7]\n<Group []>\n"
+
+
+def run_python(source: str) -> str:
+    """The output of a program that must succeed and say nothing on stderr."""
+    environ = {**os.environ, "PYTHONWARNINGS": "ignore"}  # eventlet tells that it is deprecated
+    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, env=environ)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+class TestMakegateway:
+    def test_defaultspec_is_used_for_empty_and_missing_specs(self, group):
+        group.defaultspec = "popen//id=mine"
+        assert Group.defaultspec == "popen"
+        assert group.makegateway().id == "mine"
+        group.defaultspec = "popen//id=other"
+        assert group.makegateway("").id == "other"
+
+    def test_the_gateway_has_the_very_spec(self, group):
+        spec = XSpec("popen")
+        assert group.makegateway(spec).spec is spec
+
+    def test_a_spec_of_no_type_is_named(self, group):
+        with pytest.raises(ValueError, match="'qwe=1'"):
+            group.makegateway("qwe=1")
+        assert list(group) == []
+
+    @pytest.mark.parametrize("string", ["popen//via=nix", "socket//installvia=nix"])
+    def test_an_unknown_way_is_a_keyerror(self, group, string):
+        with pytest.raises(KeyError, match="nix"):
+            group.makegateway(string)
+
+    def test_a_nice_that_is_no_number_is_named_before_anything_starts(self, group, monkeypatch):
+        monkeypatch.setattr(gateway_io, "create_io", None)
+        with pytest.raises(ValueError, match="popen//nice=much"):
+            group.makegateway("popen//nice=much")
+
+    def test_chdir_nice_and_env_are_applied(self, group, tmp_path):
+        gateway = group.makegateway(f"popen//chdir={tmp_path / 'new'}//nice=3//env:EXECNET_X=grün//env:EXECNET_Y=")
+        channel = gateway.remote_exec(
+            "import os; channel.send((os.getcwd(), os.nice(0), os.environ['EXECNET_X'], os.environ['EXECNET_Y']))"
+        )
+        assert channel.receive(SECONDS) == (str(tmp_path / "new"), os.nice(0) + 3, "grün", "")
+        assert "EXECNET_X" not in os.environ
+
+    def test_a_relative_chdir_of_several_workers(self, group, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        group.makegateways(["popen//chdir=here"] * 3)
+        cwds = group.remote_exec("import os; channel.send(os.getcwd())").receive_each()
+        assert cwds == [str(tmp_path / "here")] * 3
+
+    def test_nothing_is_executed_for_a_spec_without_settings(self, group, monkeypatch):
+        monkeypatch.setattr(execnet.Gateway, "remote_exec", None)
+        assert group.makegateway("popen").hasreceiver()
+
+    def test_a_failing_setup_names_the_spec_and_leaves_nothing(self, group, tmp_path):
+        before = leaks.processes()
+        with pytest.raises(RemoteError, match="nix/deeper") as info:
+            group.makegateway(f"popen//id=a//chdir={tmp_path}/nix/deeper")
+        assert f"'popen//id=a//chdir={tmp_path}/nix/deeper'" in str(info.value)
+        assert (list(group), group._gateways_to_join) == ([], [])
+        assert leaks.processes() == before
+
+    def test_after_a_failed_start_id_and_group_are_as_before(self, group):
+        spec = XSpec("popen//python=/bin/false")
+        with pytest.raises(OSError, match="/bin/false"):
+            group.makegateway(spec)
+        assert (spec.id, list(group)) == (None, [])
+        with pytest.raises(OSError, match="/bin/false"):
+            group.makegateway("popen//id=a//python=/bin/false")
+        assert group.makegateway("popen//id=a").id == "a"
+        assert group.makegateway("popen").id == "gw0"
+
+    def test_setup_runs_on_every_python(self, group, other_python, tmp_path):
+        gateway = group.makegateway(f"popen//python={other_python}//chdir={tmp_path / 'ü'}//env:EXECNET_X=ü")
+        assert gateway.remote_exec("import os; channel.send(len(os.listdir('..')))").receive(SECONDS) == 1
+        (name,) = os.listdir(tmp_path)
+        assert name == "ü"
+
+    def test_via_a_via(self, group):
+        for spec in ("popen//id=a", "popen//id=b//via=a", "popen//id=c//via=b"):
+            group.makegateway(spec)
+        pids = group.remote_exec("import os; channel.send((os.getpid(), os.getppid()))").receive_each()
+        assert [ppid for _, ppid in pids] == [os.getpid(), pids[0][0], pids[1][0]]
+
+
+class TestMakegateways:
+    def test_ids_and_order_as_written(self, group):
+        group.makegateway("popen//id=first")
+        gateways = group.makegateways(["popen", "popen//id=x", "popen"])
+        assert [gateway.id for gateway in gateways] == ["gw0", "x", "gw1"]
+        assert repr(group) == "<Group ['first', 'gw0', 'x', 'gw1']>"
+
+    def test_no_specs(self, group):
+        assert group.makegateways([]) == []
+
+    def test_a_group_starts_its_specs(self):
+        with Group(["popen", "popen//id=x"]) as group:
+            assert [gateway.id for gateway in group] == ["gw0", "x"]
+
+    def test_all_processes_are_started_before_one_is_awaited(self, group, monkeypatch):
+        from execnet import gateway_bootstrap
+
+        steps = []
+        create_io, finish = gateway_io.create_io, gateway_bootstrap.finish
+        monkeypatch.setattr(gateway_io, "create_io", lambda *args: steps.append("create") or create_io(*args))
+        monkeypatch.setattr(gateway_bootstrap, "finish", lambda *args: steps.append("finish") or finish(*args))
+        group.makegateways(["popen"] * 3)
+        assert steps == ["create"] * 3 + ["finish"] * 3
+
+    @pytest.mark.parametrize("limit", [1, 2])
+    def test_max_parallel_bounds_the_starts_under_way(self, group, monkeypatch, limit):
+        from execnet import gateway_bootstrap
+
+        begun, under_way = itertools.count(1), []
+        done = itertools.count(1)
+        finished = [0]
+        begin, finish = gateway_bootstrap.begin, gateway_bootstrap.finish
+
+        def counting_begin(*args):
+            under_way.append(next(begun) - finished[0])
+            return begin(*args)
+
+        def counting_finish(*args):
+            gateway = finish(*args)
+            finished[0] = next(done)
+            return gateway
+
+        monkeypatch.setattr(gateway_bootstrap, "begin", counting_begin)
+        monkeypatch.setattr(gateway_bootstrap, "finish", counting_finish)
+        assert len(group.makegateways(["popen"] * 5, max_parallel=limit)) == 5
+        assert max(under_way) <= limit
+
+    @pytest.mark.parametrize("limit", [None, 1, 2])
+    def test_via_and_installvia_wait_for_what_they_need_wherever_that_stands(self, group, limit):
+        gateways = group.makegateways(
+            ["popen//id=c//via=b", "popen//id=b//via=a", "socket//id=s//installvia=a", "popen//id=a"], limit
+        )
+        assert [gateway.id for gateway in gateways] == [gateway.id for gateway in group] == ["c", "b", "s", "a"]
+        assert group.remote_exec("channel.send(1)").receive_each() == [1] * 4
+
+    def test_going_through_oneself_is_refused(self, group):
+        with pytest.raises(ValueError, match="goes through itself"):
+            group.makegateways(["popen//id=a//via=b", "popen//id=b//via=a"])
+        assert group.makegateway("popen//id=a").id == "a"
+
+    def test_one_failure_is_raised_as_it_is_and_the_others_are_ended(self, group):
+        group.makegateway("popen//id=stays")
+        before = leaks.processes()
+        with pytest.raises(FileNotFoundError, match="nix"):
+            group.makegateways(["popen", "popen//python=/nix/python", "popen"])
+        assert repr(group) == "<Group ['stays']>"
+        assert leaks.processes() == before
+        assert group.makegateways(["popen"])[0].id == "gw0"
+
+    def test_several_failures_are_all_named(self, group):
+        specs = ["popen//id=a//python=/bin/false", "popen", "qwe", "popen//via=a"]
+        with pytest.raises(OSError) as info:
+            group.makegateways(specs)
+        text = str(info.value)
+        assert text.startswith("3 of 4 gateways could not be started:")
+        assert all(repr(spec) in text for spec in specs if spec != "popen")
+        assert list(group) == []
+
+    def test_the_same_id_twice_starts_nothing(self, group, monkeypatch):
+        monkeypatch.setattr(gateway_io, "create_io", None)
+        with pytest.raises(ValueError, match="'a'"):
+            group.makegateways(["popen//id=a", "popen//id=a"])
+        monkeypatch.undo()
+        assert group.makegateway("popen//id=a").id == "a"
+
+    def test_an_interrupted_start_leaves_no_process(self, group, monkeypatch):
+        def interrupted(self, workers):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(multi._Starts, "_work_in_parallel", interrupted)
+        before = leaks.processes()
+        with pytest.raises(KeyboardInterrupt):
+            group.makegateways(["popen"] * 2)
+        assert leaks.processes() == before
+
+
+class TestMultiChannel:
+    class Fake:
+        """A channel, as far as a MultiChannel needs one."""
+
+        def __init__(self, items=(), end=None):
+            self.items, self.end, self.sent = list(items), end, []
+
+        class gateway:
+            execmodel = gateway_base.get_execmodel("thread")
+
+        def send(self, item):
+            self.sent.append(item)
+
+        def receive(self):
+            return self.items.pop(0)
+
+        def setcallback(self, callback, endmarker=None):
+            for item in [*self.items, *([] if endmarker is None else [endmarker])]:
+                callback(item)
+
+        def waitclose(self):
+            if self.end is not None:
+                raise self.end
+
+    def test_container(self):
+        channels = [self.Fake(), self.Fake()]
+        multichannel = MultiChannel(channels)
+        assert (len(multichannel), list(multichannel), multichannel[1]) == (2, channels, channels[1])
+        assert channels[0] in multichannel and self.Fake() not in multichannel
+
+    def test_send_each_and_receive_each_over_real_gateways(self, group):
+        group.makegateways(["popen"] * 2)
+        multichannel = group.remote_exec("while 1: channel.send(channel.receive() + 1)")
+        multichannel.send_each(1)
+        assert multichannel.receive_each() == [2, 2]
+        multichannel.send_each(5)
+        assert multichannel.receive_each(withchannel=True) == [(multichannel[0], 6), (multichannel[1], 6)]
+
+    def test_functions_with_arguments(self, group):
+        def remote(channel, value):
+            channel.send(value * 2)
+
+        group.makegateways(["popen"] * 2)
+        assert group.remote_exec(remote, value=4).receive_each() == [8, 8]
+
+    def test_the_receive_queue_is_made_once(self, group):
+        group.makegateways(["popen"] * 2)
+        multichannel = group.remote_exec("channel.send(1)")
+        received = multichannel.make_receive_queue(endmarker=None)
+        assert multichannel.make_receive_queue() is received
+        got = [received.get(timeout=SECONDS) for _ in range(4)]
+        assert {(channel, item) for channel, item in got} == {
+            (channel, item) for channel in multichannel for item in (1, None)
+        }
+
+    def test_the_endmarker_is_the_same_object_and_none_without_one(self):
+        marker = object()
+        channels = [self.Fake([1]), self.Fake([2])]
+        received = MultiChannel(channels).make_receive_queue(endmarker=marker)
+        assert [received.get_nowait() for _ in range(received.qsize())] == [
+            (channels[0], 1), (channels[0], marker), (channels[1], 2), (channels[1], marker)
+        ]  # fmt: skip
+        assert MultiChannel([self.Fake()]).make_receive_queue().empty()
+
+    def test_the_receive_queue_of_no_channels(self):
+        assert MultiChannel([]).make_receive_queue(endmarker=1).empty()
+
+    def test_waitclose_waits_for_all_and_raises_the_first_remote_error(self, group):
+        group.makegateways(["popen"] * 3)
+        multichannel = group.remote_exec(
+            "n = channel.receive()\n"
+            "if n: raise ValueError('error %d' % n)"
+        )  # fmt: skip
+        for number, channel in enumerate(multichannel):
+            channel.send(number)
+        with pytest.raises(RemoteError, match="error 1"):
+            multichannel.waitclose()
+        assert all(channel.isclosed() for channel in multichannel)
+
+    def test_waitclose_prefers_a_remote_error_to_a_lost_connection(self):
+        lost, failed = EOFError("lost"), RemoteError("failed")
+        with pytest.raises(RemoteError, match="failed"):
+            MultiChannel([self.Fake(end=lost), self.Fake(end=failed)]).waitclose()
+        with pytest.raises(EOFError, match="lost"):
+            MultiChannel([self.Fake(end=lost), self.Fake()]).waitclose()
+        MultiChannel([self.Fake()]).waitclose()
+
+
+class TestAtexit:
+    def test_a_group_registers_its_cleanup_once(self, monkeypatch):
+        registered = []
+        monkeypatch.setattr(atexit, "register", registered.append)
+        group = Group(["popen"])
+        assert registered == [group._cleanup_atexit]
+        registered[0]()
+        assert len(group) == 0
+
+    def test_cleanup_terminates_with_a_second(self, group, monkeypatch):
+        timeouts = []
+        group._register(StandIn("a"))
+        monkeypatch.setattr(group, "terminate", timeouts.append)
+        group._cleanup_atexit()
+        monkeypatch.undo()
+        assert timeouts == [1.0]
+
+
+def test_the_default_group_is_the_packages_face():
+    assert isinstance(execnet.default_group, Group)
+    assert execnet.makegateway.__self__ is execnet.set_execmodel.__self__ is execnet.default_group
+    assert multi.default_group is execnet.default_group

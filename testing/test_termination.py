@@ -1,0 +1,380 @@
+"""Ends: one deadline, nothing left behind, whatever the workers do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from support import leaks
+
+import execnet
+from execnet import Group, XSpec, gateway_base, multi
+
+SECONDS = 10.0
+THREAD = gateway_base.get_execmodel("thread")
+
+SLEEPING = "channel.send(1); import time; time.sleep(1000)"
+SWALLOWING = """
+import time
+channel.send(1)
+while True:
+    try:
+        time.sleep(1000)
+    except BaseException:
+        pass
+"""
+C_LOOPING = "channel.send(1); sum(range(10**12))"
+
+
+class StandIn:
+    """A member that notes what is done to it, in the group's common log."""
+
+    def __init__(self, group, id, via=None):
+        self.group, self.id = group, id
+        self.spec = XSpec(f"popen//via={via}" if via else "popen")
+        self.log = group.__dict__.setdefault("log", [])
+        self._io = self
+        group._register(self)
+
+    def exit(self):
+        self.log.append(("exit", self.id))
+        self.group._unregister(self)
+
+    def join(self):
+        self.log.append(("join", self.id))
+
+    def wait(self):
+        self.log.append(("wait", self.id))
+
+
+class TestStandIns:
+    def test_each_is_told_to_exit_and_joined_and_awaited_once(self, group):
+        StandIn(group, "a")
+        group.terminate(1.0)
+        assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")]
+        assert (group._gateways, group._gateways_to_join) == ([], [])
+
+    def test_one_that_does_not_unregister_itself_is_done_with_as_well(self, group):
+        member = StandIn(group, "a")
+        member.exit = lambda: None
+        group.terminate(1.0)
+        assert list(group) == []
+
+    def test_members_others_go_through_end_after_those(self, group):
+        for name, via in [("a", None), ("b", "a"), ("c", "b"), ("d", "a")]:
+            StandIn(group, name, via)
+        group.terminate(1.0)
+        levels = [{"c", "d"}, {"b"}, {"a"}]
+        log = list(group.log)
+        for level in levels:
+            steps, log = log[: 3 * len(level)], log[3 * len(level) :]
+            assert {name for _, name in steps} == level
+            assert [step for step, _ in steps[: len(level)]] == ["exit"] * len(level)
+
+    def test_one_that_exited_before_is_still_joined(self, group):
+        StandIn(group, "a").exit()
+        group.terminate(1.0)
+        assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")]
+
+    def test_an_error_of_a_member_is_raised_when_all_are_done_with(self, group):
+        StandIn(group, "a").join = lambda: 1 / 0
+        StandIn(group, "b")
+        with pytest.raises(ZeroDivisionError):
+            group.terminate(1.0)
+        assert ("wait", "b") in group.log
+        assert (group._gateways, group._gateways_to_join) == ([], [])
+
+    def test_safe_terminate_is_looked_up_in_the_module(self, group, monkeypatch):
+        calls = []
+        monkeypatch.setattr(multi, "safe_terminate", lambda *args: calls.append(args))
+        StandIn(group, "a")
+        group.terminate(1.0)
+        ((execmodel, timeout, pairs),) = calls
+        assert execmodel is group.execmodel and 0.9 < timeout <= 1.0 and len(pairs) == 1
+        term, kill = pairs[0]
+        term()
+        assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")] and callable(kill)
+
+    def test_terminating_an_empty_group_is_nothing(self, group):
+        group.terminate()
+        group.terminate(0)
+
+
+class TestSafeTerminate:
+    def test_pairs_run_side_by_side(self):
+        meet = threading.Barrier(5)
+        multi.safe_terminate(THREAD, SECONDS, [(lambda: meet.wait(SECONDS), None)] * 5)
+
+    def test_only_the_late_are_killed(self):
+        ended, killed = threading.Event(), []
+
+        def kill():
+            killed.append(1)
+            ended.set()
+
+        multi.safe_terminate(THREAD, 0.05, [(lambda: None, None), (lambda: ended.wait(SECONDS), kill)])
+        assert killed == [1]
+
+    def test_none_waits_for_every_termfunc(self):
+        go, done = threading.Event(), []
+        timer = threading.Timer(0.1, go.set)
+        timer.start()
+        multi.safe_terminate(THREAD, None, [(lambda: go.wait(SECONDS) and done.append(1), None)])
+        timer.join()
+        assert done == [1]
+
+    def test_a_kill_that_blocks_takes_no_longer_than_twice_the_timeout(self):
+        go = threading.Event()
+
+        def block():
+            go.wait(SECONDS)
+
+        started = time.monotonic()
+        multi.safe_terminate(THREAD, 0.2, [(block, block)] * 8)
+        assert time.monotonic() - started < 0.8
+        go.set()
+
+    def test_the_first_error_is_raised_when_all_were_dealt_with(self):
+        done = []
+        with pytest.raises(ZeroDivisionError):
+            multi.safe_terminate(THREAD, 1.0, [(lambda: 1 / 0, None), (lambda: done.append(1), None)])
+        assert done == [1]
+
+    def test_without_threads_the_pairs_run_one_after_another(self, monkeypatch):
+        def refused(*args):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        execmodel = gateway_base.ThreadExecModel()
+        monkeypatch.setattr(execmodel, "start", refused, raising=False)
+        done = []
+        multi.safe_terminate(execmodel, 1.0, [(lambda: done.append(1), None), (lambda: done.append(2), None)])
+        assert done == [1, 2]
+
+
+def busy(group, spec, source):
+    """A gateway whose worker is in the middle of ``source``."""
+    gateway = group.makegateway(spec)
+    gateway.remote_exec(source).receive(SECONDS)
+    return gateway
+
+
+class TestGateways:
+    def test_processes_are_reaped_when_terminate_returns(self, group):
+        group.makegateways(["popen"] * 3)
+        popens = [gateway._io.popen for gateway in group]
+        group.terminate(5.0)
+        assert [popen.returncode for popen in popens] == [0, 0, 0]
+        assert repr(group) == "<Group []>"
+
+    def test_without_timeout(self, group):
+        popen = group.makegateway("popen")._io.popen
+        group.terminate()
+        assert popen.returncode == 0
+
+    def test_a_gateway_that_exited_by_itself_is_reaped(self, group):
+        gateway = group.makegateway("popen")
+        gateway.exit()
+        assert gateway not in group
+        group.terminate(5.0)
+        assert gateway._io.popen.returncode == 0
+
+    @pytest.mark.parametrize(
+        "source", [SLEEPING, SWALLOWING, C_LOOPING], ids=["sleeping", "swallowing", "looping in C"]
+    )
+    def test_a_stuck_worker_is_killed_after_the_timeout(self, group, source, capfd):
+        gateway = busy(group, "popen", source)
+        started = time.monotonic()
+        group.terminate(0.5)
+        assert time.monotonic() - started < 1.0
+        assert gateway._io.popen.returncode is not None
+        assert not gateway.hasreceiver()
+        assert capfd.readouterr().err == ""
+
+    def test_stopped_swallowing_and_looping_workers_end_within_one_deadline(self, group):
+        gateways = [busy(group, "popen", source) for source in (SLEEPING, SWALLOWING, C_LOOPING, SLEEPING)]
+        os.kill(gateways[0]._io.popen.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        group.terminate(1.0)
+        assert time.monotonic() - started < 1.5
+        assert all(gateway._io.popen.returncode is not None for gateway in gateways)
+
+    def test_a_stuck_worker_gets_the_signals_in_order(self, group, capfd):
+        gateway = busy(
+            group,
+            "popen",
+            "import signal, os, time\n"
+            "def note(number, frame):\n"
+            "    os.write(2, b'%d;' % number)\n"
+            "for number in (signal.SIGINT, signal.SIGTERM):\n"
+            "    signal.signal(number, note)\n" + SWALLOWING,
+        )
+        group.terminate(0.5)
+        assert gateway._io.popen.returncode == -signal.SIGKILL
+        assert capfd.readouterr().err == f"{signal.SIGINT:d};{signal.SIGTERM:d};"
+
+    def test_a_process_that_was_killed_before(self, group):
+        gateway = group.makegateway("popen")
+        gateway._io.popen.kill()
+        group.terminate(5.0)
+        assert gateway._io.popen.returncode == -signal.SIGKILL
+
+    def test_terminate_with_no_time_at_all(self, group):
+        gateway = busy(group, "popen", SWALLOWING)
+        group.terminate(0)
+        assert gateway._io.popen.returncode is not None
+
+    def test_stuck_workers_behind_a_via_share_the_deadline(self, group):
+        group.makegateway("popen//id=a")
+        busy(group, "popen//id=b//via=a", SWALLOWING)
+        busy(group, "popen//id=c//via=b", SWALLOWING)
+        before = leaks.processes()
+        started = time.monotonic()
+        group.terminate(1.0)
+        assert time.monotonic() - started < 2.5
+        deadline = time.monotonic() + SECONDS
+        while leaks.processes().keys() & before.keys() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not leaks.processes().keys() & before.keys()
+
+    def test_a_socket_gateway_ends(self, group, socket_server):
+        group.makegateway(f"socket={socket_server.hostport}")
+        group.terminate(5.0)
+        assert list(group) == []
+
+    def test_an_ssh_gateway_ends(self, group, ssh_server):
+        gateway = group.makegateway(ssh_server.spec())
+        group.terminate(5.0)
+        assert gateway._io.popen.returncode is not None
+
+    def test_a_process_that_cannot_be_ended_is_named_in_a_warning(self, group, monkeypatch):
+        gateway = busy(group, "popen//id=a", SWALLOWING)
+        popen = gateway._io.popen
+        monkeypatch.setattr(popen, "send_signal", lambda number: None)
+        monkeypatch.setattr(multi, "REAP_GRACE", 0.01)
+        try:
+            with pytest.warns(RuntimeWarning, match=f"'a': process {popen.pid} could not be ended"):
+                group.terminate(0.1)
+        finally:
+            monkeypatch.undo()
+            popen.kill()
+            popen.wait(SECONDS)
+
+    def test_the_group_can_be_used_again(self, group):
+        group.makegateway("popen")
+        group.terminate(5.0)
+        assert group.makegateway("popen").remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+    def test_eight_end_together(self, group):
+        group.makegateways(["popen"] * 8)
+        started = time.monotonic()
+        group.terminate(5.0)
+        assert time.monotonic() - started < 1.0
+
+    def test_a_with_block_terminates(self):
+        with Group(["popen"]) as group:
+            popen = group[0]._io.popen
+            assert group[0].remote_exec("channel.send(1)").receive(SECONDS) == 1
+        assert popen.returncode == 0
+
+    def test_a_with_block_lets_its_exception_through(self):
+        with pytest.raises(ZeroDivisionError), Group(["popen"]) as group:
+            popen = group[0]._io.popen
+            raise ZeroDivisionError
+        assert popen.returncode == 0
+
+    def test_100_rounds_leave_no_threads_or_descriptors(self, group):
+        group.makegateway("popen")
+        group.terminate(5.0)
+        before = leaks.Snapshot.take()
+        for _ in range(100):
+            group.makegateway("popen")
+            group.terminate(5.0)
+        assert leaks.wait_for_none(before) == []
+
+
+PROGRAM = """
+import execnet, os, sys, threading
+group = execnet.Group()
+a = group.makegateway("popen//id=a")
+group.makegateway("popen//id=b//via=a")
+c = group.makegateway("popen//id=c")
+{more}
+print(a._io.popen.pid, c._io.popen.pid, flush=True)
+"""
+
+
+def finish(more="", python=sys.executable, seconds=SECONDS):
+    """Run a program that ends with live gateways; its time, status, output, stderr."""
+    started = time.monotonic()
+    environ = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(execnet.__file__)))
+    done = subprocess.run(
+        [python, "-c", PROGRAM.format(more=more)], capture_output=True, text=True, timeout=60, env=environ
+    )
+    for pid in done.stdout.split():
+        assert not os.path.exists(f"/proc/{pid}")
+    assert time.monotonic() - started < seconds
+    return done.returncode, done.stderr
+
+
+class TestInterpreterExit:
+    def test_idle_workers_end_silently(self):
+        assert finish() == (0, "")
+
+    def test_stuck_workers_end_silently(self):
+        more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)"
+        assert finish(more) == (0, "")
+
+    def test_works_on_the_newest_pythons_which_start_no_threads_then(self, other_python):
+        if other_python.implementation == "cpython" and other_python.version >= (3, 9):
+            more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)"
+            assert finish(more, python=str(other_python)) == (0, "")
+
+    def test_where_no_thread_can_be_started(self):
+        more = (
+            f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)\n"
+            "import atexit, _thread\n"
+            "def refuse(*args):\n"
+            '    raise RuntimeError("can\'t create new thread at interpreter shutdown")\n'
+            "@atexit.register\n"
+            "def no_threads():\n"
+            "    type(group.execmodel).start = refuse\n"
+        )
+        assert finish(more) == (0, "")
+
+    def test_a_killed_worker_is_reaped_silently(self):
+        assert finish("c._io.popen.kill()") == (0, "")
+
+    def test_an_exception_ends_the_program_with_its_own_words_only(self):
+        returncode, stderr = finish("raise SystemExit('that was it')")
+        assert (returncode, stderr) == (1, "that was it\n")
+
+
+class TestFork:
+    def test_a_child_neither_ends_nor_awaits_its_parents_workers(self):
+        more = """
+pid = os.fork()
+if not pid:
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert group.remote_exec("channel.send(1)").receive_each() == [1, 1, 1]
+"""
+        assert finish(more) == (0, "")
+
+    def test_a_child_makes_gateways_of_its_own(self):
+        more = """
+pid = os.fork()
+if not pid:
+    gw = group.makegateway("popen//id=a")
+    assert gw.remote_exec("channel.send(1)").receive(10) == 1
+    assert list(group) == [gw]
+    group.terminate(5)
+    os._exit(gw._io.popen.returncode)
+assert os.waitpid(pid, 0)[1] == 0
+assert group.remote_exec("channel.send(1)").receive_each() == [1, 1, 1]
+"""
+        assert finish(more) == (0, "")
