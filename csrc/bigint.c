@@ -1,8 +1,8 @@
 /* Integers too large for a machine word, to decimal and back.
 
-   Here is only what is small enough for simple arithmetic on the stack, quadratic with a small bound. No public
-   function of CPython gives the digits of an int in all supported versions, so the two that are read here are
-   named in one place each. */
+   Here is only what is small enough for simple arithmetic on the stack, quadratic with a small bound: chunks of
+   nine decimal digits on one side, CPython's own digits on the other. No public function of CPython gives or
+   takes the digits of an int in all supported versions, so the layouts that are used are named in one place each. */
 #include "core.h"
 
 #if PY_VERSION_HEX < 0x030B0000
@@ -10,14 +10,17 @@
 #endif
 
 enum {
-    LIMBS = 64,              /* 32-bit limbs, enough for BIGINT_DIGITS: 576 * log2(10) / 32 = 59.8 */
-    CHUNK_DIGITS = 9,        /* decimal digits that fit a 32-bit limb */
-    CHUNK = 1000000000,      /* 10 ** CHUNK_DIGITS */
-    CHUNKS = BIGINT_TEXT / CHUNK_DIGITS,
+    CHUNK_DIGITS = 9,
+    CHUNK = 1000000000, /* 10 ** CHUNK_DIGITS */
+    MOST_CHUNKS = BIGINT_DIGITS / CHUNK_DIGITS,
+    /* CPython digits of BIGINT_DIGITS decimal ones: log2(10) is 3.32 */
+    MOST_DIGITS = BIGINT_DIGITS * 333 / 100 / PyLong_SHIFT + 2,
 };
 
+/* ---- CPython's layout ---- */
+
 /* The value's digits in base 2 ** PyLong_SHIFT, least significant first. */
-static const digit *
+static inline const digit *
 long_digits(PyObject *value, Py_ssize_t *count, bool *negative)
 {
     PyLongObject *self = (PyLongObject *)value;
@@ -32,20 +35,46 @@ long_digits(PyObject *value, Py_ssize_t *count, bool *negative)
 #endif
 }
 
-/* Four digits by two divisions that do not wait for one another. */
+/* The int of such digits, the most significant of them not 0. */
+static inline PyObject *
+long_from_digits(const digit *digits, int count, bool negative)
+{
+    if (count <= 1) {
+        long number = count == 0 ? 0 : (long)digits[0];
+        return PyLong_FromLong(negative ? -number : number);
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    return (PyObject *)_PyLong_FromDigits(negative, count, (digit *)digits);
+#else
+    PyLongObject *self = _PyLong_New(count);
+    if (self != NULL) {
+        memcpy(self->ob_digit, digits, (size_t)count * sizeof(digit));
+        if (negative) {
+            Py_SET_SIZE(self, -count);
+        }
+    }
+    return (PyObject *)self;
+#endif
+}
+
+/* ---- to decimal ---- */
+
+/* 00 to 99, two characters each. */
+static const char PAIRS[] =
+    "0001020304050607080910111213141516171819"
+    "2021222324252627282930313233343536373839"
+    "4041424344454647484950515253545556575859"
+    "6061626364656667686970717273747576777879"
+    "8081828384858687888990919293949596979899";
+
 static inline void
 put_four(char *to, uint32_t number)
 {
-    uint32_t upper = number / 100;
-    uint32_t lower = number % 100;
-
-    to[0] = (char)('0' + upper / 10);
-    to[1] = (char)('0' + upper % 10);
-    to[2] = (char)('0' + lower / 10);
-    to[3] = (char)('0' + lower % 10);
+    memcpy(to, PAIRS + 2 * (number / 100), 2);
+    memcpy(to + 2, PAIRS + 2 * (number % 100), 2);
 }
 
-/* Write a chunk as exactly nine digits. */
+/* A chunk as exactly nine digits. */
 static inline void
 put_chunk(char *to, uint32_t chunk)
 {
@@ -56,14 +85,27 @@ put_chunk(char *to, uint32_t chunk)
     put_four(to + 5, chunk % 10000);
 }
 
-int
-bigint_format(PyObject *value, char text[BIGINT_TEXT])
+/* A chunk without leading zeros; gives the end. Writes nine bytes in any case. */
+static inline char *
+put_first_chunk(char *to, uint32_t chunk)
 {
-    uint32_t chunks[CHUNKS];
+    char text[2 * CHUNK_DIGITS];
+    int length = 1;
+
+    for (uint32_t limit = 10; length < CHUNK_DIGITS && chunk >= limit; limit *= 10) {
+        length++;
+    }
+    put_chunk(text, chunk);
+    memset(text + CHUNK_DIGITS, 0, CHUNK_DIGITS);
+    memcpy(to, text + CHUNK_DIGITS - length, CHUNK_DIGITS);
+    return to + length;
+}
+
+/* The value in chunks, least significant first; gives their number, 0 if there are too many. */
+static int
+split_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS])
+{
     int used = 0;
-    Py_ssize_t count;
-    bool negative;
-    const digit *digits = long_digits(value, &count, &negative);
 
     for (Py_ssize_t i = count - 1; i >= 0; i--) {
         uint64_t carry = digits[i];
@@ -73,36 +115,65 @@ bigint_format(PyObject *value, char text[BIGINT_TEXT])
             carry /= CHUNK;
         }
         while (carry != 0) {
-            if (used == BIGINT_DIGITS / CHUNK_DIGITS) {
+            if (used == MOST_CHUNKS) {
                 return 0;
             }
             chunks[used++] = (uint32_t)(carry % CHUNK);
             carry /= CHUNK;
         }
     }
+    return used;
+}
 
+#if defined(__SIZEOF_INT128__) && PyLong_SHIFT == 30
+/* The same for 3 or 4 digits, the common sizes, in two divisions of words instead of a dozen. */
+static inline int
+split_few_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS])
+{
+    const uint64_t two_chunks = (uint64_t)CHUNK * CHUNK;
+    unsigned __int128 number = count == 4 ? (unsigned __int128)digits[3] << 90 : 0;
+
+    number |= (unsigned __int128)digits[2] << 60 | (uint64_t)digits[1] << 30 | digits[0];
+    uint64_t upper = (uint64_t)(number / two_chunks); /* below 2 ** 120 / 10 ** 18 < 2 ** 61 */
+    uint64_t lower = (uint64_t)(number - (unsigned __int128)upper * two_chunks);
+    chunks[0] = (uint32_t)(lower % CHUNK);
+    chunks[1] = (uint32_t)(lower / CHUNK);
+    int used = 2;
+    for (; upper != 0; upper /= CHUNK) {
+        chunks[used++] = (uint32_t)(upper % CHUNK);
+    }
+    return used;
+}
+#else
+#define split_few_chunks split_chunks
+#endif
+
+int
+bigint_format(PyObject *value, char text[BIGINT_TEXT])
+{
+    uint32_t chunks[MOST_CHUNKS];
+    Py_ssize_t count;
+    bool negative;
+    const digit *digits = long_digits(value, &count, &negative);
+    int used = count == 3 || count == 4 ? split_few_chunks(digits, count, chunks)
+                                        : split_chunks(digits, count, chunks);
+
+    if (used == 0) {
+        return 0;
+    }
     char *at = text;
     if (negative) {
         *at++ = '-';
     }
-    if (used == 0) {
-        *at++ = '0';
-        return (int)(at - text);
-    }
-    char first[CHUNK_DIGITS];
-    put_chunk(first, chunks[used - 1]);
-    int zeros = 0;
-    while (first[zeros] == '0') {
-        zeros++;
-    }
-    memcpy(at, first + zeros, (size_t)(CHUNK_DIGITS - zeros));
-    at += CHUNK_DIGITS - zeros;
+    at = put_first_chunk(at, chunks[used - 1]);
     for (int k = used - 2; k >= 0; k--) {
         put_chunk(at, chunks[k]);
         at += CHUNK_DIGITS;
     }
     return (int)(at - text);
 }
+
+/* ---- from decimal ---- */
 
 static inline uint32_t
 get_four(const char *digits)
@@ -118,65 +189,37 @@ get_chunk(const char *digits)
            get_four(digits + 5);
 }
 
-/* limbs = limbs * factor + carry; gives the new number of limbs. */
-static int
-multiply_add(uint32_t limbs[LIMBS], int used, uint32_t factor, uint32_t carry)
+/* digits = digits * factor + carry; gives the new number of digits. */
+static inline int
+multiply_add(digit digits[MOST_DIGITS], int used, uint32_t factor, uint64_t carry)
 {
     for (int i = 0; i < used; i++) {
-        uint64_t product = (uint64_t)limbs[i] * factor + carry;
-        limbs[i] = (uint32_t)product;
-        carry = (uint32_t)(product >> 32);
+        carry += (uint64_t)digits[i] * factor;
+        digits[i] = (digit)(carry & PyLong_MASK);
+        carry >>= PyLong_SHIFT;
     }
-    if (carry != 0) {
-        assert(used < LIMBS);
-        limbs[used++] = carry;
+    while (carry != 0) {
+        assert(used < MOST_DIGITS);
+        digits[used++] = (digit)(carry & PyLong_MASK);
+        carry >>= PyLong_SHIFT;
     }
     return used;
 }
 
-/* The int of little-endian two's complement bytes. */
-static PyObject *
-long_from_bytes(const unsigned char *bytes, size_t size)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    return PyLong_FromNativeBytes(bytes, size, Py_ASNATIVEBYTES_LITTLE_ENDIAN);
-#else
-    return _PyLong_FromByteArray(bytes, size, 1, 1);
-#endif
-}
-
 PyObject *
-bigint_parse(const char *digits, int count, bool negative)
+bigint_parse(const char *text, int length, bool negative)
 {
-    uint32_t limbs[LIMBS];
-    int used = 0;
-
-    assert(count > 0 && count <= BIGINT_DIGITS);
-    int first = count % CHUNK_DIGITS;
+    digit digits[MOST_DIGITS];
+    int first = length % CHUNK_DIGITS;
     uint32_t chunk = 0;
-    uint32_t factor = 1;
-    for (int i = 0; i < first; i++) {
-        chunk = chunk * 10 + (uint32_t)(digits[i] - '0');
-        factor *= 10;
-    }
-    used = multiply_add(limbs, used, factor, chunk);
-    for (int at = first; at < count; at += CHUNK_DIGITS) {
-        used = multiply_add(limbs, used, CHUNK, get_chunk(digits + at));
-    }
 
-    unsigned char bytes[LIMBS * 4 + 1];
-    size_t size = 0;
-    uint32_t carry = 1; /* two's complement: invert, add one */
-    for (int i = 0; i < used; i++) {
-        uint32_t limb = limbs[i];
-        if (negative) {
-            limb = ~limb + carry;
-            carry = carry && limb == 0;
-        }
-        for (int k = 0; k < 4; k++) {
-            bytes[size++] = (unsigned char)(limb >> (8 * k));
-        }
+    assert(length > 0 && length <= BIGINT_DIGITS);
+    for (int i = 0; i < first; i++) {
+        chunk = chunk * 10 + (uint32_t)(text[i] - '0');
     }
-    bytes[size++] = negative && used > 0 ? 0xff : 0;
-    return long_from_bytes(bytes, size);
+    int used = multiply_add(digits, 0, CHUNK, chunk);
+    for (int at = first; at < length; at += CHUNK_DIGITS) {
+        used = multiply_add(digits, used, CHUNK, get_chunk(text + at));
+    }
+    return long_from_digits(digits, used, negative);
 }

@@ -293,13 +293,19 @@ write_huge_int(Writer *writer, PyObject *value)
 static int
 write_large_int(Writer *writer, PyObject *value)
 {
-    char text[BIGINT_TEXT];
-    int length = bigint_format(value, text);
-
+    char *to = buffer_take(writer->out, 5 + BIGINT_TEXT);
+    if (to == NULL) {
+        return -1;
+    }
+    int length = bigint_format(value, to + 5);
     if (length == 0) {
+        writer->out->pos = to;
         return write_huge_int(writer, value);
     }
-    return write_sized(writer, value, OP_LONGINT, text, length);
+    to[0] = OP_LONGINT;
+    wire_put_int4(to + 1, length);
+    writer->out->pos = to + 5 + length;
+    return 0;
 }
 
 static inline int

@@ -506,6 +506,29 @@ huge_int(Reader *reader, const char *digits, int32_t count)
     return number;
 }
 
+static inline bool
+are_digits(const char *text, Py_ssize_t size)
+{
+    const uint64_t upper_halves = UINT64_C(0xf0f0f0f0f0f0f0f0);
+    const uint64_t threes = UINT64_C(0x3030303030303030);
+    const uint64_t sixes = UINT64_C(0x0606060606060606);
+
+    /* Eight bytes at once: 3 in each upper half, there still when 6 is added. */
+    for (; size >= 8; text += 8, size -= 8) {
+        uint64_t word;
+        memcpy(&word, text, 8);
+        if ((word & upper_halves) != threes || ((word + sixes) & upper_halves) != threes) {
+            return false;
+        }
+    }
+    for (; size > 0; text++, size--) {
+        if (*text < '0' || *text > '9') {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* LONGINT, LONGLONG: an optional minus and at least one ASCII digit. */
 static PyObject *
 read_decimal(Reader *reader)
@@ -522,11 +545,8 @@ read_decimal(Reader *reader)
     if (count == 0) {
         return refuse(reader, "an integer without digits");
     }
-    for (int32_t i = 0; i < count; i++) {
-        if (digits[i] < '0' || digits[i] > '9') {
-            return refuse(reader, "an integer with the byte %d among its digits",
-                          (int)(unsigned char)digits[i]);
-        }
+    if (!are_digits(digits, count)) {
+        return refuse(reader, "an integer with other bytes than digits");
     }
     return count <= BIGINT_DIGITS ? bigint_parse(digits, count, negative)
                                   : huge_int(reader, text, size);
