@@ -1333,8 +1333,12 @@ class WorkerGateway(BaseGateway):
 
 #: The byte before a value written by dumps and dump.
 DUMPFORMAT_VERSION = b"\x02"
-#: How deep containers may be nested to be written.
+#: How deep containers may be nested to be written, and tuples in a dict's key to be read.
 MAX_DEPTH = 400
+#: How many list elements a value may announce without ever assigning them.
+MAX_UNASSIGNED = 65536
+#: What a stream is asked for at once, at most, before it gave as much.
+STREAM_PIECE = 65536
 MAX_INT4 = 2**31 - 1
 MIN_INT4 = -(2**31)
 
@@ -1403,50 +1407,84 @@ class Unserializer(object):
                 raise LoadError("wrong dumpformat version %r" % (version,))
         self.stack = []
         self.missing = {}
+        self.unassignable = MAX_UNASSIGNED
         functions = self.num2func
         read = self.stream.read
-        try:
-            while True:
-                op = read(1)
-                if not op:
-                    raise EOFError("value ends before its STOP")
-                if op == b"Q":
-                    break
-                functions[op](self)
-        except KeyError:
-            raise LoadError("unknown opcode %r" % (op,))
-        except (TypeError, ValueError, IndexError, OverflowError) as exc:
-            raise LoadError("invalid value at opcode %r: %s" % (op, exc))
+        while True:
+            op = read(1)
+            if op == b"Q":
+                break
+            function = functions.get(op)
+            if function is None:
+                if op:
+                    raise LoadError("unknown opcode %r - wire protocol corruption?" % (op,))
+                raise EOFError("value ends before its STOP")
+            function(self)
         if len(self.stack) != 1:
             raise LoadError("%d objects on the stack at STOP" % len(self.stack))
-        if self.missing:
-            raise LoadError("a list has fewer elements than announced")
+        self._finish(self.stack)
         return self.stack[0]
 
     def _read(self, count):
-        data = self.stream.read(count)
-        if len(data) != count:
-            raise EOFError("expected %d bytes, got %d" % (count, len(data)))
-        return data
+        data = self.stream.read(min(count, STREAM_PIECE))
+        if len(data) == count:
+            return data
+        # A stream may give less than it was asked for, and is never asked for much more than it gave.
+        pieces = [data]
+        got = len(data)
+        while got < count:
+            if not pieces[-1]:
+                raise EOFError("expected %d bytes, got %d" % (count, got))
+            pieces.append(self.stream.read(min(count - got, max(got, STREAM_PIECE))))
+            got += len(pieces[-1])
+        return b"".join(pieces)
 
     def _read_int4(self):
         return _int4.unpack(self._read(4))[0]
 
+    def _read_count(self):
+        count = self._read_int4()
+        if count < 0:
+            raise LoadError("a size of %d" % count)
+        return count
+
     def _read_sized(self):
-        size = self._read_int4()
-        if size < 0:
-            raise ValueError("negative size")
-        return self._read(size)
+        count = self._read_count()
+        return self._read(count) if count else b""
+
+    def _read_text(self):
+        try:
+            return self._read_sized().decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise LoadError("a text that is not UTF-8: %s" % exc)
+
+    def _read_digits(self):
+        digits = self._read_sized()
+        if not digits[digits.startswith(b"-") :].isdigit():
+            raise LoadError("an integer with other bytes than digits: %r" % digits[:20])
+        return _int_from_digits(digits)
 
     def _pop_many(self):
-        count = self._read_int4()
-        if count < 0 or count > len(self.stack):
-            raise ValueError("%d objects wanted from a stack of %d" % (count, len(self.stack)))
+        count = self._read_count()
+        if count > len(self.stack):
+            raise LoadError("a container of %d objects, there are %d" % (count, len(self.stack)))
         if not count:
             return []
         items = self.stack[-count:]
         del self.stack[-count:]
+        self._finish(items)
         return items
+
+    def _finish(self, items):
+        # Lists among the items that were announced longer than they were filled: the rest is None.
+        if self.missing:
+            for item in items:
+                missing = self.missing.pop(id(item), 0)
+                if missing > self.unassignable:
+                    raise LoadError("a list with %d elements that are never assigned" % missing)
+                if missing:
+                    self.unassignable -= missing
+                    item.extend([None] * missing)
 
     def load_none(self):
         self.stack.append(None)
@@ -1464,10 +1502,10 @@ class Unserializer(object):
         self.stack.append(long(self._read_int4()))
 
     def load_longint(self):
-        self.stack.append(_int_from_digits(self._read_sized()))
+        self.stack.append(self._read_digits())
 
     def load_longlong(self):
-        self.stack.append(long(_int_from_digits(self._read_sized())))
+        self.stack.append(long(self._read_digits()))
 
     def load_float(self):
         self.stack.append(_float8.unpack(self._read(8))[0])
@@ -1479,21 +1517,18 @@ class Unserializer(object):
         self.stack.append(self._read_sized())
 
     def load_unicode(self):
-        self.stack.append(self._read_sized().decode("utf-8"))
+        self.stack.append(self._read_text())
 
     def load_py3string(self):
-        data = self._read_sized()
         # A Python 3 str is text, unless it is wanted as the bytes that a str is on Python 2.
-        self.stack.append(data if self.py3str_as_py2str else data.decode("utf-8"))
+        self.stack.append(self._read_sized() if self.py3str_as_py2str else self._read_text())
 
     def load_py2string(self):
         data = self._read_sized()
         self.stack.append(data.decode("latin-1") if PY3 and self.py2str_as_py3str else data)
 
     def load_newlist(self):
-        count = self._read_int4()
-        if count < 0:
-            raise ValueError("negative size")
+        count = self._read_count()
         items = []
         if count:
             # Filled as the elements arrive: memory follows what was sent, not what was announced.
@@ -1505,21 +1540,29 @@ class Unserializer(object):
 
     def load_setitem(self):
         if len(self.stack) < 3:
-            raise IndexError("nothing to set an item in")
+            raise LoadError("SETITEM with %d objects on the stack" % len(self.stack))
         value = self.stack.pop()
         key = self.stack.pop()
         container = self.stack[-1]
-        if type(container) is dict:
-            container[key] = value
-        elif type(container) is list:
-            self._set_list_item(container, key, value)
-        else:
-            raise TypeError("%s takes no items" % type(container).__name__)
+        if self.missing:
+            self._finish((key, value))
+        try:
+            if type(container) is dict:
+                _check_hashable(key)
+                container[key] = value
+            elif type(container) is list:
+                self._set_list_item(container, key, value)
+            else:
+                raise LoadError("SETITEM on %s, not on a list or dict" % type(container))
+        except (TypeError, IndexError, RuntimeError) as exc:
+            raise LoadError("an element that can't be stored: %s" % exc)
 
     def _set_list_item(self, items, index, value):
         missing = self.missing.get(id(items), 0)
-        if not missing or index != len(items):
-            raise IndexError("list element %r set out of order" % (index,))
+        if not missing or index != len(items) or type(index) is bool:
+            self._finish((items,))
+            items[index] = value
+            return
         items.append(value)
         if missing == 1:
             del self.missing[id(items)]
@@ -1530,15 +1573,23 @@ class Unserializer(object):
         self.stack.append(tuple(self._pop_many()))
 
     def load_set(self):
-        self.stack.append(set(self._pop_many()))
+        self.stack.append(self._set_of(set, self._pop_many()))
 
     def load_frozenset(self):
-        self.stack.append(frozenset(self._pop_many()))
+        self.stack.append(self._set_of(frozenset, self._pop_many()))
+
+    def _set_of(self, kind, items):
+        try:
+            for item in items:
+                _check_hashable(item)
+            return kind(items)
+        except (TypeError, RuntimeError) as exc:
+            raise LoadError("an element that can't be stored: %s" % exc)
 
     def load_channel(self):
         channelid = self._read_int4()
         if self.channelfactory is None:
-            raise ValueError("a channel, where there is no gateway")
+            raise LoadError("a channel, where nobody holds channels")
         self.stack.append(self.channelfactory.new(channelid))
 
 
@@ -1550,26 +1601,65 @@ if not PY3:
         Unserializer.num2func[_op] = getattr(_load, "__func__", _load)
 
 
+def _check_hashable(key):
+    # Python hashes tuples inside tuples by recursion without a limit.
+    if type(key) is tuple:
+        level = [key]
+        for _ in range(MAX_DEPTH):
+            level = [item for items in level for item in items if type(item) is tuple]
+            if not level:
+                return
+        raise LoadError("a key of tuples nested deeper than %d" % MAX_DEPTH)
+
+
+# Integers and their decimal digits without the interpreter's limit on their number: by halves, for the limit is there for the cost.
+_DIGITS_AT_ONCE = 500
+
+
 def _int_from_digits(digits):
-    # Decimal digits without the interpreter's limit on their number, which is there for their cost: halves, not one by one.
-    if not digits.lstrip(b"-").isdigit() or digits.count(b"-") != digits.startswith(b"-"):
-        raise ValueError("not a decimal number: %r" % digits[:20])
     if digits.startswith(b"-"):
         return -_int_from_digits(digits[1:])
-    if len(digits) <= 600:
-        return int(digits)
-    middle = len(digits) // 2
-    return _int_from_digits(digits[:middle]) * 10 ** (len(digits) - middle) + _int_from_digits(digits[middle:])
+    powers = {}
+
+    def power(count):
+        if count not in powers:
+            half = count // 2
+            powers[count] = 10**count if count <= _DIGITS_AT_ONCE else power(half) * power(count - half)
+        return powers[count]
+
+    def convert(start, end):
+        if end - start <= _DIGITS_AT_ONCE:
+            return int(digits[start:end])
+        half = (end - start) // 2
+        return convert(start, end - half) * power(half) + convert(end - half, end)
+
+    return convert(0, len(digits))
 
 
 def _digits_from_int(number):
-    if number < 0:
-        return b"-" + _digits_from_int(-number)
-    if number.bit_length() <= 2000:
-        return str(int(number)).encode("ascii") if PY3 else repr(number).rstrip("L")
-    width = number.bit_length() * 30103 // 200000
-    upper, lower = divmod(number, 10**width)
-    return _digits_from_int(upper) + _digits_from_int(lower).rjust(width, b"0")
+    if not hasattr(sys, "set_int_max_str_digits") or number.bit_length() < 3 * _DIGITS_AT_ONCE:
+        return ("%d" % number).encode("ascii")
+    # lazy: huge ints only; its multiplication is faster than division
+    import decimal
+
+    context = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX)
+    powers = {}
+
+    def power(bits):
+        if bits not in powers:
+            half = bits // 2
+            powers[bits] = decimal.Decimal(1 << bits) if bits < 1024 else context.multiply(power(half), power(bits - half))
+        return powers[bits]
+
+    def convert(part, bits):
+        if bits < 1024:
+            return decimal.Decimal(part)
+        half = bits // 2
+        upper = context.multiply(convert(part >> half, bits - half), power(half))
+        return context.add(upper, convert(part & ((1 << half) - 1), half))
+
+    digits = str(convert(abs(number), number.bit_length())).encode("ascii")
+    return b"-" + digits if number < 0 else digits
 
 
 class _Serializer(object):
@@ -1598,15 +1688,18 @@ class _Serializer(object):
                 kind = type(obj)
                 leaf = _LEAVES.get(kind)
                 if leaf is not None:
-                    write(leaf(obj))
+                    try:
+                        write(leaf(obj))
+                    except _Unwritable as exc:
+                        raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
                 elif kind in _CONTAINERS:
                     containers.append(current)
                     if len(containers) > MAX_DEPTH:
-                        raise DumpError("can't serialize: nested deeper than %d, or inside itself" % MAX_DEPTH)
+                        raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
                     current = _CONTAINERS[kind](obj, write)
                     break
                 elif isinstance(obj, Channel):
-                    write(_op_int4.pack(opcode.CHANNEL, obj.id))
+                    write(_channel_id(kind, obj, root))
                 else:
                     raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
             else:
@@ -1615,19 +1708,29 @@ class _Serializer(object):
                 current = containers.pop()
 
 
+class _Unwritable(Exception):
+    """Why an object of a type that can be written can't."""
+
+
 def _sized(op, data):
+    if len(data) > MAX_INT4:
+        raise _Unwritable("too large")
+    return _op_int4.pack(op, len(data)) + data
+
+
+def _channel_id(kind, channel, root):
     try:
-        return _op_int4.pack(op, len(data)) + data
+        return _op_int4.pack(opcode.CHANNEL, channel.id)
     except struct.error:
-        raise DumpError("can't serialize %d bytes, the limit is %d" % (len(data), MAX_INT4))
+        raise DumpError("can't serialize %s%s: its id is not an int of 32 bits" % (kind, _path_to_unwritable(root)))
 
 
 def _save_text(op):
     def save(text):
         try:
             return _sized(op, text.encode("utf-8"))
-        except UnicodeEncodeError as exc:
-            raise DumpError("can't serialize %s: %s" % (type(text), exc))
+        except UnicodeEncodeError:
+            raise _Unwritable("strings must be utf-8 encodable")
 
     return save
 
@@ -1691,26 +1794,43 @@ _CONTAINERS = {
 
 def _path_to_unwritable(root):
     """Where in root the first object stands that can't be written, as `` at [3]['report']``."""
-    pending = [(root, "", 0)]
+    pending = [(root, "")]
     while pending:
-        obj, path, depth = pending.pop()
+        obj, path = pending.pop()
         kind = type(obj)
-        if kind is list or kind is tuple:
-            inside = [(item, "%s[%d]" % (path, index), depth + 1) for index, item in enumerate(obj)]
-        elif kind is dict:
-            inside = []
-            for key, value in obj.items():
-                inside.append((key, "%s key %r" % (path, key), depth + 1))
-                inside.append((value, "%s[%r]" % (path, key), depth + 1))
-        elif kind is set or kind is frozenset:
-            inside = [(item, "%s{%r}" % (path, item), depth + 1) for item in obj]
-        elif kind in _LEAVES or isinstance(obj, Channel):
-            continue
-        else:
+        if kind in _CONTAINERS:
+            pending.extend((inside, path + step) for step, inside in reversed(_steps_into(kind, obj)))
+        elif not _is_leaf(kind, obj):
             return path and " at " + path
-        if depth < MAX_DEPTH:
-            pending.extend(reversed(inside))
     return ""
+
+
+def _is_leaf(kind, obj):
+    try:
+        if kind in _LEAVES:
+            return bool(_LEAVES[kind](obj))
+        return isinstance(obj, Channel) and bool(_int4.pack(obj.id))
+    except (_Unwritable, struct.error):
+        return False
+
+
+def _steps_into(kind, items):
+    if kind is dict:
+        pairs = [(("<key>", key), ("[%s]" % _subscript(key), value)) for key, value in items.items()]
+        return [step for pair in pairs for step in pair]
+    if kind is set or kind is frozenset:
+        return [("<element>", item) for item in items]
+    return [("[%d]" % index, item) for index, item in enumerate(items)]
+
+
+def _subscript(key):
+    text = repr(type(key))
+    if type(key) in _LEAVES:
+        try:
+            text = repr(key)
+        except ValueError:  # an int beyond the interpreter's digit limit
+            text = repr(int)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def dumps(obj):
