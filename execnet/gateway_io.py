@@ -56,14 +56,22 @@ class Popen2IOMaster(Popen2IO):
         """Wait for the first byte; empty where the process ended or closed its stdout.
 
         There is no deadline: someone may be typing a password. But a process that has ended
-        does not keep us waiting, even where a child of its holds the pipe open.
+        does not keep us waiting, even where a child of its holds the pipe open, nor does one
+        that has closed its stdin.
         """
         if not self._can_poll():
             return self.infile.read(1)
         while not self._readable(0.2):
-            if self.popen.poll() is not None and not self._readable(LAST_WORDS):
+            if self._reads_no_more() and not self._readable(LAST_WORDS):
                 return b""
         return os.read(self.infile.fileno(), 1)
+
+    def _reads_no_more(self) -> bool:
+        import select  # lazy: start-up speed
+
+        poll = select.poll()
+        poll.register(self.outfile.fileno(), 0)  # POLLERR, where nobody holds the other end
+        return self.popen.poll() is not None or bool(poll.poll(0))
 
     def abandon(self) -> tuple[bytes, int | None]:
         """End a process that failed to start: returns the rest of its output and its exit status.
@@ -75,7 +83,7 @@ class Popen2IOMaster(Popen2IO):
             return b"", self.popen.returncode
         deadline = time.monotonic() + LAST_WORDS
         output = self._last_words(deadline)
-        returncode = self._ended(max(0.0, deadline - time.monotonic()))
+        returncode = self._ended(_patience(output, deadline))
         if returncode is None:
             self.kill()
             self._ended(KILL_TIME)
@@ -216,11 +224,11 @@ class ProxyIO:
         """As Popen2IOMaster.abandon."""
         deadline = time.monotonic() + LAST_WORDS
         output = self._last_words(deadline)
-        returncode = self._status(max(0.0, deadline - time.monotonic()))
+        returncode = self._status(_patience(output, deadline))
+        self._data.close()
         if returncode is None:
             self.kill()
             self._status(KILL_TIME)
-        self._data.close()
         self._control.close()
         return output, returncode
 
@@ -245,6 +253,11 @@ class ProxyIO:
             except (EOFError, OSError, RemoteError):
                 return None
         return self.returncode
+
+
+def _patience(output: bytes, deadline: float) -> float:
+    """Seconds left for a process to end by itself; none for one that floods us."""
+    return 0.0 if len(output) >= LAST_WORDS_SIZE else max(0.0, deadline - time.monotonic())
 
 
 def shell_split_path(path: str) -> list[str]:

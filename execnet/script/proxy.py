@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from execnet.gateway_base import ExecModel
 
 CHUNK = 65536  # bytes read at most for one message: a whole pipe
+LAST_WORDS = 0.5  # seconds after a process's end in which its output must have come
 
 
 def feed(data, stdin):
@@ -30,24 +31,50 @@ def feed(data, stdin):
             stdin.write(chunk)
             stdin.flush()
     except (IOError, OSError):  # noqa: UP024 -- two classes on Python 2
-        pass  # the process is gone: drain() tells
+        pass  # the process reads no more; drain() still passes on what it says
     try:
         stdin.close()
     except (IOError, OSError):  # noqa: UP024
         pass  # what could not be flushed is lost with the process
 
 
-def drain(process, data, control, execmodel):
-    # type: (Any, Channel, Channel, ExecModel) -> None
-    """Send what the process writes; at its end close the channels, with its exit status."""
+def drain(stdout, data, drained, execmodel):
+    # type: (Any, Channel, Any, ExecModel) -> None
+    """Send what the process writes; at its end close the channel and set the event ``drained``."""
     try:
-        for chunk in chunks(process.stdout, execmodel):
+        for chunk in chunks(stdout, execmodel):
             data.send(chunk)
     except (IOError, OSError):  # noqa: UP024
         pass  # the initiator is gone, or has let go of the gateway
     finally:
-        process.stdout.close()
-        finish(process, data, control)
+        stdout.close()
+        close(data)
+        drained.set()
+
+
+def watch(process, data, control, drained):
+    # type: (Any, Channel, Channel, Any) -> None
+    """Reap the process and tell its exit status.
+
+    A child that it has left behind may hold its stdout: ``drained`` then comes too late.
+    """
+    status = process.wait()
+    drained.wait(LAST_WORDS)
+    close(data)
+    try:
+        control.send(status)
+    except (IOError, OSError):  # noqa: UP024
+        pass  # nobody wants to know
+    close(control)
+
+
+def close(channel):
+    # type: (Channel) -> None
+    """Close ``channel``, also where its connection is gone."""
+    try:
+        channel.close()
+    except (IOError, OSError):  # noqa: UP024
+        pass
 
 
 def chunks(stdout, execmodel):
@@ -59,17 +86,6 @@ def chunks(stdout, execmodel):
     # Only the green file itself lets other tasks run; unbuffered ones have no read1.
     read = getattr(stdout, "read1", stdout.read)
     return iter(lambda: read(CHUNK), b"")
-
-
-def finish(process, data, control):
-    # type: (Any, Channel, Channel) -> None
-    """Reap the process, which has nothing more to say, and tell its exit status."""
-    try:
-        data.close()
-        control.send(process.wait())
-        control.close()
-    except (IOError, OSError):  # noqa: UP024
-        process.wait()  # nobody wants to know, but it is ours to reap
 
 
 def killer(process):
@@ -105,12 +121,14 @@ def serve(channel):
         )
     except OSError as error:
         channel.send((error.errno, error.strerror, error.filename))
-        data.close()
-        control.close()
+        close(data)
+        close(control)
         return
     control.setcallback(killer(process))
     execmodel.start(feed, (data, process.stdin))
-    execmodel.start(drain, (process, data, control, execmodel))
+    drained = execmodel.Event()
+    execmodel.start(drain, (process.stdout, data, drained, execmodel))
+    execmodel.start(watch, (process, data, control, drained))
     channel.send(process.pid)
 
 

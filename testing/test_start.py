@@ -1,0 +1,447 @@
+"""Starting the other side: what is sent, what answers, and what is said where nothing answers."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.interpreters import Interpreter
+
+import execnet
+from execnet import gateway_base, gateway_bootstrap, gateway_io
+from execnet.gateway_bootstrap import GatewayStartError, strip_source
+from execnet.xspec import XSpec
+
+MakeGateway = Callable[..., execnet.Gateway]
+SECONDS = 10.0
+
+
+def ready_spec(string: str) -> XSpec:
+    """A spec as a group completes it."""
+    spec = XSpec(string)
+    spec.id = spec.id or "one"
+    spec.execmodel = spec.execmodel or "thread"
+    return spec
+
+
+# the shipped text
+
+
+def without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            for statement in body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    statement.value = ast.Constant(0, lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)
+                    statement.end_lineno = statement.end_col_offset = 0
+    return ast.dump(tree, include_attributes=False) + repr(
+        [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    )
+
+
+def test_shipped_text_is_the_source_line_for_line_without_comments_and_docstrings() -> None:
+    source = Path(gateway_base.__file__).read_text(encoding="utf-8")
+    text = gateway_bootstrap.shipped_text()
+    assert len(text.splitlines()) == len(source.splitlines())
+    assert without_docstrings(text) == without_docstrings(source)
+    comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
+    assert comments == []
+    assert gateway_base.serve.__doc__ is not None
+    assert gateway_base.serve.__doc__ not in text
+
+
+def test_shipped_text_is_ascii_and_fits_a_pipe() -> None:
+    assert len(gateway_bootstrap.shipped_text().encode("ascii")) < 56 * 1024
+
+
+def test_shipped_text_is_made_once() -> None:
+    assert gateway_bootstrap.shipped_text() is gateway_bootstrap.shipped_text()
+
+
+def test_shipped_text_compiles_on(other_python: Interpreter, tmp_path: Path) -> None:
+    path = tmp_path / "shipped.py"
+    path.write_text(gateway_bootstrap.shipped_text(), encoding="ascii")
+    program = f"compile(open({str(path)!r}).read(), 'shipped', 'exec')"
+    subprocess.run([other_python, "-c", program], check=True, timeout=60, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "stripped"),
+    [
+        ("a = 1  # why\n", "a = 1\n"),
+        ('"""Doc."""\n', "0\n"),
+        ('def f():\n    """One\n    two.\n    """\n    return "#x"\n', 'def f():\n    0\n\n\n    return "#x"\n'),
+        ('def f(): "doc"\n', 'def f(): "doc"\n'),
+        ('x = (\n    "text"  # no docstring\n)\n', 'x = (\n    "text"\n)\n'),
+        ('class C:\n    # first\n\n    "doc"  # last\n', "class C:\n\n\n    0\n"),
+        ('f(\n    "a"\n    "b"\n)\n', 'f(\n    "a"\n    "b"\n)\n'),
+        ('"a" "b"\n', '"a" "b"\n'),
+    ],
+)
+def test_strip_source(source: str, stripped: str) -> None:
+    assert strip_source(source) == stripped
+
+
+# what is sent
+
+
+class FakeIO:
+    """An io with read and write only."""
+
+    def __init__(self, answer: bytes = b"1") -> None:
+        self.answer = answer
+        self.written: list[bytes] = []
+
+    def read(self, numbytes: int) -> bytes:
+        if not self.answer:
+            raise EOFError("expected 1 bytes, got 0")
+        return self.answer[:numbytes]
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+BOOTSTRAPS = [
+    (gateway_bootstrap.bootstrap_import, "popen"),
+    (gateway_bootstrap.bootstrap_exec, "popen//python=python3"),
+    (gateway_bootstrap.bootstrap_exec, "ssh=host"),
+    (gateway_bootstrap.bootstrap_socket, "socket=host:1"),
+]
+
+
+def test_sendexec_writes_one_ascii_line() -> None:
+    io = FakeIO()
+    gateway_bootstrap.sendexec(io, "a = 1", "b = '\u20ac'")
+    (line,) = io.written
+    assert line.endswith(b"\n")
+    assert ast.literal_eval(line.decode("ascii")) == "a = 1\nb = '\u20ac'"
+
+
+@pytest.mark.parametrize(("bootstrap", "string"), BOOTSTRAPS)
+def test_one_line_that_fits_a_pipe_is_sent_and_one_byte_awaited(bootstrap: Any, string: str) -> None:
+    io = FakeIO()
+    bootstrap(io, ready_spec(string))
+    data = b"".join(io.written)
+    assert data.count(b"\n") == 1
+    assert len(data) < 64 * 1024
+    compile(ast.literal_eval(data.decode("ascii")), "sent", "exec")
+
+
+@pytest.mark.parametrize("answer", [b"", b"2"])
+@pytest.mark.parametrize(("bootstrap", "string"), BOOTSTRAPS)
+def test_no_or_another_answer_is_an_error_naming_the_spec(bootstrap: Any, string: str, answer: bytes) -> None:
+    with pytest.raises(GatewayStartError, match=string) as caught:
+        bootstrap(FakeIO(answer), ready_spec(string))
+    assert caught.value.output == answer
+    assert caught.value.spec == string
+
+
+def test_an_ssh_that_exits_255_is_host_not_found() -> None:
+    class GoneIO(FakeIO):
+        def wait(self) -> int:
+            return 255
+
+    with pytest.raises(execnet.HostNotFound, match="somewhere"):
+        gateway_bootstrap.bootstrap_exec(GoneIO(b""), ready_spec("ssh=somewhere"))
+    with pytest.raises(GatewayStartError) as caught:
+        gateway_bootstrap.bootstrap_exec(GoneIO(b""), ready_spec("popen//python=python3"))
+    assert not isinstance(caught.value, execnet.HostNotFound)
+
+
+# popen
+
+
+REPORT = """
+import os, sys
+channel.send((sys.argv, sys.path, os.getcwd(), sorted(name for name in sys.modules if "execnet" in name)))
+"""
+
+
+def test_a_popen_worker_imports_the_initiators_execnet_whatever_its_cwd(
+    makegateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy = tmp_path / "execnet"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise RuntimeError('the wrong execnet')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    channel = makegateway("popen").remote_exec(
+        "import sys; channel.send((sys.argv, sys.modules['execnet.gateway_base'].__file__))"
+    )
+    assert channel.receive(SECONDS) == (["-c"], gateway_base.__file__)
+
+
+def test_a_popen_worker_finds_execnet_once_on_its_path(
+    makegateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", gateway_bootstrap.importdir)
+    _, path, cwd, _ = makegateway("popen").remote_exec(REPORT).receive(SECONDS)
+    assert path[:2] == ["", gateway_bootstrap.importdir]
+    assert path.count(gateway_bootstrap.importdir) == 1
+    assert cwd == str(tmp_path)
+
+
+def test_a_worker_of_another_interpreter_needs_nothing_installed(
+    makegateway: MakeGateway, other_python: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    gateway = makegateway(f"popen//python={other_python}")
+    argv, path, _, modules = gateway.remote_exec(REPORT).receive(SECONDS)
+    assert argv == ["-c"]
+    assert gateway_bootstrap.importdir not in path
+    assert modules == []
+    with pytest.raises(execnet.RemoteError, match=r"gateway_base.*\n(.*\n)*.*SyntaxError"):
+        gateway.remote_exec("1 +").waitclose(SECONDS)
+
+
+def test_dont_write_bytecode(makegateway: MakeGateway) -> None:
+    source = "import sys; channel.send(sys.dont_write_bytecode)"
+    assert makegateway("popen//dont_write_bytecode").remote_exec(source).receive(SECONDS) is True
+
+
+def test_replacements_of_module_names_are_honoured(makegateway: MakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Master(gateway_io.Popen2IOMaster):
+        def __init__(self, *args: Any) -> None:
+            calls.append(args)
+            super().__init__(*args)
+
+    def local_ssh(spec: XSpec) -> list[str]:
+        return [sys.executable, "-u", "-c", gateway_io.popen_bootstrapline]
+
+    monkeypatch.setattr(gateway_io, "Popen2IOMaster", Master)
+    monkeypatch.setattr(gateway_io, "ssh_args", local_ssh)
+    monkeypatch.setattr(gateway_io, "popen_bootstrapline", "import sys;sys.x=5;exec(eval(sys.stdin.readline()))")
+    gateway = makegateway("ssh=nowhere")
+    assert gateway.remote_exec("import sys; channel.send(sys.x)").receive(SECONDS) == 5
+    assert gateway.remoteaddress == "nowhere"
+    assert isinstance(gateway._io, Master)
+    assert [len(args) for args in calls] == [2]
+
+
+def test_the_pipes_of_a_gateway_are_not_inherited_by_other_processes(gw: execnet.Gateway) -> None:
+    for stream in (gw._io.outfile, gw._io.infile):
+        assert not os.get_inheritable(stream.fileno())
+
+
+def test_processes_can_be_started_first_and_answered_later(no_leaks: None) -> None:
+    execmodel = gateway_base.get_execmodel("thread")
+    specs = [ready_spec(f"popen//id={number}") for number in range(3)]
+    ios = [gateway_io.create_io(spec, execmodel) for spec in specs]
+    for io, spec in zip(ios, specs):
+        gateway_bootstrap.begin(io, spec)
+    for io, spec in zip(ios, specs):
+        gateway_bootstrap.await_answer(io, spec)
+    for io in ios:
+        gateway_bootstrap.discard(io)
+        assert io.popen.returncode is not None
+
+
+@pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+def test_the_worker_runs_the_model_it_is_asked_for(makegateway: MakeGateway, model: str) -> None:
+    for spec in (f"popen//execmodel={model}", f"popen//python={sys.executable}//execmodel={model}"):
+        assert makegateway(spec).remote_status().execmodel == model
+
+
+# start errors
+
+
+def started_processes() -> list[int]:
+    """The pids of the children of this process, zombies too."""
+    children = []
+    for task in os.listdir("/proc/self/task"):
+        children += Path(f"/proc/self/task/{task}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "script"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+FAILURES = {
+    "exits": ("exit 3", ["exited with status 3"]),
+    "says something": ("echo what is this; exit 0", ["what is this", "status 0"]),
+    "not found": ("exit 127", ["127", "command not found"]),
+    "killed": ("kill -9 $$", ["killed by SIGKILL"]),
+    "another byte, no newline, stays": ("printf hello; exec sleep 60", ["hello", "no answer"]),
+    "floods": ("yes", ["y\\ny\\n", "no answer"]),
+    "echoes": ("cat; exit 4", ["import"]),
+    "leaves a child with the pipe": ("sleep 1.5 & exit 5", ["exited with status 5"]),
+    "closes stdout": ("exec 1>&-; exec sleep 60", ["no answer"]),
+}
+
+
+@pytest.mark.parametrize("via", ["", "//via=master"])
+@pytest.mark.parametrize(("text", "said"), FAILURES.values(), ids=FAILURES)
+def test_a_program_that_is_no_interpreter(
+    group: execnet.Group, tmp_path: Path, text: str, said: list[str], via: str
+) -> None:
+    group.makegateway("popen//id=master")
+    children = started_processes()
+    spec = f"popen//python={script(tmp_path, text)}//id=failing{via}"
+    began = time.monotonic()
+    with pytest.raises(GatewayStartError) as caught:
+        group.makegateway(spec)
+    assert time.monotonic() - began < 5.0
+    for part in [spec, str(tmp_path / "script"), "-u -c", *said]:
+        assert part in str(caught.value)
+    assert caught.value.spec == spec
+    assert caught.value.command is not None
+    assert caught.value.command[0] == str(tmp_path / "script")
+    assert [gateway.id for gateway in group] == ["master"]
+    assert started_processes() == children
+    group.makegateway("popen//id=failing")
+
+
+def test_a_program_that_closes_its_stdin_and_stays(group: execnet.Group, tmp_path: Path) -> None:
+    with pytest.raises(GatewayStartError, match="no answer"):
+        group.makegateway(f"popen//python={script(tmp_path, 'exec 0<&-; exec sleep 60')}")
+    assert started_processes() == []
+
+
+@pytest.mark.parametrize("model", ["gevent", "eventlet"])
+def test_a_green_initiator_is_told_why_as_well(model: str, tmp_path: Path) -> None:
+    failing = script(tmp_path, "echo what is this; exit 3")
+    program = f"""
+import execnet
+group = execnet.Group(execmodel={model!r})
+for spec in ["popen//python={failing}", "popen//python=/nowhere/python"]:
+    try:
+        group.makegateway(spec)
+    except OSError as error:
+        print(type(error).__name__, error)
+print(group.makegateway("popen").remote_exec("channel.send(1)").receive())
+group.terminate(5)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "GatewayStartError" in run.stdout, run.stderr
+    assert "what is this" in run.stdout
+    assert "status 3" in run.stdout
+    assert "FileNotFoundError" in run.stdout
+    assert run.stdout.endswith("\n1\n")
+
+
+@pytest.mark.parametrize("via", ["", "//via=master"])
+def test_a_missing_executable_is_file_not_found(group: execnet.Group, via: str) -> None:
+    group.makegateway("popen//id=master")
+    spec = f"popen//python=/nowhere/python -E{via}"
+    with pytest.raises(FileNotFoundError) as caught:
+        group.makegateway(spec)
+    assert spec in str(caught.value)
+    assert "/nowhere/python -E -u -c" in str(caught.value)
+    assert caught.value.filename == "/nowhere/python"
+    assert len(group) == 1
+
+
+@pytest.mark.parametrize("via", ["", "//via=master"])
+def test_a_file_that_may_not_be_executed_is_a_permission_error(
+    group: execnet.Group, tmp_path: Path, via: str
+) -> None:
+    group.makegateway("popen//id=master")
+    path = tmp_path / "data"
+    path.write_text("no program")
+    with pytest.raises(PermissionError, match=str(path)):
+        group.makegateway(f"popen//python={path}{via}")
+
+
+def test_an_interrupt_while_waiting_for_the_answer_leaves_nothing_behind(
+    group: execnet.Group, tmp_path: Path
+) -> None:
+    failing = script(tmp_path, f"touch {tmp_path}/started; exec sleep 60")
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + SECONDS
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        group.makegateway(f"popen//python={failing}")
+        time.sleep(SECONDS)
+    thread.join(SECONDS)
+    assert len(group) == 0
+    assert started_processes() == []
+
+
+# via
+
+
+def test_via_runs_on_the_other_gateway_and_via_of_via(group: execnet.Group) -> None:
+    pid = "import os; channel.send((os.getpid(), os.getppid()))"
+    pids = {}
+    for spec in ("popen//id=a", "popen//id=b//via=a", "popen//id=c//via=b"):
+        gateway = group.makegateway(spec)
+        pids[gateway.id] = gateway.remote_exec(pid).receive(SECONDS)
+    assert pids["b"][1] == pids["a"][0]
+    assert pids["c"][1] == pids["b"][0]
+
+
+def test_via_any_interpreter_carries_bytes_both_ways(group: execnet.Group, other_python: Interpreter) -> None:
+    group.makegateway(f"popen//id=master//python={other_python}")
+    same = group.makegateway("popen//id=same//via=master")
+    assert same._rinfo().executable == group["master"]._rinfo().executable
+    other = group.makegateway(f"popen//id=other//via=master//python={sys.executable}")
+    data = bytes(range(256)) * 4096
+    channel = other.remote_exec("channel.send(channel.receive())")
+    channel.send(data)
+    assert channel.receive(30) == data
+
+
+@pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+def test_a_gateway_of_any_model_stays_free_while_others_go_through_it(group: execnet.Group, model: str) -> None:
+    master = group.makegateway(f"popen//id=master//execmodel={model}")
+    for name in ("one", "two"):
+        group.makegateway(f"popen//id={name}//via=master//execmodel={model}")
+    assert master.remote_status().numexecuting == 0
+    for gateway in group:
+        assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_a_proxied_process_is_killed_and_its_status_told(group: execnet.Group) -> None:
+    group.makegateway("popen//id=master")
+    gateway = group.makegateway("popen//id=far//via=master")
+    channel = gateway.remote_exec("channel.receive()")
+    gateway._io.kill()
+    assert gateway._io.wait() == -signal.SIGKILL
+    assert gateway._io.wait() == -signal.SIGKILL
+    gateway._io.kill()
+    with pytest.raises(EOFError):
+        channel.receive(SECONDS)
+
+
+def test_a_proxied_gateway_ends_with_its_master(group: execnet.Group) -> None:
+    master = group.makegateway("popen//id=master")
+    gateway = group.makegateway("popen//id=far//via=master")
+    channel = gateway.remote_exec("channel.receive()")
+    master._io.kill()
+    with pytest.raises(EOFError):
+        channel.receive(SECONDS)
+    assert gateway._io.wait() is None
+    gateway._io.kill()
+
+
+def test_via_an_unknown_gateway_and_via_for_a_socket(group: execnet.Group) -> None:
+    with pytest.raises(KeyError, match="nobody"):
+        group.makegateway("popen//via=nobody")
+    group.makegateway("popen//id=master")
+    with pytest.raises(ValueError, match="socket=host:1//via=master"):
+        group.makegateway("socket=host:1//via=master")

@@ -1,0 +1,151 @@
+"""XSpec, and the commands that specs become."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+
+import pytest
+
+from execnet import gateway_io
+from execnet.xspec import XSpec
+
+KNOWN = """chdir dont_write_bytecode execmodel id installvia nice popen python socket ssh ssh_config
+vagrant_ssh via""".split()
+
+
+def test_keys_have_the_text_behind_the_first_equals_sign_or_are_true() -> None:
+    spec = XSpec("popen//python=a=b c//id=x")
+    assert spec.popen is True
+    assert spec.python == "a=b c"
+    assert spec.id == "x"
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_known_keys_are_none_unless_given(key: str) -> None:
+    other = "ssh" if key == "popen" else "popen"
+    assert getattr(XSpec(other), key) is None
+    assert getattr(XSpec(f"{key}=value"), key) == "value"
+
+
+def test_unknown_keys_become_attributes_and_missing_ones_are_none() -> None:
+    spec = XSpec("popen//colour=red//flag")
+    assert spec.colour == "red"
+    assert spec.flag is True
+    assert spec.anything is None
+
+
+def test_private_names_are_no_keys_and_no_attributes() -> None:
+    with pytest.raises(AttributeError, match="_x"):
+        XSpec("popen//_x=1")
+    with pytest.raises(AttributeError, match="_spec"):
+        XSpec("_spec=1")
+    with pytest.raises(AttributeError, match="_missing"):
+        XSpec("popen")._missing  # noqa: B018
+
+
+def test_env_collects_names_and_values() -> None:
+    assert XSpec("popen//env:A=1=2//env:B=").env == {"A": "1=2", "B": ""}
+    assert XSpec("popen").env == {}
+
+
+@pytest.mark.parametrize("string", ["popen//popen", "id=1//popen//id=2", "popen//env=1"])
+def test_a_key_given_twice_is_refused(string: str) -> None:
+    with pytest.raises(ValueError, match="duplicate key"):
+        XSpec(string)
+
+
+@pytest.mark.parametrize("string", ["", "popen//", "=x"])
+def test_an_empty_key_is_refused(string: str) -> None:
+    with pytest.raises(ValueError, match="empty key"):
+        XSpec(string)
+
+
+def test_str_repr_and_raw_string() -> None:
+    spec = XSpec("socket=192.168.102.2:8888//python=c:/this/python2.5")
+    assert str(spec) == spec._spec == "socket=192.168.102.2:8888//python=c:/this/python2.5"
+    assert repr(spec) == f"<XSpec '{spec}'>"
+
+
+def test_equality_and_hash_use_the_string_only() -> None:
+    first, second = XSpec("popen//id=a"), XSpec("popen//id=a")
+    first.id = None
+    first.chdir = "/tmp"
+    assert first == second
+    assert not first != second
+    assert hash(first) == hash(second) == hash("popen//id=a")
+    assert first != XSpec("popen//id=b")
+    assert first != "popen//id=a"
+    assert len({first, second}) == 1
+
+
+def test_copies_and_pickles_are_equal() -> None:
+    spec = XSpec("popen//id=a//env:X=1")
+    for other in (copy.copy(spec), copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))):
+        assert other == spec
+        assert other.id == "a"
+        assert other.env == {"X": "1"}
+
+
+@pytest.mark.parametrize(
+    ("string", "same"), [("popen", True), ("popen//python=x", True), ("popen//chdir=a", False), ("ssh=x", False)]
+)
+def test_samefilesystem(string: str, same: bool) -> None:
+    assert XSpec(string)._samefilesystem() is same
+
+
+LINE = gateway_io.popen_bootstrapline
+
+
+@pytest.mark.parametrize(
+    ("string", "args"),
+    [
+        ("popen", [sys.executable, "-u", "-c", LINE]),
+        ("popen//dont_write_bytecode", [sys.executable, "-u", "-B", "-c", LINE]),
+        ("popen//python=python3 -X dev", ["python3", "-X", "dev", "-u", "-c", LINE]),
+        ("popen//python='/with a/space' -E", ["/with a/space", "-E", "-u", "-c", LINE]),
+    ],
+)
+def test_popen_args(string: str, args: list[str]) -> None:
+    assert gateway_io.popen_args(XSpec(string)) == args
+
+
+@pytest.mark.parametrize(
+    ("string", "args"),
+    [
+        ("ssh=host", ["ssh", "-C", "host", f'python -c "{LINE}"']),
+        (
+            "ssh=-p 22100 user@host//python=python3//ssh_config=file",
+            ["ssh", "-C", "-F", "file", "-p", "22100", "user@host", f'python3 -c "{LINE}"'],
+        ),
+    ],
+)
+def test_ssh_args(string: str, args: list[str]) -> None:
+    assert gateway_io.ssh_args(XSpec(string)) == args
+
+
+@pytest.mark.parametrize(
+    ("string", "args"),
+    [
+        ("vagrant_ssh=default", ["vagrant", "ssh", "default", "--", "-C", f'python -c "{LINE}"']),
+        (
+            "vagrant_ssh=default//python=python3//ssh_config=file",
+            ["vagrant", "ssh", "default", "--", "-C", "-F", "file", f'python3 -c "{LINE}"'],
+        ),
+    ],
+)
+def test_vagrant_ssh_args(string: str, args: list[str]) -> None:
+    assert gateway_io.vagrant_ssh_args(XSpec(string)) == args
+
+
+def test_the_bootstrap_line_is_looked_up_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_io, "popen_bootstrapline", "pass")
+    assert gateway_io.popen_args(XSpec("popen"))[-1] == "pass"
+    assert gateway_io.ssh_args(XSpec("ssh=host"))[-1] == 'python -c "pass"'
+
+
+def test_backslashes_are_kept_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gateway_io.shell_split_path(r"a\ b c") == ["a b", "c"]
+    monkeypatch.setattr(gateway_io.os, "name", "nt")
+    assert gateway_io.shell_split_path(r"C:\Python\python.exe -x") == [r"C:\Python\python.exe", "-x"]
