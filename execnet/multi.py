@@ -6,7 +6,7 @@ import atexit
 import os
 import time
 
-from execnet.gateway_base import NO_ENDMARKER_WANTED, RemoteError, get_execmodel
+from execnet.gateway_base import NO_ENDMARKER_WANTED, BaseGateway, RemoteError, get_execmodel
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -43,7 +43,14 @@ if chdir is not None:
             raise
     os.chdir(chdir)
 if nice and hasattr(os, "nice"):
-    os.nice(nice)
+    level = os.nice(nice)
+    # On Linux that was this thread only; the others, and those they will start, come now.
+    if hasattr(os, "setpriority") and os.path.isdir("/proc/self/task"):
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.setpriority(os.PRIO_PROCESS, int(thread), level)
+            except ProcessLookupError:
+                pass  # ended meanwhile
 for name, value in env.items():
     os.environ[native(name)] = native(value)
 """
@@ -232,12 +239,16 @@ class Group:
         """Wait for gateways that were told to exit, kill those that are late."""
         members = [_Member(gateway, deadline) for gateway in gateways]
         pairs: list[TermKill] = [(member, member.kill) for member in members]
+        failure = None
         try:
             safe_terminate(self._execmodel, deadline.for_next_wait(), pairs)
-        finally:
-            self._gateways_to_join = [gateway for gateway in self._gateways_to_join if gateway not in gateways]
+        except Exception as exc:  # raised again below; Ctrl-C leaves the rest to the exit handler
+            failure = exc
+        self._gateways_to_join = [gateway for gateway in self._gateways_to_join if gateway not in gateways]
         for member in members:
             member.warn_unless_reaped()
+        if failure is not None:
+            raise failure
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
@@ -346,6 +357,9 @@ class _Start:
             channel.waitclose()
         except RemoteError as exc:
             raise RemoteError(f"could not set up {spec._spec!r}:\n{exc.formatted}") from None
+        # The channel closes a moment before the worker's main thread is free for the first task.
+        while gateway.remote_status().numexecuting:
+            pass
 
     def release_id(self) -> None:
         """End the reservation of the id; after a failure the spec is as it came."""
@@ -522,6 +536,8 @@ class _Member:
     def __init__(self, gateway: Gateway, deadline: _Deadline) -> None:
         self.gateway = gateway
         self.io = gateway._io
+        # Known for processes on this machine only.
+        self.popen: Any = getattr(self.io, "popen", None)
         self.deadline = deadline
 
     def __call__(self) -> None:
@@ -531,50 +547,45 @@ class _Member:
 
     def within(self, timeout: float | None) -> bool:
         """Wait at most ``timeout`` seconds, for when no thread can be started."""
+        if not isinstance(self.gateway, BaseGateway):
+            self()  # of a stand-in nothing but its plain join() is known
+            return True
         limit = _Deadline(timeout)
         self.gateway.join(limit.remaining())
-        popen = getattr(self.io, "popen", None)
-        if popen is not None:
-            return _reaped(popen, limit.remaining())
+        if self.popen is not None:
+            return self._reaped(limit.remaining())
         return not self.gateway.hasreceiver()
 
     def kill(self) -> None:
         """Interrupt, terminate and kill the process, a step apart."""
-        popen = getattr(self.io, "popen", None)
-        if popen is not None and os.name == "posix":
+        if self.popen is not None and os.name == "posix":
             import signal  # lazy: start-up speed
 
             for signum in (signal.SIGINT, signal.SIGTERM):
-                popen.send_signal(signum)
-                if _reaped(popen, self.deadline.step()):
+                self.popen.send_signal(signum)
+                if self._reaped(self.deadline.step()):
                     return
         self.io.kill()
 
     def warn_unless_reaped(self) -> None:
         """Name a local process that even SIGKILL has not ended."""
-        popen = getattr(self.io, "popen", None)
-        if popen is None or _reaped(popen, REAP_GRACE):
+        if self.popen is None or self._reaped(REAP_GRACE):
             return
         import warnings  # lazy: start-up speed
 
         warnings.warn(
-            f"gateway {self.gateway.id!r}: process {popen.pid} could not be ended",
-            RuntimeWarning,
-            stacklevel=3,
+            f"gateway {self.gateway.id!r}: process {self.popen.pid} could not be ended", RuntimeWarning, stacklevel=4
         )
 
-
-def _reaped(popen: Any, timeout: float | None) -> bool:
-    """Whether the process has ended, after at most ``timeout`` seconds of waiting."""
-    if popen.poll() is not None:
+    def _reaped(self, timeout: float | None) -> bool:
+        """Whether the process has ended, after at most ``timeout`` seconds of waiting."""
+        if self.popen.poll() is not None:
+            return True
+        try:
+            self.popen.wait(timeout)
+        except self.io.execmodel.subprocess.TimeoutExpired:
+            return False
         return True
-    from subprocess import TimeoutExpired  # lazy: start-up speed
-
-    try:
-        popen.wait(timeout)
-    except TimeoutExpired:
-        return False
-    return True
 
 
 class _Call:

@@ -236,6 +236,19 @@ class TestMakegateway:
         assert channel.receive(SECONDS) == (str(tmp_path / "new"), os.nice(0) + 3, "grün", "")
         assert "EXECNET_X" not in os.environ
 
+    def test_the_first_task_after_it_runs_in_the_main_thread_and_is_nice_as_well(self, group, tmp_path):
+        main, *others = (
+            group.makegateway(f"popen//chdir={tmp_path}//nice=3"),
+            *group.makegateways(["popen//nice=3"] * 4),
+        )
+        for gateway in (main, *others):
+            source = "import os, threading as t; channel.send((t.current_thread() is t.main_thread(), os.nice(0)))\n"
+            first = gateway.remote_exec(source + "channel.receive()")
+            second = gateway.remote_exec(source)
+            nice = os.nice(0) + 3
+            assert (first.receive(SECONDS), second.receive(SECONDS)) == ((True, nice), (False, nice))
+            first.send(None)
+
     def test_a_relative_chdir_of_several_workers(self, group, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         group.makegateways(["popen//chdir=here"] * 3)

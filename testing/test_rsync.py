@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,6 +186,22 @@ class TestContent:
         assert counts == [("list", 500000), ("ack", 500000), ("list", 0)]
         assert (dest / "link").resolve() == dest / "sub" / "grün"
         assert (dest / "link").read_bytes() == b"hello" * 100000
+
+    @pytest.mark.parametrize("backend", ["gevent", "eventlet"])
+    def test_with_a_green_model(self, source, dest, backend):
+        (source / "a").write_bytes(b"hello" * 1000000)
+        program = f"""
+import execnet
+group = execnet.Group(["popen", "popen"], execmodel={backend!r})
+rsync = execnet.RSync({str(source)!r}, verbose=False)
+for gateway in group:
+    rsync.add_target(gateway, {str(dest)!r} + gateway.id)
+rsync.send()
+group.terminate(5)
+"""
+        environ = {**os.environ, "PYTHONWARNINGS": "ignore"}  # eventlet tells that it is deprecated
+        subprocess.run([sys.executable, "-c", program], timeout=60, env=environ, check=True)
+        assert tree(dest.with_name("destgw0")) == tree(dest.with_name("destgw1")) == tree(source)
 
     def test_through_a_via(self, group, source, dest):
         (source / "a").write_bytes(b"hello" * 1000000)
@@ -385,15 +404,18 @@ class TestTargets:
         (source / "a").write_bytes(b"hello")
         gateways = group.makegateways(["popen"] * 3)
         opened = []
+
+        def noting_open(path, mode):
+            opened.append(path)
+            return builtins.open(path, mode)
+
         for _ in range(2):
             rsync_ = RSync(source, verbose=False)
             for number, gateway in enumerate(gateways):
                 rsync_.add_target(gateway, tmp_path / f"dest{number}")
             rsync_.send()
             os.utime(source / "a", ns=(0, 0))
-            monkeypatch.setattr(
-                rsync, "open", lambda *args: opened.append(args) or open(*args), raising=False
-            )  # fmt: skip
+            monkeypatch.setattr(rsync, "open", noting_open, raising=False)
         assert len(opened) == 1
 
     def test_without_target(self, gw, source, dest):
@@ -464,7 +486,7 @@ class TestFailures:
 
     def test_what_cannot_be_sent_is_named(self, sync, source):
         os.mkfifo(source / "pipe")
-        with pytest.raises(ValueError, match="cannot sync .*pipe"):
+        with pytest.raises(ValueError, match=r"cannot sync .*pipe"):
             sync()
 
     def test_the_gateway_is_usable_after_a_failure(self, gw, sync, source):

@@ -264,6 +264,21 @@ class TestGateways:
             popen.kill()
             popen.wait(SECONDS)
 
+    def test_what_an_interrupt_left_is_ended_by_the_exit_handler(self, group, monkeypatch):
+        gateway = busy(group, "popen", SWALLOWING)
+
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(multi, "safe_terminate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            group.terminate()
+        monkeypatch.undo()
+        started = time.monotonic()
+        group._cleanup_atexit()
+        assert time.monotonic() - started < 2.0
+        assert gateway._io.popen.returncode is not None
+
     def test_the_group_can_be_used_again(self, group):
         group.makegateway("popen")
         group.terminate(5.0)
@@ -295,6 +310,22 @@ class TestGateways:
             group.makegateway("popen")
             group.terminate(5.0)
         assert leaks.wait_for_none(before) == []
+
+
+@pytest.mark.parametrize("backend", ["gevent", "eventlet"])
+def test_stuck_workers_of_a_green_group(backend):
+    source = f"""
+import execnet, time
+group = execnet.Group(["popen//execmodel=thread"] * 2, execmodel={backend!r})
+for channel in group.remote_exec({SWALLOWING!r}): channel.receive()
+popens = [gateway._io.popen for gateway in group]
+started = time.monotonic()
+group.terminate(0.5)
+print(time.monotonic() - started < 1.5, [popen.returncode is not None for popen in popens])
+"""
+    environ = {**os.environ, "PYTHONWARNINGS": "ignore"}  # eventlet tells that it is deprecated
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, env=environ)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "True [True, True]\n")
 
 
 PROGRAM = """
