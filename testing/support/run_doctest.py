@@ -15,6 +15,8 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 def main(page: str) -> int:
     """The exit status: 0 if each example of `page` gave what it shows and left nothing."""
     sys.path.insert(0, os.getcwd())
+    if leaks.MARK not in os.environ:
+        leaks.mark_session()
     before = leaks.Snapshot.take()
     import execnet
 
@@ -22,7 +24,8 @@ def main(page: str) -> int:
     execnet.default_group.terminate(TERMINATE_SECONDS)
     left = leaks.wait_for_none(before)
     print(f"{result.attempted} examples, {result.failed} failed")
-    print(*(f"left over: {line}" for line in left), sep="\n")
+    for line in left:
+        print("left over:", line)
     return 1 if result.failed or left else 0
 
 
