@@ -82,7 +82,7 @@ fdio_kick_open(FdioKick *kick)
 }
 
 void
-fdio_kick_close(FdioKick *kick)
+fdio_kick_close(const FdioKick *kick)
 {
     (void)close(kick->to_wait);
     if (kick->to_write != kick->to_wait) {
@@ -174,45 +174,43 @@ write_once(int fd, bool is_socket, struct iovec *pieces, int count)
     return count == 1 ? write(fd, pieces->iov_base, pieces->iov_len) : writev(fd, pieces, count);
 }
 
+static bool
+all_written(const struct iovec *pieces, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (pieces[i].iov_len > 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void
+move_on(struct iovec *pieces, int count, size_t written)
+{
+    for (int i = 0; i < count && written > 0; i++) {
+        size_t part = written < pieces[i].iov_len ? written : pieces[i].iov_len;
+        pieces[i].iov_base = (char *)pieces[i].iov_base + part;
+        pieces[i].iov_len -= part;
+        written -= part;
+    }
+}
+
 FdioWritten
 fdio_write(int fd, bool is_socket, struct iovec *pieces, int count)
 {
-    for (;;) {
-        while (count > 0 && pieces->iov_len == 0) {
-            pieces++;
-            count--;
-        }
-        if (count == 0) {
-            return FDIO_WRITTEN;
-        }
-        ssize_t written = write_once(fd, is_socket, pieces, count);
-        if (written < 0) {
-            if (errno == EAGAIN || errno == EWOULDBLOCK) {
-                struct pollfd one = {.fd = fd, .events = POLLOUT};
-                if (poll(&one, 1, -1) >= 0) {
-                    continue;
-                }
-            }
+    ssize_t written = write_once(fd, is_socket, pieces, count);
+
+    if (written < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK) {
             return errno == EINTR ? FDIO_WRITE_INTERRUPTED : FDIO_WRITE_FAILED;
         }
-        size_t left = (size_t)written;
-        for (int i = 0; i < count && left > 0; i++) {
-            size_t part = left < pieces[i].iov_len ? left : pieces[i].iov_len;
-            pieces[i].iov_base = (char *)pieces[i].iov_base + part;
-            pieces[i].iov_len -= part;
-            left -= part;
-        }
-        if (pieces[count - 1].iov_len > 0 && written > 0 && count > 0) {
-            /* A blocking write stops short only for a signal: let the caller look at it. */
-            bool whole = true;
-            for (int i = 0; i < count; i++) {
-                whole = whole && pieces[i].iov_len == 0;
-            }
-            if (!whole) {
-                return FDIO_WRITE_INTERRUPTED;
-            }
-        }
+        struct pollfd one = {.fd = fd, .events = POLLOUT};
+        (void)poll(&one, 1, -1);
+        return FDIO_WRITE_INTERRUPTED;
     }
+    move_on(pieces, count, (size_t)written);
+    return all_written(pieces, count) ? FDIO_WRITTEN : FDIO_WRITE_INTERRUPTED;
 }
 
 bool

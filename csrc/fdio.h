@@ -30,7 +30,7 @@ FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
 bool fdio_writable(int fd);
 
 bool fdio_kick_open(FdioKick *kick);
-void fdio_kick_close(FdioKick *kick);
+void fdio_kick_close(const FdioKick *kick);
 void fdio_kick(const FdioKick *kick);
 void fdio_kick_drain(const FdioKick *kick);
 
@@ -39,7 +39,7 @@ ssize_t fdio_read(int fd, char *to, size_t size);
 
 typedef enum {
     FDIO_WRITTEN,
-    FDIO_WRITE_INTERRUPTED, /* by a signal, maybe after a part */
+    FDIO_WRITE_INTERRUPTED, /* not all yet: a signal came, or the system took a part */
     FDIO_WRITE_FAILED,      /* see errno */
 } FdioWritten;
 

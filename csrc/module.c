@@ -1,6 +1,9 @@
 /* The module execnet._core: its start, its end, and the one exported symbol. */
 #include "core.h"
 
+/* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
+#define CORE_ABI "2.2.0"
+
 ModuleState *
 module_state(PyObject *module)
 {
@@ -14,23 +17,37 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    if (codec_add_types(module) < 0) {
+    if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
+        connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
         return -1;
     }
-    return 0;
+    return PyModule_AddStringConstant(module, "ABI", CORE_ABI);
 }
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    Py_VISIT(module_state(module)->codec_type);
+    ModuleState *state = module_state(module);
+
+    Py_VISIT(state->codec_type);
+    Py_VISIT(state->channel_type);
+    Py_VISIT(state->itemqueue_type);
+    Py_VISIT(state->connection_type);
     return 0;
 }
 
 static int
 module_clear(PyObject *module)
 {
-    Py_CLEAR(module_state(module)->codec_type);
+    ModuleState *state = module_state(module);
+
+    Py_CLEAR(state->codec_type);
+    Py_CLEAR(state->channel_type);
+    Py_CLEAR(state->itemqueue_type);
+    Py_CLEAR(state->connection_type);
+    while (state->kick_count > 0) {
+        fdio_kick_close(&state->kicks[--state->kick_count]);
+    }
     return 0;
 }
 

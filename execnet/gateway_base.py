@@ -580,7 +580,9 @@ class Message(object):
         if self.channelid == 0:
             gateway._strconfig = strconfig
         else:
-            gateway._channelfactory.new(self.channelid)._strconfig = strconfig
+            channel = gateway._channelfactory._live(self.channelid)
+            if channel is not None:
+                channel._strconfig = strconfig
 
     def _gateway_terminate(self, gateway):
         raise GatewayReceivedTerminate(gateway)
@@ -623,6 +625,10 @@ NO_ENDMARKER_WANTED = _Marker("NO_ENDMARKER_WANTED")
 ENDMARKER = _Marker("ENDMARKER")
 
 
+def _no_channel():
+    return None
+
+
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
@@ -640,6 +646,10 @@ class ItemQueue(object):
         self._items = execmodel.ItemQueue()
         self._empty = execmodel.queue.Empty
         self._ended = execmodel.OneShot()
+
+    def drop(self):
+        """The Channel is going."""
+        self.channel = _no_channel
 
     def put(self, item):
         self._items.put(item)
@@ -757,13 +767,20 @@ _core = _find_core()
 core = "portable" if _core is None else "c"
 
 
-class Channel(PortableChannel if _core is None else _core.Channel):
+def _as_remote_error(error):
+    # The C core keeps an error as it came.
+    return RemoteError(loads_internal(error)) if type(error) is bytes else error
+
+
+class Channel(PortableChannel if _core is None else _core.Channel):  # type: ignore
     """One end of a bidirectional stream of items between two sides of a gateway."""
 
     RemoteError = RemoteError
     TimeoutError = TimeoutError
     _INTERNALWAKEUP = 1000
     _executing = False
+    _portable_send = PortableChannel.__dict__["send"]
+    _portable_receive = PortableChannel.__dict__["receive"]
 
     def __init__(self, gateway, id):
         super(Channel, self).__init__(gateway, id)
@@ -811,7 +828,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
     def _getremoteerror(self):
         try:
-            return self._remoteerrors.pop(0)
+            return _as_remote_error(self._remoteerrors.pop(0))
         except IndexError:
             error = getattr(self.gateway, "_error", None)
             return error and _without_traceback(error)
@@ -892,8 +909,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         queue = getattr(self, "_queue", None)
         if queue is None or self.gateway is None:
             return
+        queue.drop()
         for error in self._remoteerrors:
-            error.warn()
+            _as_remote_error(error).warn()
         if self._closed:
             return
         if queue.callback is None:
@@ -999,12 +1017,12 @@ class ChannelFactory(object):
 
     def _local_receive(self, id, data):
         queue = self._queues.get(id)
-        if queue is None:
-            self.gateway._trace("dropping data for channel", id, "which nobody holds")
-        elif queue.callback is None:
+        if queue is not None and queue.callback is not None:
+            self._local_callback(id, queue, data)
+        elif queue is not None and queue.channel() is not None:
             queue.put(self._as_item(data, queue))
         else:
-            self._local_callback(id, queue, data)
+            self.gateway._trace("dropping data for channel", id, "which nobody holds")
 
     def _as_item(self, data, queue):
         # A channel inside must be there before the next message, which may be for it.
@@ -1019,10 +1037,13 @@ class ChannelFactory(object):
         try:
             queue.callback(loads_internal(data, self, queue.strconfig))
         except Exception as exc:
-            errortext = self.gateway._geterrortext(exc)
-            self.gateway._trace("exception during callback:", errortext)
-            self.gateway._send(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
-            self._local_close(id, errortext)
+            self._callback_failed(id, exc)
+
+    def _callback_failed(self, id, exc):
+        errortext = self.gateway._geterrortext(exc)
+        self.gateway._trace("exception during callback:", errortext)
+        self.gateway._send(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
+        self._local_close(id, errortext)
 
     def _finished_receiving(self):
         with self._lock:
@@ -1121,6 +1142,8 @@ class BaseGateway(object):
         self._unsent = deque()
         self._connection = self._core_connection(io)
         self._channelfactory = ChannelFactory(self, _startcount)
+        if self._connection is not None:
+            self._connection.attach(self._channelfactory, self._channelfactory._queues, self._received)
         self._receivepool = WorkerPool(self.execmodel)
 
     @staticmethod
@@ -1130,7 +1153,7 @@ class BaseGateway(object):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
-        return fds and _core.Connection(*fds)
+        return fds and _core.Connection(_codec, *fds)
 
     def _trace(self, *msg):
         trace(self.id, *msg)
@@ -1157,6 +1180,8 @@ class BaseGateway(object):
             self._error = EOFError("connection given up: %s: %s" % (type(exc).__name__, exc))
             lost = True
         self._channelfactory._finished_receiving()
+        if self._connection is not None:
+            self._connection.stop()
         self._terminate_execution(lost)
         for close in (self._io.close_read, self._close_write):
             try:
@@ -1167,8 +1192,7 @@ class BaseGateway(object):
 
     def _receive_messages(self):
         if self._connection is not None:
-            self._connection.receive(self._channelfactory, self._received)
-            return
+            self._connection.receive()
         io = self._io
         while True:
             message = Message.from_io(io)
@@ -1219,9 +1243,9 @@ class BaseGateway(object):
                 self._writelock.release()
 
     def _close_write(self):
-        if self._connection is not None:
-            self._connection.close_write()
-        self._io.close_write()
+        # A descriptor that a thread still writes to stays open, lest it become another file's: the receiver's end closes it.
+        if self._connection is None or self._connection.close_write():
+            self._io.close_write()
 
     def _answer_status(self, channelid):
         status = {
@@ -1877,9 +1901,9 @@ def loads_internal(data, channelfactory=None, strconfig=None):
 
 
 if _core is not None:
-    _core.configure(globals())
-    dumps, dump, loads, load = _core.dumps, _core.dump, _core.loads, _core.load
-    dumps_internal, loads_internal = _core.dumps_internal, _core.loads_internal
+    _codec = _core.Codec(globals())
+    dumps, dump, loads, load = _codec.dumps, _codec.dump, _codec.loads, _codec.load
+    dumps_internal, loads_internal = _codec.dumps_internal, _codec.loads_internal
 
 
 # the worker's start
