@@ -14,8 +14,7 @@ from execnet.gateway import Gateway
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from execnet.xspec import XSpec
 
@@ -89,7 +88,7 @@ def shipped_text() -> str:
     Made once per process.
     """
     if "text" not in _shipped:
-        loader: Any = gateway_base.__spec__.loader  # type: ignore[name-defined]
+        loader: Any = gateway_base.__spec__.loader
         _shipped["text"] = strip_source(loader.get_source(gateway_base.__name__))
     return _shipped["text"]
 
@@ -271,9 +270,7 @@ def _last_words(io: StartIO) -> tuple[bytes, int | None]:
     return b"", wait() if wait else None
 
 
-def _what_happened(
-    spec: XSpec, returncode: int | None, command: list[str] | None, talked: bool
-) -> str:
+def _what_happened(spec: XSpec, returncode: int | None, command: list[str] | None, talked: bool) -> str:
     if spec.socket:
         peer = "what listens there is no execnet socket server" if talked else "no answer"
         return f"the connection gave {peer}"

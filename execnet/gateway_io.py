@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 
-from execnet.gateway_base import Popen2IO
-from execnet.gateway_base import RemoteError
-from execnet.gateway_base import TimeoutError
+from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from execnet.gateway import Gateway
-    from execnet.gateway_base import Channel
-    from execnet.gateway_base import ExecModel
+    from execnet.gateway_base import Channel, ExecModel
     from execnet.xspec import XSpec
 
 # What a started interpreter is told to run: it evaluates one line and executes what that gives.
@@ -35,6 +33,7 @@ class Popen2IOMaster(Popen2IO):
     """
 
     popen: subprocess.Popen[bytes]
+    remoteaddress: str
 
     def __init__(self, args: Sequence[str], execmodel: ExecModel) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
@@ -47,10 +46,8 @@ class Popen2IOMaster(Popen2IO):
 
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
-        try:
+        with suppress(OSError):  # ended in this moment
             self.popen.kill()
-        except OSError:
-            pass  # ended in this moment
 
     def await_answer(self) -> bytes:
         """Wait for the first byte; empty where the process ended or closed its stdout.
@@ -60,7 +57,7 @@ class Popen2IOMaster(Popen2IO):
         that has closed its stdin.
         """
         if not self._can_poll():
-            return self.infile.read(1)
+            return self.read(1)
         while not self._readable(0.2):
             if self._reads_no_more() and not self._readable(LAST_WORDS):
                 return b""
@@ -100,10 +97,8 @@ class Popen2IOMaster(Popen2IO):
 
     def _close(self) -> None:
         for stream in (self.outfile, self.infile):
-            try:
+            with suppress(OSError):  # what could not be flushed is lost with the process
                 stream.close()
-            except OSError:
-                pass  # what could not be flushed is lost with the process
 
     def _last_words(self, deadline: float) -> bytes:
         output = b""
@@ -188,10 +183,8 @@ class ProxyIO:
 
     def close_write(self) -> None:
         """Close the process's stdin."""
-        try:
+        with suppress(OSError):  # closed already, or the proxying gateway is gone
             self._data.send(b"")
-        except OSError:
-            pass  # closed already, or the proxying gateway is gone
 
     def wait(self) -> int | None:
         """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
@@ -199,10 +192,8 @@ class ProxyIO:
 
     def kill(self) -> None:
         """Have the process killed, without waiting; harmless once it has ended."""
-        try:
+        with suppress(OSError):  # ended, or the proxying gateway is gone
             self._control.send("kill")
-        except OSError:
-            pass  # ended, or the proxying gateway is gone
 
     def await_answer(self) -> bytes:
         """Wait for the process's first byte; empty where it ended.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from execnet.gateway_bootstrap import HostNotFound
-from execnet.gateway_io import LAST_WORDS
-from execnet.gateway_io import LAST_WORDS_SIZE
-from execnet.gateway_io import named_error
+from execnet.gateway_io import LAST_WORDS, LAST_WORDS_SIZE, named_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from socket import socket as Socket
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
@@ -24,15 +23,13 @@ class SocketIO:
 
     remoteaddress: str
 
-    def __init__(self, sock: socket.socket, execmodel: ExecModel) -> None:
+    def __init__(self, sock: Socket, execmodel: ExecModel) -> None:
         self.sock = sock
         self.execmodel = execmodel
         self._ends_open = {"read", "write"}
         socket = execmodel.socket
-        try:
+        with suppress(OSError):  # no TCP socket: nothing to hurry up
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # no TCP socket: nothing to hurry up
 
     def read(self, numbytes: int) -> bytes:
         """Exactly ``numbytes`` bytes; raises EOFError where they end before."""
@@ -66,14 +63,15 @@ class SocketIO:
 
     def kill(self) -> None:
         """Cut the connection, in both directions."""
-        try:
+        with suppress(OSError):  # cut already
             self.sock.shutdown(self.execmodel.socket.SHUT_RDWR)
-        except OSError:
-            pass  # cut already
 
     def await_answer(self) -> bytes:
         """Wait for the first byte; empty where the connection ended."""
-        return self.sock.recv(1)
+        try:
+            return self.sock.recv(1)
+        except ConnectionError:
+            return b""  # closed with our text unread
 
     def abandon(self) -> tuple[bytes, None]:
         """Close a connection that failed to start; returns what still came, within LAST_WORDS."""
@@ -94,18 +92,14 @@ class SocketIO:
 
     def _shut(self, end: str) -> None:
         socket = self.execmodel.socket
-        try:
+        with suppress(OSError):  # the other side was faster
             self.sock.shutdown(socket.SHUT_RD if end == "read" else socket.SHUT_WR)
-        except OSError:
-            pass  # the other side was faster
         self._ends_open.discard(end)
         if not self._ends_open:
             self.sock.close()
 
 
-def start_via(
-    gateway: Gateway, hostport: tuple[str, int] | None = None
-) -> tuple[str, int]:
+def start_via(gateway: Gateway, hostport: tuple[str, int] | None = None) -> tuple[str, int]:
     """Start a socket server for one connection on ``gateway``; returns its (host, port).
 
     It listens on ``hostport``, by default on a free port of its "localhost".
@@ -142,10 +136,10 @@ def _address(spec: XSpec) -> tuple[str, int]:
     return host, int(port)
 
 
-def _connect(host: str, port: int, spec: XSpec, execmodel: ExecModel) -> socket.socket:
+def _connect(host: str, port: int, spec: XSpec, execmodel: ExecModel) -> Socket:
     socket = execmodel.socket
     try:
-        sock: socket.socket = socket.create_connection((host.strip("[]"), port))
+        sock: Socket = socket.create_connection((host.strip("[]"), port))
     except socket.gaierror as error:
         raise HostNotFound(f"{host}: {error.strerror} (gateway {str(spec)!r})") from None
     except OSError as error:

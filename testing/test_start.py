@@ -351,9 +351,7 @@ def test_a_missing_executable_is_file_not_found(group: execnet.Group, via: str) 
 
 
 @pytest.mark.parametrize("via", ["", "//via=master"])
-def test_a_file_that_may_not_be_executed_is_a_permission_error(
-    group: execnet.Group, tmp_path: Path, via: str
-) -> None:
+def test_a_file_that_may_not_be_executed_is_a_permission_error(group: execnet.Group, tmp_path: Path, via: str) -> None:
     group.makegateway("popen//id=master")
     path = tmp_path / "data"
     path.write_text("no program")
@@ -361,9 +359,7 @@ def test_a_file_that_may_not_be_executed_is_a_permission_error(
         group.makegateway(f"popen//python={path}{via}")
 
 
-def test_an_interrupt_while_waiting_for_the_answer_leaves_nothing_behind(
-    group: execnet.Group, tmp_path: Path
-) -> None:
+def test_an_interrupt_while_waiting_for_the_answer_leaves_nothing_behind(group: execnet.Group, tmp_path: Path) -> None:
     failing = script(tmp_path, f"touch {tmp_path}/started; exec sleep 60")
 
     def interrupt() -> None:

@@ -11,8 +11,10 @@ import pytest
 from execnet import gateway_io
 from execnet.xspec import XSpec
 
-KNOWN = """chdir dont_write_bytecode execmodel id installvia nice popen python socket ssh ssh_config
-vagrant_ssh via""".split()
+KNOWN = [
+    *("chdir", "dont_write_bytecode", "execmodel", "id", "installvia", "nice", "popen"),
+    *("python", "socket", "ssh", "ssh_config", "vagrant_ssh", "via"),
+]
 
 
 def test_keys_have_the_text_behind_the_first_equals_sign_or_are_true() -> None:
@@ -73,7 +75,7 @@ def test_equality_and_hash_use_the_string_only() -> None:
     first.id = None
     first.chdir = "/tmp"
     assert first == second
-    assert not first != second
+    assert not first != second  # noqa: SIM202 -- __ne__ is meant
     assert hash(first) == hash(second) == hash("popen//id=a")
     assert first != XSpec("popen//id=b")
     assert first != "popen//id=a"

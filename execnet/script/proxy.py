@@ -9,20 +9,11 @@ import os
 import subprocess as plain_subprocess
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from execnet.gateway_base import Channel
-    from execnet.gateway_base import ExecModel
-
 CHUNK = 65536  # bytes read at most for one message: a whole pipe
 LAST_WORDS = 0.5  # seconds after a process's end in which its output must have come
 
 
 def feed(data, stdin):
-    # type: (Channel, Any) -> None
     """Pass on what arrives until an empty item, or the channel's end, says that this is all."""
     try:
         for chunk in data:
@@ -39,7 +30,6 @@ def feed(data, stdin):
 
 
 def drain(stdout, data, drained, execmodel):
-    # type: (Any, Channel, Any, ExecModel) -> None
     """Send what the process writes; at its end close the channel and set the event ``drained``."""
     try:
         for chunk in chunks(stdout, execmodel):
@@ -53,7 +43,6 @@ def drain(stdout, data, drained, execmodel):
 
 
 def watch(process, data, control, drained):
-    # type: (Any, Channel, Channel, Any) -> None
     """Reap the process and tell its exit status.
 
     A child that it has left behind may hold its stdout: ``drained`` then comes too late.
@@ -69,7 +58,6 @@ def watch(process, data, control, drained):
 
 
 def close(channel):
-    # type: (Channel) -> None
     """Close ``channel``, also where its connection is gone."""
     try:
         channel.close()
@@ -78,7 +66,6 @@ def close(channel):
 
 
 def chunks(stdout, execmodel):
-    # type: (Any, ExecModel) -> Iterator[bytes]
     """What the process writes, as it comes."""
     if execmodel.backend in ("thread", "main_thread_only"):
         descriptor = stdout.fileno()
@@ -89,11 +76,9 @@ def chunks(stdout, execmodel):
 
 
 def killer(process):
-    # type: (Any) -> Any
     """A callback that kills the process, whatever arrives."""
 
     def kill(order):
-        # type: (object) -> None
         try:
             process.kill()
         except OSError:
@@ -103,7 +88,6 @@ def killer(process):
 
 
 def serve(channel):
-    # type: (Channel) -> None
     """Receive ``(args, data, control)``; answer the pid, or ``(errno, text, file name)``.
 
     ``args[0]`` None stands for this interpreter. ``data`` carries the process's stdin and
@@ -133,4 +117,4 @@ def serve(channel):
 
 
 if __name__ == "__channelexec__":
-    serve(channel)  # type: ignore[name-defined]  # noqa: F821
+    serve(channel)  # noqa: F821

@@ -14,23 +14,17 @@ import os
 import sys
 import traceback
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 PROGRAM = "execnet socketserver"
 DEFAULT = ":8888"
 
 
 def log(*what):
-    # type: (*object) -> None
     """Say what goes on, at once: who starts a server waits for its address."""
     print(PROGRAM, *what)
     sys.stdout.flush()
 
 
 def bind_and_listen(hostport, execmodel=None):
-    # type: (Any, Any) -> Any
     """A socket that listens on ``"host:port"`` or ``(host, port)``; no host means all interfaces.
 
     It comes from ``execmodel.socket``, if given. Raises ValueError for an address that is no
@@ -59,7 +53,6 @@ def bind_and_listen(hostport, execmodel=None):
 
 
 def exec_from_one_connection(serversock):
-    # type: (Any) -> None
     """Accept one connection and execute, here, the source that its first line evaluates to."""
     clientsock, address = serversock.accept()
     log("got new connection from", *address[:2])
@@ -67,7 +60,6 @@ def exec_from_one_connection(serversock):
 
 
 def execute_from(clientsock, address):
-    # type: (Any, Any) -> None
     """Execute what ``clientsock`` sends, with it and ``address`` as globals; closes it at the end."""
     try:
         stream = clientsock.makefile("rb")
@@ -87,10 +79,9 @@ def execute_from(clientsock, address):
 
 
 def find_execmodel():
-    # type: () -> Any
     """The execution model that an older initiator's text asks us for, None where there is none."""
     if __name__ == "__channelexec__":
-        return channel.gateway.execmodel  # type: ignore[name-defined]  # noqa: F821
+        return channel.gateway.execmodel  # noqa: F821
     try:
         from execnet.gateway_base import get_execmodel
     except (ImportError, SyntaxError):
@@ -99,7 +90,6 @@ def find_execmodel():
 
 
 def startserver(serversock, loop=False, fork=False):
-    # type: (Any, bool, bool) -> None
     """Serve one connection, or with ``loop`` one after another until interrupted.
 
     With ``fork`` each gets a process of its own; that needs the main thread. Closes ``serversock``.
@@ -120,7 +110,6 @@ def startserver(serversock, loop=False, fork=False):
 
 
 def fork_loop(serversock):
-    # type: (Any) -> None
     """Serve each connection in a child process, which returns from here when it is done."""
     import signal
 
@@ -149,7 +138,6 @@ def fork_loop(serversock):
 
 
 def main():
-    # type: () -> None
     """Serve for ever on the address given on the command line."""
     if any(arg in ("-h", "--help") for arg in sys.argv[1:]) or len(sys.argv) > 2:
         print("usage: %s [host:port]   (default %s)" % (PROGRAM, DEFAULT))
@@ -166,8 +154,8 @@ def main():
 
 
 if __name__ == "__channelexec__":
-    listening = bind_and_listen(channel.receive(), channel.gateway.execmodel)  # type: ignore[name-defined]  # noqa: F821
-    channel.send(listening.getsockname()[:2])  # type: ignore[name-defined]  # noqa: F821
+    listening = bind_and_listen(channel.receive(), channel.gateway.execmodel)  # noqa: F821
+    channel.send(listening.getsockname()[:2])  # noqa: F821
     startserver(listening)
 elif __name__ == "__main__":
     if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
