@@ -1,0 +1,129 @@
+"""Gateways over ssh, against a real OpenSSH server on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.interpreters import Interpreter
+from support.sshd import SshServer
+
+import execnet
+from execnet.gateway_bootstrap import GatewayStartError
+
+MakeGateway = Callable[..., execnet.Gateway]
+SECONDS = 15.0
+
+
+def test_an_ssh_gateway(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    gateway = makegateway(ssh_server.spec(id="far"))
+    assert gateway.remoteaddress == ssh_server.host
+    data = bytes(range(256)) * 8000
+    channel = gateway.remote_exec("import sys; channel.send((channel.receive(), sys.argv, channel.gateway.id))")
+    channel.send(data)
+    assert channel.receive(SECONDS) == (data, ["-c"], "far-worker")
+    assert gateway._io.popen.args[:2] == ["ssh", "-C"]
+
+
+def test_an_ssh_gateway_to(makegateway: MakeGateway, ssh_server: SshServer, other_python: Interpreter) -> None:
+    gateway = makegateway(ssh_server.spec(python=other_python))
+    assert gateway._rinfo().version_info[:2] == other_python.version
+    source = "import sys; channel.send([name for name in sys.modules if 'execnet' in name])"
+    assert gateway.remote_exec(source).receive(SECONDS) == []
+
+
+def test_ssh_options_may_stand_before_the_host(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    gateway = makegateway(f"ssh=-F {ssh_server.config} {ssh_server.host}//python={sys.executable}")
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_chdir_and_env_over_ssh(makegateway: MakeGateway, ssh_server: SshServer, tmp_path: Path) -> None:
+    gateway = makegateway(ssh_server.spec(chdir=tmp_path / "new", **{"env:EXECNET_TEST_X": "1"}))
+    channel = gateway.remote_exec("import os; channel.send((os.getcwd(), os.environ['EXECNET_TEST_X']))")
+    assert channel.receive(SECONDS) == (str(tmp_path / "new"), "1")
+
+
+def test_vagrant_ssh(makegateway: MakeGateway, vagrant: str) -> None:
+    gateway = makegateway(f"vagrant_ssh={vagrant}//python={sys.executable}")
+    assert gateway.remoteaddress == vagrant
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_popen_via_ssh_and_ssh_via_popen(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    makegateway(ssh_server.spec(id="far"))
+    makegateway("popen//id=behind//via=far")
+    gateway = makegateway(ssh_server.spec(id="back", via="behind"))
+    assert gateway.remoteaddress == ssh_server.host
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_installvia_ssh(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    makegateway(ssh_server.spec(id="far"))
+    gateway = makegateway("socket//installvia=far")
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_the_end_of_ssh_ends_the_gateway(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    gateway = makegateway(ssh_server.spec())
+    channel = gateway.remote_exec("channel.receive()")
+    gateway._io.kill()
+    with pytest.raises(EOFError):
+        channel.receive(SECONDS)
+
+
+# start errors
+
+
+@pytest.mark.parametrize("via", [None, "master"])
+def test_an_ssh_that_cannot_connect(group: execnet.Group, ssh_server: SshServer, via: str | None) -> None:
+    group.makegateway("popen//id=master")
+    spec = f"ssh=-p 1 {ssh_server.host}//ssh_config={ssh_server.config}" + (f"//via={via}" if via else "")
+    with pytest.raises(execnet.HostNotFound) as caught:
+        group.makegateway(spec)
+    for part in (spec, "255", f"ssh -C -F {ssh_server.config} -p 1 {ssh_server.host}"):
+        assert part in str(caught.value)
+    assert isinstance(caught.value, OSError)
+    assert caught.value.returncode == 255
+    assert [gateway.id for gateway in group] == ["master"]
+
+
+def test_an_unknown_ssh_host(group: execnet.Group) -> None:
+    with pytest.raises(execnet.HostNotFound, match=r"host\.invalid"):
+        group.makegateway("ssh=host.invalid")
+
+
+def test_a_python_that_the_far_side_lacks(group: execnet.Group, ssh_server: SshServer) -> None:
+    spec = ssh_server.spec(python="/nowhere/python")
+    with pytest.raises(GatewayStartError, match=r"127 \(command not found\)") as caught:
+        group.makegateway(spec)
+    assert spec in str(caught.value)
+    assert not isinstance(caught.value, execnet.HostNotFound)
+    assert len(group) == 0
+
+
+def test_a_far_shell_that_talks_before_python_does(group: execnet.Group, ssh_server: SshServer) -> None:
+    with pytest.raises(GatewayStartError, match="Welcome to this machine"):
+        group.makegateway(ssh_server.spec(python=f"echo Welcome to this machine; {sys.executable}"))
+
+
+def test_a_missing_ssh_program(group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="ssh=somewhere"):
+        group.makegateway("ssh=somewhere")
+    with pytest.raises(FileNotFoundError, match="vagrant_ssh=default"):
+        group.makegateway("vagrant_ssh=default")
+
+
+def test_ssh_keeps_its_stderr_on_ours(ssh_server: SshServer) -> None:
+    program = f"""
+import execnet
+try:
+    execnet.makegateway({ssh_server.spec(python="/nowhere/python")!r})
+except OSError:
+    pass
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "/nowhere/python" in run.stderr
