@@ -156,7 +156,7 @@ def test_installvia_an_unknown_gateway(makegateway: MakeGateway) -> None:
 
 
 def test_an_unknown_host_is_not_found(group: execnet.Group) -> None:
-    with pytest.raises(execnet.HostNotFound, match="host.invalid.*socket=host.invalid:1"):
+    with pytest.raises(execnet.HostNotFound, match=r"host\.invalid.*socket=host\.invalid:1"):
         group.makegateway("socket=host.invalid:1")
     assert len(group) == 0
 

@@ -1,0 +1,243 @@
+"""The programs beside the package: socket server, its companions, and a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.interpreters import Interpreter
+from support.processes import end, free_port
+from support.socketserver import SocketServer
+
+import execnet
+from execnet.script import loop_socketserver, proxy, socketserver
+
+SCRIPTS = Path(socketserver.__file__).parent
+SECONDS = 15.0
+
+
+@contextmanager
+def running(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """A program in its own process group, with its output for us to read."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        end(process)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def listening_port(process: subprocess.Popen[str]) -> int:
+    """The port that a server started with port 0 says it got."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        found = re.search(r"\('127\.0\.0\.1', (\d+)\)", line)
+        if found:
+            return int(found[1])
+    raise AssertionError("the server ended without naming its port")
+
+
+def send_source(port: int, source: str) -> bytes:
+    """What a server answers to one line with ``source``."""
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+        sock.sendall(f"{source!r}\n".encode())
+        return sock.makefile("rb").read()
+
+
+MODULE = (sys.executable, "-m", "execnet.script.socketserver")
+
+
+@pytest.mark.parametrize("command", [MODULE, (sys.executable, SCRIPTS / "socketserver.py")], ids=["-m", "path"])
+def test_the_server_names_its_address_and_serves(command: tuple[object, ...], group: execnet.Group) -> None:
+    with running(*command, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        for _ in range(2):
+            gateway = group.makegateway(f"socket=127.0.0.1:{port}")
+            assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+        group.terminate(SECONDS)
+        assert server.poll() is None
+
+
+def test_the_server_run_by_path_on(other_python: Interpreter, group: execnet.Group, tmp_path: Path) -> None:
+    alone = tmp_path / "socketserver.py"
+    alone.write_bytes((SCRIPTS / "socketserver.py").read_bytes())
+    with running(other_python, alone, "127.0.0.1:0") as server:
+        gateway = group.makegateway(f"socket=127.0.0.1:{listening_port(server)}")
+        assert gateway._rinfo().version_info[:2] == other_python.version
+        standard = "socketserver" if other_python.version[0] == 3 else "SocketServer"
+        source = f"import {standard}; channel.send({standard}.TCPServer.__name__)"
+        assert gateway.remote_exec(source).receive(SECONDS) == "TCPServer"
+        group.terminate(SECONDS)
+
+
+@pytest.mark.parametrize("name", ["socketserver", "proxy"])
+def test_what_is_sent_to_far_sides_compiles_on(other_python: Interpreter, name: str) -> None:
+    program = f"compile(open({str(SCRIPTS / name) + '.py'!r}).read(), 'sent', 'exec')"
+    subprocess.run([other_python, "-c", program], check=True, timeout=60)
+
+
+def test_a_source_that_fails_and_a_line_that_is_none_end_only_their_own_connection() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        assert send_source(port, "raise ZeroDivisionError") == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+            sock.sendall(b"garbage\n")
+            assert sock.makefile("rb").read() == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS):
+            pass
+        assert send_source(port, "clientsock.sendall(b'alive')") == b"alive"
+
+
+def test_connections_that_ended_leave_no_zombies() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        for _ in range(3):
+            assert send_source(port, "clientsock.sendall(b'x')") == b"x"
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        deadline = time.monotonic() + SECONDS
+        while children.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert children.read_text() == ""
+
+
+def test_a_server_process_can_start_and_await_processes_of_its_own() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        source = "import subprocess; clientsock.sendall(b'%d' % subprocess.call(['false']))"
+        assert send_source(listening_port(server), source) == b"1"
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "host.invalid:0"])
+def test_an_address_that_cannot_be_listened_on_is_named(address: str) -> None:
+    run = subprocess.run([*MODULE, address], capture_output=True, text=True, timeout=SECONDS)
+    assert run.returncode == 1
+    assert address in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_port_in_use_is_named(socket_server: SocketServer) -> None:
+    run = subprocess.run([*MODULE, socket_server.hostport], capture_output=True, text=True, timeout=SECONDS)
+    assert run.returncode == 1
+    assert socket_server.hostport in run.stderr
+
+
+def test_an_interrupted_server_leaves() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        listening_port(server)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(SECONDS) == 0
+
+
+def test_the_server_sent_through_remote_exec_serves_one_connection(gw: execnet.Gateway) -> None:
+    channel = gw.remote_exec(socketserver)
+    channel.send(("127.0.0.1", 0))
+    host, port = channel.receive(SECONDS)
+    assert host == "127.0.0.1"
+    assert send_source(port, "clientsock.sendall(b'done')") == b"done"
+    channel.waitclose(SECONDS)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, port), timeout=SECONDS)
+
+
+def test_startserver_in_a_program_of_ones_own() -> None:
+    listening = socketserver.bind_and_listen(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    program = f"""
+import socket
+with socket.create_connection(("127.0.0.1", {port}), timeout={SECONDS}) as sock:
+    sock.sendall(b"'clientsock.sendall(repr(address).encode())'\\n")
+    print(sock.makefile("rb").read().decode(), end="")
+"""
+    with running(sys.executable, "-c", program) as client:
+        socketserver.startserver(listening)
+        assert client.stdout is not None
+        assert client.stdout.read().startswith("('127.0.0.1', ")
+    assert listening.fileno() == -1
+
+
+def test_quitserver_ends_the_server() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        command = [sys.executable, "-m", "execnet.script.quitserver"]
+        subprocess.run([*command, f"127.0.0.1:{port}"], check=True, timeout=SECONDS)
+        assert server.wait(SECONDS) == 0
+        run = subprocess.run([*command, f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=SECONDS)
+        assert run.returncode == 1
+        assert f"127.0.0.1:{port}" in run.stderr
+
+
+def test_loop_socketserver_starts_another_server_after_one_has_ended(group: execnet.Group) -> None:
+    assert loop_socketserver.PAUSE > 0
+    address = f"127.0.0.1:{free_port()}"
+    with running(sys.executable, SCRIPTS / "loop_socketserver.py", address) as loop:
+        try:
+            for _ in range(2):
+                assert listening_port(loop) == int(address.rpartition(":")[2])
+                gateway = group.makegateway(f"socket={address}")
+                assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+                group.terminate(SECONDS)
+                subprocess.run(
+                    [sys.executable, "-m", "execnet.script.quitserver", address], check=True, timeout=SECONDS
+                )
+        finally:
+            os.killpg(loop.pid, signal.SIGINT)
+        assert loop.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("name", ["quitserver", "shell"])
+def test_a_missing_address_gives_the_usage(name: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", f"execnet.script.{name}"], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("usage:")
+
+
+def test_the_shell_runs_lines_on_the_server(socket_server: SocketServer) -> None:
+    lines = "x = 20\nx + 1\nfor i in range(2):\n    print('number', i)\n\n1 / 0\nimport os\nos.getppid()\n"
+    run = subprocess.run(
+        [sys.executable, "-m", "execnet.script.shell", socket_server.hostport],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert run.returncode == 0, run.stderr
+    for part in ("21\n", "number 0\nnumber 1\n", "ZeroDivisionError", str(socket_server.process.pid)):
+        assert part in run.stdout
+
+
+def test_the_shell_says_where_nobody_listens() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    run = subprocess.run(
+        [sys.executable, "-m", "execnet.script.shell", address], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert run.returncode == 1
+    assert address in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_proxy_reports_what_it_could_not_start(makegateway: Callable[..., execnet.Gateway]) -> None:
+    gateway = makegateway("popen")
+    channel = gateway.remote_exec(proxy)
+    data, control = gateway.newchannel(), gateway.newchannel()
+    channel.send((["/nowhere/program"], data, control))
+    assert channel.receive(SECONDS)[0] == 2
+    for end_of in (data, control):
+        with pytest.raises(EOFError):
+            end_of.receive(SECONDS)
