@@ -168,8 +168,10 @@ class Group:
         gateway._group = self
 
     def _unregister(self, gateway: Gateway) -> None:
-        self._gateways.remove(gateway)
-        self._gateways_to_join.append(gateway)
+        with self._lock:
+            if gateway in self._gateways:
+                self._gateways.remove(gateway)
+                self._gateways_to_join.append(gateway)
 
     # -- starting
 
@@ -217,34 +219,40 @@ class Group:
         self._disown_in_forked_child()
         deadline = _Deadline(timeout)
         while self._gateways or self._gateways_to_join:
-            self._exit(_leaves(self._gateways))
-            self._await_end(list(self._gateways_to_join), deadline)
+            exits = self._exit(_leaves(self._gateways), deadline)
+            self._await_end(list(self._gateways_to_join), deadline, exits)
 
     def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None:
         """Like terminate, for some of the members."""
         deadline = _Deadline(timeout)
         while gateways:
             leaves = _leaves(gateways)
-            self._exit(leaves)
-            self._await_end(leaves, deadline)
+            exits = self._exit(leaves, deadline)
+            self._await_end(leaves, deadline, exits)
             gateways = [gateway for gateway in gateways if gateway not in leaves]
 
-    def _exit(self, gateways: list[Gateway]) -> None:
+    def _exit(self, gateways: list[Gateway], deadline: _Deadline) -> list[_Call]:
+        """Tell gateways to exit. One whose pipe is full, so that it can't be told, is left to be killed."""
+        exits = [_Call(self._execmodel, gateway.exit) for gateway in gateways]
+        for call in exits:
+            call.done_within(deadline)
         for gateway in gateways:
-            gateway.exit()
-            if gateway in self._gateways:
-                self._unregister(gateway)
+            self._unregister(gateway)
+        return exits
 
-    def _await_end(self, gateways: list[Gateway], deadline: _Deadline) -> None:
+    def _await_end(self, gateways: list[Gateway], deadline: _Deadline, exits: list[_Call]) -> None:
         """Wait for gateways that were told to exit, kill those that are late."""
         members = [_Member(gateway, deadline) for gateway in gateways]
         pairs: list[TermKill] = [(member, member.kill) for member in members]
-        failure = None
+        failure = next((call.failure for call in exits if call.failure is not None), None)
         try:
             safe_terminate(self._execmodel, deadline.for_next_wait(), pairs)
         except Exception as exc:  # raised again below; Ctrl-C leaves the rest to the exit handler
-            failure = exc
-        self._gateways_to_join = [gateway for gateway in self._gateways_to_join if gateway not in gateways]
+            failure = failure or exc
+        with self._lock:
+            for gateway in gateways:
+                if gateway in self._gateways_to_join:
+                    self._gateways_to_join.remove(gateway)
         for member in members:
             member.warn_unless_reaped()
         if failure is not None:
