@@ -67,7 +67,7 @@ channel_send(ChannelObject *channel, PyObject *item)
     ItemQueueObject *queue = channel->queue;
 
     if (queue == NULL) {
-        return PyObject_CallMethod((PyObject *)channel, "_portable_send", "O", item);
+        return PyObject_CallMethod((PyObject *)channel, "_portable_send", "(O)", item);
     }
     if (channel->closed) {
         PyErr_Format(PyExc_OSError, "cannot send to %R", channel);
