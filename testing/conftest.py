@@ -30,8 +30,13 @@ def tested_core() -> str:
     return core
 
 
+STDERR = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     leaks.mark_session()
+    # While a test runs, descriptor 2 is pytest's capture file; here it is still the terminal.
+    config.stash[STDERR] = os.dup(2)
     installed = CHECKOUT not in Path(execnet.__file__).resolve().parents or ".venv" in execnet.__file__
     if os.environ.get("EXECNET_TEST_INSTALLED") and not installed:
         pytest.exit(f"the checkout would be tested, not the installed package: {execnet.__file__}", returncode=3)
@@ -49,11 +54,15 @@ def pytest_report_header() -> list[str]:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     marker = item.get_closest_marker("timeout")
     seconds = float(marker.args[0]) if marker and marker.args else float(item.config.getini("timeout") or 120)
-    faulthandler.dump_traceback_later(seconds + STUCK_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + STUCK_SECONDS, exit=True, file=item.config.stash[STDERR])
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[STDERR])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -23,27 +23,29 @@ import execnet
 
 HASH_SEED = "1"  # the same for all: sets are written in iteration order
 
-SCALARS = st.one_of(
-    st.none(),
+SIMPLE = st.one_of(
     st.booleans(),
-    st.integers(),
-    st.integers(-(2**31) - 2, -(2**31) + 2),
+    # The oracle fails below this (struct.error); a test of its own shows that it reads what ours writes there.
+    st.integers(min_value=-(2**31)),
+    st.integers(-(2**31), -(2**31) + 2),
     st.integers(2**31 - 2, 2**31 + 2),
     st.integers(min_value=2**63, max_value=2**700),
-    st.floats(),
-    st.complex_numbers(),
+    st.floats(allow_nan=False),
+    st.complex_numbers(allow_nan=False),
     st.binary(max_size=80),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
 )
+# The hash of None and of NaN is an address: sets of them have another order in each process.
+SCALARS = SIMPLE | st.none() | st.floats() | st.complex_numbers()
 HASHABLES = st.recursive(
-    SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6
+    SIMPLE, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6
 )
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=6),
         st.lists(inner, max_size=6).map(tuple),
-        st.dictionaries(HASHABLES, inner, max_size=5),
+        st.dictionaries(SCALARS | HASHABLES, inner, max_size=5),
         st.sets(HASHABLES, max_size=5),
         st.frozensets(HASHABLES, max_size=5),
     ),
@@ -127,6 +129,14 @@ def test_each_loads_what_the_other_dumped(
         assert exact(loaded) == exact(value)
 
 
+@given(value=st.integers(max_value=-(2**31) - 1))
+def test_the_oracle_loads_the_large_negative_integers_it_cannot_dump(
+    ours: ValueServer, theirs: ValueServer, value: int
+) -> None:
+    assert theirs.ask("dumps", value)[1][0] == "error"
+    assert theirs.ask("loads", (ours.ask("dumps", value)[1], {})) == ("value", value)
+
+
 @given(value=VALUES, data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_changed_bytes_that_the_oracle_reads_are_read_the_same(
@@ -157,7 +167,7 @@ def test_what_the_oracle_refuses_to_dump_is_refused(ours: ValueServer, theirs: V
 
 WRITE_FILE = """
 import execnet, sys
-values = [None, 1, -2**40, "text \\u20ac", b"\\0\\xff", [1, [2, (3, {4: 5.5})]], {"set": {1}}, 1j, True]
+values = [None, 1, 2**40, "text \\u20ac", b"\\0\\xff", [1, [2, (3, {4: 5.5})]], {"set": {1}}, 1j, True]
 for value in values:
     execnet.dump(sys.stdout.buffer, value)
 """
@@ -169,7 +179,7 @@ def test_an_initiator_loads_a_file_that_the_oracle_wrote_value_by_value(oracle: 
     with path.open("rb") as stream:
         loaded = [execnet.load(stream) for _ in range(9)]
         assert stream.read() == b""
-    expected = [None, 1, -(2**40), "text \u20ac", b"\0\xff", [1, [2, (3, {4: 5.5})]], {"set": {1}}, 1j, True]
+    expected = [None, 1, 2**40, "text \u20ac", b"\0\xff", [1, [2, (3, {4: 5.5})]], {"set": {1}}, 1j, True]
     assert exact(loaded) == exact(expected)
 
 
@@ -209,7 +219,7 @@ group = execnet.Group()
 gw = group.makegateway("popen")
 """
 EPILOGUE = """
-group.terminate(5)
+group.terminate(1)
 sys.stdout.flush()
 """
 
@@ -225,7 +235,7 @@ PROGRAMS = {
     "receiving after the end": """
         channel = gw.remote_exec("channel.send(1)")
         print(channel.receive(10))
-        print([outcome(channel.receive, 10) for _ in range(3)], channel.isclosed())
+        print([kind(channel.receive, 10) for _ in range(3)], channel.isclosed())
         channel.waitclose(10)
         print(kind(channel.send, 1), list(channel))
         """,
@@ -427,9 +437,9 @@ PROGRAMS = {
         """,
     "after the worker died": """
         channel = gw.remote_exec("import os; os._exit(1)")
-        print(kind(channel.receive, 10), kind(channel.waitclose, 10), kind(gw.remote_exec, "pass"), gw.hasreceiver())
+        print(kind(channel.receive, 10), kind(channel.waitclose, 10), kind(gw.remote_exec, "pass"))
         gw.join(10)
-        print(gw in group, kind(gw.exit), gw in group)
+        print(gw.hasreceiver(), gw in group, kind(gw.exit), gw in group)
         """,
     "rsync": """
         import contextlib, io, os, tempfile
@@ -468,7 +478,7 @@ PROGRAMS = {
             execnet.Gateway.remote_init_threads, execnet.Channel, execnet.Channel.receive, execnet.Channel.close,
             execnet.Channel.setcallback, execnet.Channel.waitclose, execnet.Channel.makefile,
             execnet.Channel.reconfigure, execnet.RSync, execnet.RSync.add_target, execnet.RSync.send, execnet.XSpec, multi.safe_terminate,
-            gateway_base.ExecModel.start, gateway_base.WorkerPool, gateway_base.Reply.get, gateway_base.Message,
+            gateway_base.ThreadExecModel.start, gateway_base.WorkerPool, gateway_base.Reply.get, gateway_base.Message,
             gateway_base.serve, gateway_base.init_popen_io, gateway_base.get_execmodel,
             gateway_base.dumps_internal, gateway_base.loads_internal, gateway_io.popen_args, gateway_io.ssh_args,
         ]:

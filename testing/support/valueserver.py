@@ -5,7 +5,11 @@ order in both. A request is an operation and its argument, an answer an outcome 
 """
 
 import marshal
+import resource
 import sys
+
+# 2.1.2 builds any list that a few changed bytes claim; here it fails soon instead.
+ADDRESS_SPACE_BYTES = 128 << 20
 
 
 class Odd:
@@ -39,4 +43,5 @@ def serve(requests, answers):
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     serve(sys.stdin.buffer, sys.stdout.buffer)
