@@ -24,8 +24,8 @@ class RInfo(dict):  # type: ignore[type-arg]
         self.__dict__.update(facts)
 
     def __repr__(self) -> str:
-        facts = ", ".join(f"{name}={value!r}" for name, value in sorted(self.items()))
-        return f"<{type(self).__name__} {facts}>"
+        facts = ", ".join(f"{name}={value}" for name, value in sorted(self.items()))
+        return f"<{type(self).__name__} {facts!r}>"
 
     if TYPE_CHECKING:
 
