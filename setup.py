@@ -37,19 +37,19 @@ class BuildCore(build_ext):
         except Exception as error:  # compilers fail in many ways; none may stop a pure install
             self.warn(
                 "the C core execnet._core was not built, execnet runs on its portable core instead "
-                "(EXECNET_BUILD_CORE=1 makes this an error, =0 does not try): %s" % error
+                f"(EXECNET_BUILD_CORE=1 makes this an error, =0 does not try): {error}"
             )
 
 
 def core_extensions():
     """The extensions to build for this interpreter and environment."""
     if WANTED not in ("", "0", "1"):
-        raise SystemExit("EXECNET_BUILD_CORE must be unset, 0 or 1, not %r" % WANTED)
+        raise SystemExit(f"EXECNET_BUILD_CORE must be unset, 0 or 1, not {WANTED!r}")
     if WANTED == "0":
         return []
     if sys.implementation.name != "cpython":
         if WANTED == "1":
-            raise SystemExit("EXECNET_BUILD_CORE=1, but the C core is for CPython, not %s" % sys.implementation.name)
+            raise SystemExit(f"EXECNET_BUILD_CORE=1, but the C core is for CPython, not {sys.implementation.name}")
         return []
     return [
         Extension(

@@ -1,8 +1,9 @@
 /* Integers too large for a machine word, to decimal and back.
 
-   Here is only what is small enough for simple arithmetic on the stack, quadratic with a small bound: chunks of
-   nine decimal digits on one side, CPython's own digits on the other. No public function of CPython gives or
-   takes the digits of an int in all supported versions, so the layouts that are used are named in one place each. */
+   Here is only what is small enough for simple arithmetic on the stack, quadratic with a small
+   bound: chunks of nine decimal digits on one side, CPython's own digits on the other. No public
+   function of CPython gives or takes the digits of an int in all supported versions, so the layouts
+   that are used are named in one place each. */
 #include "core.h"
 
 #if PY_VERSION_HEX < 0x030B0000
@@ -60,12 +61,11 @@ long_from_digits(const digit *digits, int count, bool negative)
 /* ---- to decimal ---- */
 
 /* 00 to 99, two characters each. */
-static const char PAIRS[] =
-    "0001020304050607080910111213141516171819"
-    "2021222324252627282930313233343536373839"
-    "4041424344454647484950515253545556575859"
-    "6061626364656667686970717273747576777879"
-    "8081828384858687888990919293949596979899";
+static const char PAIRS[] = "0001020304050607080910111213141516171819"
+                            "2021222324252627282930313233343536373839"
+                            "4041424344454647484950515253545556575859"
+                            "6061626364656667686970717273747576777879"
+                            "8081828384858687888990919293949596979899";
 
 static inline void
 put_four(char *to, uint32_t number)

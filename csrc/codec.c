@@ -1,9 +1,11 @@
-/* The type Codec: the value writer and reader as Python sees them, bound to one gateway_base module. */
+/* The type Codec: the value writer and reader as Python sees them, bound to one gateway_base
+ * module. */
 #include "core.h"
 
 /* ---- arguments ---- */
 
-/* Sort positional and keyword arguments into `values` by the names' order; absent ones stay NULL. */
+/* Sort positional and keyword arguments into `values` by the names' order; absent ones stay NULL.
+ */
 static int
 sort_arguments(const char *function, const char *const *names, Py_ssize_t required, Py_ssize_t most,
                PyObject *const *args, Py_ssize_t count, PyObject *keywords, PyObject **values)
@@ -106,9 +108,10 @@ current_version(CodecObject *codec)
 
 /* ---- methods ---- */
 
-PyDoc_STRVAR(dumps_doc, "dumps($self, obj, /)\n--\n\n"
-                        "The bytes of obj, version byte first. Raises DumpError naming what can't be "
-                        "serialized and where it stands.");
+PyDoc_STRVAR(dumps_doc,
+             "dumps($self, obj, /)\n--\n\n"
+             "The bytes of obj, version byte first. Raises DumpError naming what can't be "
+             "serialized and where it stands.");
 
 static PyObject *
 codec_dumps(CodecObject *codec, PyObject *value)
@@ -123,8 +126,9 @@ codec_dumps(CodecObject *codec, PyObject *value)
     return bytes;
 }
 
-PyDoc_STRVAR(dumps_internal_doc, "dumps_internal($self, obj, /)\n--\n\n"
-                                 "The bytes of obj as message payloads have them: without version byte.");
+PyDoc_STRVAR(dumps_internal_doc,
+             "dumps_internal($self, obj, /)\n--\n\n"
+             "The bytes of obj as message payloads have them: without version byte.");
 
 static PyObject *
 codec_dumps_internal(CodecObject *codec, PyObject *value)
@@ -164,7 +168,8 @@ loads_versioned(CodecObject *codec, const char *data, Py_ssize_t size, const Loa
     if (version == NULL) {
         return NULL;
     }
-    bool right = size > 0 && PyBytes_GET_SIZE(version) == 1 && data[0] == PyBytes_AS_STRING(version)[0];
+    bool right =
+        size > 0 && PyBytes_GET_SIZE(version) == 1 && data[0] == PyBytes_AS_STRING(version)[0];
     Py_DECREF(version);
     if (right) {
         return load_value(codec, data + 1, size - 1, options);
@@ -195,14 +200,15 @@ load_object(CodecObject *codec, PyObject *data, const LoadOptions *options,
     return value;
 }
 
-PyDoc_STRVAR(loads_doc, "loads($self, data, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
-                        "The value of what dumps gave. Raises LoadError for bytes that are no value, "
-                        "EOFError where they end early.");
+PyDoc_STRVAR(loads_doc,
+             "loads($self, bytestring, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
+             "The value of what dumps gave. Raises LoadError for bytes that are no value, "
+             "EOFError where they end early.");
 
 static PyObject *
 codec_loads(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
-    static const char *const names[] = {"data", "py2str_as_py3str", "py3str_as_py2str"};
+    static const char *const names[] = {"bytestring", "py2str_as_py3str", "py3str_as_py2str"};
     PyObject *values[3];
     LoadOptions options = {.channels = NULL};
 
@@ -214,15 +220,17 @@ codec_loads(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObjec
     return load_object(codec, values[0], &options, loads_versioned);
 }
 
-PyDoc_STRVAR(loads_internal_doc,
-             "loads_internal($self, data, channelfactory=None, strconfig=None)\n--\n\n"
-             "The value of a message's payload. Channels in it come from channelfactory.new(id); strconfig "
-             "has py2str_as_py3str and py3str_as_py2str, None means (True, False).");
+PyDoc_STRVAR(
+    loads_internal_doc,
+    "loads_internal($self, bytestring, channelfactory=None, strconfig=None)\n--\n\n"
+    "The value of a message's payload. Channels in it come from channelfactory.new(id); strconfig "
+    "has py2str_as_py3str and py3str_as_py2str, None means (True, False).");
 
 static PyObject *
-codec_loads_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+codec_loads_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count,
+                     PyObject *keywords)
 {
-    static const char *const names[] = {"data", "channelfactory", "strconfig"};
+    static const char *const names[] = {"bytestring", "channelfactory", "strconfig"};
     PyObject *values[3];
     LoadOptions options;
 
@@ -233,9 +241,10 @@ codec_loads_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count
     return load_object(codec, values[0], &options, load_value);
 }
 
-PyDoc_STRVAR(load_doc,
-             "load($self, stream, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
-             "The next value of a stream with read(n), which then stands right behind it. Raises as loads.");
+PyDoc_STRVAR(
+    load_doc,
+    "load($self, stream, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
+    "The next value of a stream with read(n), which then stands right behind it. Raises as loads.");
 
 static PyObject *
 codec_load(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -258,9 +267,10 @@ codec_load(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject
     return value;
 }
 
-PyDoc_STRVAR(load_stream_doc,
-             "load_stream($self, stream, channelfactory=None, strconfig=None, versioned=False)\n--\n\n"
-             "The next value of a stream, like loads_internal; versioned: behind a version byte.");
+PyDoc_STRVAR(
+    load_stream_doc,
+    "load_stream($self, stream, channelfactory=None, strconfig=None, versioned=False)\n--\n\n"
+    "The next value of a stream, like loads_internal; versioned: behind a version byte.");
 
 static PyObject *
 codec_load_stream(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -284,8 +294,10 @@ codec_load_stream(CodecObject *codec, PyObject *const *args, Py_ssize_t count, P
     return value;
 }
 
-/* A method that takes keywords has another C signature than PyCFunction; the detour satisfies the compiler. */
-#define KEYWORD_METHOD(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
+/* A method that takes keywords has another C signature than PyCFunction; the detour satisfies the
+ * compiler. */
+#define KEYWORD_METHOD(function)                                                                   \
+    (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef codec_methods[] = {
     {"dumps", (PyCFunction)codec_dumps, METH_O, dumps_doc},
@@ -336,9 +348,11 @@ codec_fill(CodecObject *codec, PyObject *names)
     return codec->str_id && codec->str_new && codec->str_read && codec->str_version ? 0 : -1;
 }
 
-PyDoc_STRVAR(codec_doc, "Codec(names)\n--\n\n"
-                        "Writer and reader of values for the gateway module whose globals are given: its DumpError, "
-                        "LoadError and Channel now, its DUMPFORMAT_VERSION at each call.");
+PyDoc_STRVAR(
+    codec_doc,
+    "Codec(names)\n--\n\n"
+    "Writer and reader of values for the gateway module whose globals are given: its DumpError, "
+    "LoadError and Channel now, its DUMPFORMAT_VERSION at each call.");
 
 static PyObject *
 codec_new(PyTypeObject *type, PyObject *args, PyObject *keywords)

@@ -1,12 +1,12 @@
 /* The value writer: one pass over the value into one growing buffer.
 
-   Only the branch for channels and the texts of errors run Python code; the containers on the way down are
-   kept alive through it, and lists are asked for their size at each step. An error is noted where it is found
-   and gets its path while the containers are left, innermost first. */
+   Only the branch for channels and the texts of errors run Python code; the containers on the way
+   down are kept alive through it, and lists are asked for their size at each step. An error is
+   noted where it is found and gets its path while the containers are left, innermost first. */
 #include "core.h"
 
-/* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the str, where
-   CPython caches it: repeated sends of the same text are then a memcpy. */
+/* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the
+   str, where CPython caches it: repeated sends of the same text are then a memcpy. */
 enum { CACHED_UTF8_LONGEST = 4 * 1024 * 1024 };
 
 /* Subscripts in error texts are cut to this many characters. */
@@ -102,8 +102,9 @@ has_short_repr(PyObject *key)
 {
     PyTypeObject *type = Py_TYPE(key);
 
-    return key == Py_None || type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type ||
-           type == &PyFloat_Type || type == &PyComplex_Type || type == &PyBool_Type;
+    return key == Py_None || type == &PyUnicode_Type || type == &PyLong_Type ||
+           type == &PyBytes_Type || type == &PyFloat_Type || type == &PyComplex_Type ||
+           type == &PyBool_Type;
 }
 
 static PyObject *
@@ -134,8 +135,8 @@ subscript_text(PyObject *key)
     return text;
 }
 
-/* A container is left because of a bad value in it: note the step that led there, given as its text. Steals
-   `step`, which is NULL where making it failed. */
+/* A container is left because of a bad value in it: note the step that led there, given as its
+   text. Steals `step`, which is NULL where making it failed. */
 static void
 note_step(Writer *writer, PyObject *step)
 {
@@ -356,7 +357,8 @@ write_complex(Writer *writer, PyObject *value)
     return 0;
 }
 
-/* A text without UTF-8 form (a lone surrogate) is the value's fault, all else is an exception of its own. */
+/* A text without UTF-8 form (a lone surrogate) is the value's fault, all else is an exception of
+ * its own. */
 static int
 text_failed(Writer *writer, PyObject *value)
 {
@@ -380,8 +382,8 @@ write_other_text(Writer *writer, PyObject *value)
     if (utf8 == NULL) {
         return text_failed(writer, value);
     }
-    int result = write_sized(writer, value, OP_PY3STRING, PyBytes_AS_STRING(utf8),
-                             PyBytes_GET_SIZE(utf8));
+    int result =
+        write_sized(writer, value, OP_PY3STRING, PyBytes_AS_STRING(utf8), PyBytes_GET_SIZE(utf8));
     Py_DECREF(utf8);
     return result;
 }

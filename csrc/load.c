@@ -1,12 +1,13 @@
 /* The value reader: a stack machine over bytes in memory or over a stream.
 
-   The stack is an array of slots, so that depth costs memory and not C stack. Two things a slot can be are not
-   yet objects. A list is made without elements and grows as they arrive in order; what is still to come stands
-   in its slot, so memory follows the input and not what the input claims. And an INT that is just the index of
-   the element that comes next stays a number, because SETITEM is all that ever looks at it.
+   The stack is an array of slots, so that depth costs memory and not C stack. Two things a slot can
+   be are not yet objects. A list is made without elements and grows as they arrive in order; what
+   is still to come stands in its slot, so memory follows the input and not what the input claims.
+   And an INT that is just the index of the element that comes next stays a number, because SETITEM
+   is all that ever looks at it.
 
-   The wire is not trusted: every size is checked against what is there before it is used, and all that can be
-   wrong with the bytes ends as LoadError, or as EOFError where they end early. */
+   The wire is not trusted: every size is checked against what is there before it is used, and all
+   that can be wrong with the bytes ends as LoadError, or as EOFError where they end early. */
 #include "core.h"
 
 enum { INLINE_SLOTS = 64 };
@@ -29,10 +30,10 @@ typedef struct {
     /* What can be read without asking the stream. */
     const char *pos;
     const char *end;
-    const char *data;     /* memory only: its start, to tell positions */
-    PyObject *read;       /* stream only: its bound read method */
-    PyObject *piece;      /* stream only: the bytes object the last operand is in */
-    Py_ssize_t consumed;  /* stream only: to tell positions */
+    const char *data;    /* memory only: its start, to tell positions */
+    PyObject *read;      /* stream only: its bound read method */
+    PyObject *piece;     /* stream only: the bytes object the last operand is in */
+    Py_ssize_t consumed; /* stream only: to tell positions */
     /* Elements that lists may still allocate ahead, and claim without assigning. */
     Py_ssize_t reservable;
     Py_ssize_t unassignable;
@@ -67,7 +68,7 @@ refuse(Reader *reader, const char *format, ...)
     return NULL;
 }
 
-/* The exception that is set came from a value that breaks Python's rules: it becomes a LoadError. */
+/* The exception that is set came from a value that breaks Python's rules: make it a LoadError. */
 static void
 refuse_caught(Reader *reader, const char *what)
 {
@@ -386,7 +387,8 @@ key_hash(const char *data, Py_ssize_t size)
         first = (unsigned char)data[0] | (uint64_t)(unsigned char)data[size / 2] << 8;
         last = (unsigned char)data[size - 1];
     }
-    uint64_t mixed = (first ^ last << 23 ^ last >> 41 ^ (uint64_t)size) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t mixed =
+        (first ^ last << 23 ^ last >> 41 ^ (uint64_t)size) * UINT64_C(0x9e3779b97f4a7c15);
     return (unsigned)(mixed >> 32);
 }
 
@@ -638,7 +640,8 @@ check_hashable(Reader *reader, PyObject *key)
     return 0;
 }
 
-/* What Python says against a key or an index is the value's fault; the rest stays the exception it is. */
+/* What Python says against a key or an index is the value's fault; the rest stays the exception it
+ * is. */
 static int
 store_failed(Reader *reader)
 {
@@ -709,8 +712,8 @@ read_setitem(Reader *reader)
 
 /* ---- the tight path: scalars that go straight into the list or dict below ---- */
 
-/* The next value where it is in memory and of a frequent kind without parts. 1: *value is it; 0: it is something
-   else, nothing was read; -1: an error. */
+/* The next value where it is in memory and of a frequent kind without parts. 1: *value is it; 0: it
+   is something else, nothing was read; -1: an error. */
 static inline int
 try_scalar(Reader *reader, PyObject **value)
 {
@@ -763,8 +766,8 @@ next_is(Reader *reader, char opcode)
     return reader->pos < reader->end && *reader->pos == opcode;
 }
 
-/* The list on top is at the element `index`, the next: read it and those that follow, as long as they are
-   scalars. Any other is left to the stack, its index below it. */
+/* The list on top is at the element `index`, the next: read it and those that follow, as long as
+   they are scalars. Any other is left to the stack, its index below it. */
 static int
 read_elements(Reader *reader, int32_t index)
 {

@@ -1,8 +1,9 @@
 """Benchmark of values: dumps and loads of ours beside pickle 5, marshal, msgpack and execnet 2.1.2.
 
-All run in this one process, alternating, except execnet 2.1.2, which is asked in turn in a process of its own (``--oracle FOLDER``,
-a folder with it installed). Each figure is the median over the rounds of the time of one call. Goal of a row: no slower than the
-faster of pickle and msgpack (big ints, which msgpack does not have: than marshal); of all rows: a geometric mean no slower than marshal's.
+All run in this one process, alternating, except execnet 2.1.2, which is asked in turn in a process of its own
+(``--oracle FOLDER``, a folder with it installed). Each figure is the median over the rounds of the time of one call.
+Goal of a row: no slower than the faster of pickle and msgpack (big ints, which msgpack does not have: than marshal);
+of all rows: a geometric mean no slower than marshal's.
 """
 
 from __future__ import annotations
@@ -23,16 +24,30 @@ from typing import Any
 REPORT = {
     "nodeid": "testing/acceptance/test_reports.py::TestReports::test_outcome_is_told[linux-3.11]",
     "location": ("testing/acceptance/test_reports.py", 211, "TestReports.test_outcome_is_told[linux-3.11]"),
-    "keywords": {"test_outcome_is_told[linux-3.11]": 1, "parametrize": 1, "TestReports": 1, "test_reports.py": 1, "testing": 1},
+    "keywords": {
+        "test_outcome_is_told[linux-3.11]": 1,
+        "parametrize": 1,
+        "TestReports": 1,
+        "test_reports.py": 1,
+        "testing": 1,
+    },
     "outcome": "failed",
     "longrepr": {
-        "reprcrash": {"path": "/home/user/project/testing/test_reports.py", "lineno": 214, "message": "AssertionError: assert 3 == 4"},
+        "reprcrash": {
+            "path": "/home/user/project/testing/test_reports.py",
+            "lineno": 214,
+            "message": "AssertionError: assert 3 == 4",
+        },
         "reprtraceback": {
             "reprentries": [
                 {
                     "type": "ReprEntry",
                     "data": {
-                        "lines": ["    def test_outcome_is_told(self, outcome):", ">       assert 3 == 4", "E       assert 3 == 4"],
+                        "lines": [
+                            "    def test_outcome_is_told(self, outcome):",
+                            ">       assert 3 == 4",
+                            "E       assert 3 == 4",
+                        ],
                         "reprfuncargs": {"args": [["self", "<TestReports object>"], ["outcome", "'failed'"]]},
                         "reprlocals": None,
                         "reprfileloc": {"path": "testing/test_reports.py", "lineno": 214, "message": "AssertionError"},
@@ -63,8 +78,8 @@ VALUES: dict[str, Any] = {
     "1000 ints": list(range(0, 3_000_000, 3000)),
     "1000 big ints": [2**70 + i * 987654321 for i in range(1000)],
     "1000 floats": [i * 1.1 for i in range(1000)],
-    "1000 strings": ["string number %d" % i for i in range(1000)],
-    "dict of 1000": {"key %d" % i: i for i in range(1000)},
+    "1000 strings": [f"string number {i}" for i in range(1000)],
+    "dict of 1000": {f"key {i}": i for i in range(1000)},
     "nested small": [[i, {"a": [i], "b": (i,)}, [], {}, ()] for i in range(200)],
     "1000 tuples": [(i, str(i), None) for i in range(1000)],
     "1 MB bytes": b"\x5a" * 1_000_000,
@@ -195,9 +210,13 @@ def show(results: dict[str, dict[str, list[float]]]) -> None:
     names = list(next(iter(results.values())))
     for which, operation in enumerate(("dumps", "loads")):
         columns = "".join(f"{name:>12}" for name in names)
-        print(f"\n{operation:<18}{columns}{'to goal':>9}{'to marshal':>12}   (microseconds; ratios below 1: ours is faster)")
+        print(
+            f"\n{operation:<18}{columns}{'to goal':>9}{'to marshal':>12}   (microseconds; ratios below 1: ours is faster)"
+        )
         for row, figures in results.items():
-            cells = "".join(f"{figures[name][which] * 1e6:12.2f}" if name in figures else f"{'-':>12}" for name in names)
+            cells = "".join(
+                f"{figures[name][which] * 1e6:12.2f}" if name in figures else f"{'-':>12}" for name in names
+            )
             ours = figures["execnet"][which]
             print(f"{row:<18}{cells}{ours / goal_of(figures, which):9.2f}{ours / figures['marshal'][which]:12.2f}")
         ratios = [figures["execnet"][which] / figures["marshal"][which] for figures in results.values()]
@@ -208,7 +227,9 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
-    parser.add_argument("--oracle", metavar="FOLDER", help="where execnet 2.1.2 is installed; without it, it is left out")
+    parser.add_argument(
+        "--oracle", metavar="FOLDER", help="where execnet 2.1.2 is installed; without it, it is left out"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="samples of each figure (default: 7)")
     parser.add_argument("--seconds", type=float, default=0.02, help="length of a sample (default: 0.02)")
     parser.add_argument("--row", action="append", choices=VALUES, help="only this row (can be repeated)")

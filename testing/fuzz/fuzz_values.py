@@ -1,7 +1,7 @@
-"""A fuzzer of the value reader: mutated values, loaded by both cores, must give the same value or the same kind of refusal.
+"""A fuzzer of the value reader: both cores load mutated values and must give the same value or refusal.
 
-``python testing/fuzz/fuzz_values.py --seconds 60`` runs it; with a core built under ``-fsanitize=address,undefined`` it finds
-what a comparison can't see. ``--seed`` repeats a run. It stops at the first difference and prints the bytes.
+``python testing/fuzz/fuzz_values.py --seconds 60`` runs it; with a core built under ``-fsanitize=address,undefined``
+it finds what a comparison can't see. ``--seed`` repeats a run. It stops at the first difference and prints the bytes.
 """
 
 from __future__ import annotations
