@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ESCALATION_STEP = 0.1
 # Seconds the system is given to hand over a process that has been killed.
 REAP_GRACE = 0.5
-# Seconds that terminate takes per group at interpreter exit.
-ATEXIT_TIMEOUT = 1.0
+# Seconds that workers are given at interpreter exit, at the end of a with block, after a failed start.
+END_TIMEOUT = 1.0
 
 # Runs on the far side, on Python 2.7 and newer.
 SETUP_SOURCE = """
@@ -60,8 +60,8 @@ class Group:
     """The gateways made through it, in order; it names them and ends them together.
 
     ``xspecs`` are started at once, side by side; ``execmodel`` names the execution model
-    of this side and, for specs that name none, of the workers. At interpreter exit the
-    group is terminated. As a context manager it is terminated at the end of the block.
+    of this side and, for specs that name none, of the workers. The group is terminated,
+    with a timeout of one second, at interpreter exit and at the end of a ``with`` block.
     """
 
     defaultspec = "popen"
@@ -114,7 +114,7 @@ class Group:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.terminate(ATEXIT_TIMEOUT)
+        self.terminate(END_TIMEOUT)
 
     def __len__(self) -> int:
         return len(self._gateways)
@@ -144,6 +144,7 @@ class Group:
 
         Raises ValueError where the id is already taken in this group.
         """
+        self._disown_in_forked_child()
         with self._lock:
             self._allocate_id(spec)
 
@@ -199,7 +200,10 @@ class Group:
         needs, which may be another one of ``specs``. Where starts fail, the others are
         ended and the group is left as it was; a single failure is raised as
         `makegateway` would raise it, several as one OSError that names every failed spec.
+        Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """
+        if max_parallel is not None and max_parallel < 1:
+            raise ValueError(f"max_parallel must be at least 1, not {max_parallel}")
         return _Starts(self, specs).run(max_parallel)
 
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
@@ -266,7 +270,7 @@ class Group:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.terminate(ATEXIT_TIMEOUT)
+            self.terminate(END_TIMEOUT)
 
     def _disown_in_forked_child(self) -> None:
         """In a forked child, forget the gateways: they belong to the parent process."""
@@ -344,7 +348,7 @@ class _Start:
         try:
             self._set_up(gateway)
         except BaseException:
-            self.group._terminate_only([gateway], ATEXIT_TIMEOUT)
+            self.group._terminate_only([gateway], END_TIMEOUT)
             raise
         return gateway
 
@@ -427,7 +431,7 @@ class _Starts:
                         self._attempt(start, _Start.begin)
             self._work_in_parallel(max_parallel or len(self.starts))
             if self.failures:
-                self.group._terminate_only(list(self.gateways.values()), ATEXIT_TIMEOUT)
+                self.group._terminate_only(list(self.gateways.values()), END_TIMEOUT)
                 raise self._failure()
         except BaseException:
             self._cancel()
@@ -482,7 +486,7 @@ class _Starts:
             start.begin()
         gateway = self.gateways[start] = start.finish()
         if self.cancelled:
-            self.group._terminate_only([gateway], ATEXIT_TIMEOUT)
+            self.group._terminate_only([gateway], END_TIMEOUT)
 
     def _failure(self) -> Exception:
         failed = [start for start in self.starts if start in self.failures]

@@ -297,6 +297,10 @@ class TestMakegateways:
         assert [gateway.id for gateway in gateways] == ["gw0", "x", "gw1"]
         assert repr(group) == "<Group ['first', 'gw0', 'x', 'gw1']>"
 
+    def test_max_parallel_is_at_least_one(self, group):
+        with pytest.raises(ValueError, match="max_parallel"):
+            group.makegateways(["popen"], max_parallel=0)
+
     def test_no_specs(self, group):
         assert group.makegateways([]) == []
 

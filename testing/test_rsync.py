@@ -203,6 +203,23 @@ group.terminate(5)
         subprocess.run([sys.executable, "-c", program], timeout=60, env=environ, check=True)
         assert tree(dest.with_name("destgw0")) == tree(dest.with_name("destgw1")) == tree(source)
 
+    def test_memory_stays_bounded(self, source, dest):
+        with (source / "sparse").open("wb") as stream:
+            stream.truncate(128 << 20)
+        program = f"""
+import execnet, resource
+def peak(who): return resource.getrusage(who).ru_maxrss >> 10
+with execnet.Group(["popen"]) as group:
+    before = peak(resource.RUSAGE_SELF)
+    rsync = execnet.RSync({str(source)!r}, verbose=False)
+    rsync.add_target(group[0], {str(dest)!r})
+    rsync.send()
+print(peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN) - before)
+"""
+        output = subprocess.run([sys.executable, "-c", program], timeout=60, check=True, capture_output=True).stdout
+        assert max(int(mebibytes) for mebibytes in output.split()) < 32
+        assert (dest / "sparse").stat().st_size == 128 << 20
+
     def test_through_a_via(self, group, source, dest):
         (source / "a").write_bytes(b"hello" * 1000000)
         group.makegateways(["popen//id=a", "popen//id=b//via=a"])
