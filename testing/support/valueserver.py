@@ -35,10 +35,10 @@ def serve(requests, answers):
         except EOFError:
             return
         try:
-            reply = ("value", answer(operation, argument))
+            reply = marshal.dumps(("value", answer(operation, argument)))
         except Exception as error:  # whatever it is, it is the outcome to compare
-            reply = ("error", (type(error).__name__, str(error)))
-        marshal.dump(reply, answers)
+            reply = marshal.dumps(("error", (type(error).__name__, str(error))))
+        answers.write(reply)
         answers.flush()
 
 
