@@ -108,13 +108,21 @@ current_version(CodecObject *codec)
 
 /* ---- methods ---- */
 
-PyDoc_STRVAR(dumps_doc,
-             "dumps($self, obj, /)\n--\n\n"
-             "The bytes of obj, version byte first. Raises DumpError naming what can't be "
-             "serialized and where it stands.");
+/* The one argument `obj`, borrowed. */
+static inline PyObject *
+only_argument(const char *function, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"obj"};
+    PyObject *value;
+
+    if (count == 1 && keywords == NULL) {
+        return args[0];
+    }
+    return sort_arguments(function, names, 1, 1, args, count, keywords, &value) < 0 ? NULL : value;
+}
 
 static PyObject *
-codec_dumps(CodecObject *codec, PyObject *value)
+dumps_versioned(CodecObject *codec, PyObject *value)
 {
     PyObject *version = current_version(codec);
     if (version == NULL) {
@@ -126,29 +134,42 @@ codec_dumps(CodecObject *codec, PyObject *value)
     return bytes;
 }
 
+PyDoc_STRVAR(dumps_doc, "dumps($self, obj)\n--\n\n"
+                        "The bytes of obj, version byte first. Raises DumpError naming what can't "
+                        "be serialized and where it stands.");
+
+static PyObject *
+codec_dumps(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    PyObject *value = only_argument("dumps", args, count, keywords);
+    return value == NULL ? NULL : dumps_versioned(codec, value);
+}
+
 PyDoc_STRVAR(dumps_internal_doc,
-             "dumps_internal($self, obj, /)\n--\n\n"
+             "dumps_internal($self, obj)\n--\n\n"
              "The bytes of obj as message payloads have them: without version byte.");
 
 static PyObject *
-codec_dumps_internal(CodecObject *codec, PyObject *value)
+codec_dumps_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count,
+                     PyObject *keywords)
 {
-    return dump_to_bytes(codec, value, "", 0);
+    PyObject *value = only_argument("dumps_internal", args, count, keywords);
+    return value == NULL ? NULL : dump_to_bytes(codec, value, "", 0);
 }
 
-PyDoc_STRVAR(dump_doc, "dump($self, stream, obj, /)\n--\n\n"
-                       "Write the bytes of obj to stream, in one call of its write method.");
+PyDoc_STRVAR(dump_doc, "dump($self, byteio, obj)\n--\n\n"
+                       "Write the bytes of obj to byteio, in one call of its write method.");
 
 static PyObject *
 codec_dump(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
-    static const char *const names[] = {"stream", "obj"};
+    static const char *const names[] = {"byteio", "obj"};
     PyObject *values[2];
 
     if (sort_arguments("dump", names, 2, 2, args, count, keywords, values) < 0) {
         return NULL;
     }
-    PyObject *bytes = codec_dumps(codec, values[1]);
+    PyObject *bytes = dumps_versioned(codec, values[1]);
     if (bytes == NULL) {
         return NULL;
     }
@@ -243,13 +264,13 @@ codec_loads_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count
 
 PyDoc_STRVAR(
     load_doc,
-    "load($self, stream, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
+    "load($self, io, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
     "The next value of a stream with read(n), which then stands right behind it. Raises as loads.");
 
 static PyObject *
 codec_load(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
-    static const char *const names[] = {"stream", "py2str_as_py3str", "py3str_as_py2str"};
+    static const char *const names[] = {"io", "py2str_as_py3str", "py3str_as_py2str"};
     PyObject *values[3];
     LoadOptions options = {.channels = NULL};
 
@@ -300,11 +321,11 @@ codec_load_stream(CodecObject *codec, PyObject *const *args, Py_ssize_t count, P
     (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef codec_methods[] = {
-    {"dumps", (PyCFunction)codec_dumps, METH_O, dumps_doc},
+    {"dumps", KEYWORD_METHOD(codec_dumps), dumps_doc},
     {"dump", KEYWORD_METHOD(codec_dump), dump_doc},
     {"loads", KEYWORD_METHOD(codec_loads), loads_doc},
     {"load", KEYWORD_METHOD(codec_load), load_doc},
-    {"dumps_internal", (PyCFunction)codec_dumps_internal, METH_O, dumps_internal_doc},
+    {"dumps_internal", KEYWORD_METHOD(codec_dumps_internal), dumps_internal_doc},
     {"loads_internal", KEYWORD_METHOD(codec_loads_internal), loads_internal_doc},
     {"load_stream", KEYWORD_METHOD(codec_load_stream), load_stream_doc},
     {NULL, NULL, 0, NULL},

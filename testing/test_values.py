@@ -519,6 +519,21 @@ def test_loads_takes_what_holds_bytes(base: ModuleType) -> None:
         base.loads("text")
 
 
+def test_arguments_have_the_names_of_execnet_2(base: ModuleType) -> None:
+    stream = io.BytesIO()
+    base.dump(byteio=stream, obj=[1])
+    assert stream.getvalue() == base.dumps(obj=[1]) == b"\x02" + base.dumps_internal(obj=[1])
+    assert base.loads(bytestring=stream.getvalue(), py2str_as_py3str=True, py3str_as_py2str=False) == [1]
+    assert base.load(io=io.BytesIO(stream.getvalue())) == [1]
+    assert base.loads_internal(bytestring=base.dumps_internal(1), channelfactory=None, strconfig=(False, False)) == 1
+    for wrong in ((), (1, 2, 3, 4, 5)):
+        for function in (base.dumps, base.loads, base.load, base.dump, base.loads_internal):
+            with pytest.raises(TypeError):
+                function(*wrong)
+    with pytest.raises(TypeError):
+        base.loads(b"", unknown=1)
+
+
 def test_a_failing_stream_keeps_its_error(base: ModuleType) -> None:
     class Broken:
         def read(self, count: int) -> bytes:
