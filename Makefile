@@ -46,13 +46,13 @@ docs: $(VENV)/installed $(VENV)/requirements
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
 
 bench: $(VENV)/installed $(VENV)/bench-requirements
-	$(BIN)/python testing/bench $(ARGS)
+	$(BIN)/python testing/bench/values.py --oracle "$$(cd testing && ../$(BIN)/python -m support.oracle)" $(ARGS)
 
 plots: $(VENV)/installed $(VENV)/bench-requirements
 	$(BIN)/python testing/bench/plots.py
 
 fuzz: $(VENV)/installed-strict $(VENV)/requirements
-	$(BIN)/python testing/fuzz $(ARGS)
+	for fuzzer in testing/fuzz/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
 
 chaos: $(VENV)/installed-strict $(VENV)/requirements
 	EXECNET_CHAOS=long $(PYTEST) $(ARGS) testing/chaos

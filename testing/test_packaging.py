@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -129,3 +130,36 @@ def test_build_core_1_makes_a_missing_compiler_an_error(sources: Path, tmp_path:
 def test_another_value_of_build_core_is_refused(sources: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="EXECNET_BUILD_CORE must be unset, 0 or 1, not 'yes'"):
         packages.build("wheel", sources, tmp_path / "built", EXECNET_BUILD_CORE="yes")
+
+
+def check_machine(sources: Path, *variables: str) -> str:
+    """What make says about this machine before it builds anything; its exit status must tell of a lack."""
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-s", "check-machine", *variables],
+        cwd=sources,
+        env=packages.environment(),
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    return done.stderr.decode().splitlines()[0]
+
+
+def python_without(word: str, folder: Path) -> str:
+    """A Python that fails at each program in which `word` stands."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *{word}*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("word, said", [("ensurepip", "apt-get install python3-venv"), ("Python.h", "python3-dev")])
+def test_make_names_what_the_python_lacks_in_one_line(sources: Path, tmp_path: Path, word: str, said: str) -> None:
+    line = check_machine(sources, f"PYTHON={python_without(word, tmp_path)}")
+    assert line.startswith("make: ") and said in line
+
+
+def test_make_names_a_missing_compiler_or_python_in_one_line(sources: Path) -> None:
+    said = check_machine(sources, f"CC={NO_COMPILER}")
+    assert said == f"make: no C compiler ({NO_COMPILER}) here: apt-get install gcc"
+    assert "apt-get install python3" in check_machine(sources, "PYTHON=/nonexistent/python")

@@ -74,3 +74,7 @@ class Oracle:
             timeout=timeout,
             check=True,
         ).stdout
+
+
+if __name__ == "__main__":
+    print(folder())
