@@ -76,9 +76,13 @@ class Gateway(BaseGateway):
             group._unregister(self)
         try:
             self._send(Message.GATEWAY_TERMINATE)
-            self._close_write()
         except (ValueError, EOFError, OSError) as exc:
             self._trace("exit:", exc)
+        # Even if the peer was gone: whoever was sending to it then has left the descriptor open.
+        try:
+            self._close_write()
+        except (ValueError, EOFError, OSError) as exc:
+            self._trace("exit, closing:", exc)
 
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""
