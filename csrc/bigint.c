@@ -49,7 +49,9 @@ long_from_digits(const digit *digits, int count, bool negative)
 #else
     PyLongObject *self = _PyLong_New(count);
     if (self != NULL) {
-        memcpy(self->ob_digit, digits, (size_t)count * sizeof(digit));
+        for (int i = 0; i < count; i++) {
+            self->ob_digit[i] = digits[i];
+        }
         if (negative) {
             Py_SET_SIZE(self, -count);
         }

@@ -426,6 +426,7 @@ codec_dealloc(CodecObject *codec)
 
     PyObject_GC_UnTrack(codec);
     codec_clear(codec);
+    PyMem_Free(codec->scratch);
     type->tp_free(codec);
     Py_DECREF(type);
 }

@@ -98,6 +98,7 @@ wire_get_int4(const char *from)
 enum {
     KEY_CACHE_SLOTS = 256,
     KEY_CACHE_LONGEST = 32,
+    SCRATCH_BYTES = 64 * 1024,
 };
 
 /* Made by gateway_base from its own globals, so that a value raises the very exceptions of the module that
@@ -109,6 +110,9 @@ typedef struct {
     PyObject *load_error;
     PyTypeObject *channel_type;
     PyObject *str_id, *str_new, *str_read, *str_version;
+    /* Where values are written before they become a bytes object of the right size. */
+    char *scratch; /* NULL: not yet needed */
+    bool scratch_in_use;
     /* Short dictionary keys seen lately: the same few come in message after message. Entries may be NULL. */
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
@@ -123,7 +127,7 @@ typedef struct {
     char *start;
     char *pos;
     char *end;
-    PyObject *owner; /* the bytes object that holds start..end, or NULL: inline_bytes does */
+    PyObject *owner; /* the bytes object that holds start..end, or NULL: others do */
     PyObject *big;   /* keeps big_data alive; NULL: there is no such part */
     const char *big_data;
     Py_ssize_t big_size;

@@ -675,6 +675,26 @@ dump_message(CodecObject *codec, PyObject *value, Py_ssize_t reserve, DumpBuffer
     return 0;
 }
 
+/* Start in the codec's scratch memory, unless a call in progress, further up or in another thread,
+   has it: values of some KiB then neither copy while they grow nor let malloc move its border. */
+static bool
+borrow_scratch(CodecObject *codec, DumpBuffer *buffer)
+{
+    if (codec->scratch_in_use) {
+        return false;
+    }
+    if (codec->scratch == NULL) {
+        codec->scratch = PyMem_Malloc(SCRATCH_BYTES);
+        if (codec->scratch == NULL) {
+            return false; /* the inline bytes may do */
+        }
+    }
+    buffer->start = buffer->pos = codec->scratch;
+    buffer->end = codec->scratch + SCRATCH_BYTES;
+    codec->scratch_in_use = true;
+    return true;
+}
+
 PyObject *
 dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_t prefix_size)
 {
@@ -682,12 +702,12 @@ dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_
     PyObject *bytes = NULL;
 
     buffer_init(&out);
+    bool borrowed = borrow_scratch(codec, &out);
     char *to = buffer_take(&out, prefix_size);
-    if (to == NULL) {
-        return NULL;
+    if (to != NULL) {
+        memcpy(to, prefix, (size_t)prefix_size);
     }
-    memcpy(to, prefix, (size_t)prefix_size);
-    if (write_whole(codec, value, &out) == 0) {
+    if (to != NULL && write_whole(codec, value, &out) == 0) {
         Py_ssize_t size = out.pos - out.start;
         if (out.owner == NULL) {
             bytes = PyBytes_FromStringAndSize(out.start, size);
@@ -696,6 +716,9 @@ dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_
             out.owner = NULL;
             (void)_PyBytes_Resize(&bytes, size);
         }
+    }
+    if (borrowed) {
+        codec->scratch_in_use = false;
     }
     dump_release(&out);
     return bytes;
