@@ -127,7 +127,7 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     Item item;
 
     if (queue == NULL) {
-        return PyObject_CallMethod((PyObject *)channel, "_portable_receive", "O", timeout);
+        return PyObject_CallMethod((PyObject *)channel, "_portable_receive", "(O)", timeout);
     }
     if (queue->callback != Py_None) {
         PyErr_SetString(PyExc_OSError, "cannot receive(), channel has receiver callback");

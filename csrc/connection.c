@@ -407,6 +407,7 @@ connection_dealloc(ConnectionObject *connection)
 
     PyObject_GC_UnTrack(connection);
     (void)connection_clear(connection);
+    receive_close_kick(connection);
     Py_CLEAR(connection->large.bytes);
     Py_CLEAR(connection->codec);
     frame_release(&connection->buffer);

@@ -5,6 +5,7 @@
 #define EXECNET_CONNECTION_H
 
 #include "core.h"
+#include "fdio.h"
 #include "frame.h"
 
 #include <stdatomic.h>
@@ -105,8 +106,9 @@ struct ConnectionObject {
     Waiter *waiters;
     ItemQueueObject *reader_queue; /* of the thread that waits for a queue in the reader role, else NULL */
     bool reader_for_end;
-    FdioKick reader_kick;
     bool reader_kicked;
+    bool has_kick;
+    FdioKick kick; /* ends the wait of that thread */
     Py_ssize_t callbacks; /* queues that have one */
 
     /* The reader role (receive.c); these are looked at without the GIL, too. */
@@ -146,6 +148,8 @@ PyObject *receive_run(ConnectionObject *connection);
 
 /* The receiver is gone for good: who still waits looks again. */
 void receive_stop(ConnectionObject *connection);
+
+void receive_close_kick(ConnectionObject *connection);
 
 /* Tell the receiver that a callback was set or is gone. */
 void receive_count_callback(ConnectionObject *connection, int change);

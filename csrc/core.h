@@ -9,8 +9,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "fdio.h"
-
 #if PY_VERSION_HEX < 0x030A0000
 static inline PyObject *
 Py_NewRef(PyObject *object)
@@ -22,15 +20,11 @@ Py_NewRef(PyObject *object)
 
 /* ---- module.c: one module, everything it needs in its own state ---- */
 
-enum { MOST_KICKS = 16 };
-
 typedef struct {
     PyTypeObject *codec_type;
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
-    FdioKick kicks[MOST_KICKS]; /* not in use at the moment (receive.c) */
-    int kick_count;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);

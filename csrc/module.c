@@ -45,9 +45,6 @@ module_clear(PyObject *module)
     Py_CLEAR(state->channel_type);
     Py_CLEAR(state->itemqueue_type);
     Py_CLEAR(state->connection_type);
-    while (state->kick_count > 0) {
-        fdio_kick_close(&state->kicks[--state->kick_count]);
-    }
     return 0;
 }
 

@@ -72,6 +72,13 @@ role_leave(ConnectionObject *connection)
     }
 }
 
+static void
+kick_reader(ConnectionObject *connection)
+{
+    fdio_kick(&connection->kick);
+    connection->reader_kicked = true;
+}
+
 void
 receive_wake(ConnectionObject *connection, ItemQueueObject *queue, bool ended)
 {
@@ -84,8 +91,7 @@ receive_wake(ConnectionObject *connection, ItemQueueObject *queue, bool ended)
         }
     }
     if (connection->reader_queue == queue && (ended || !connection->reader_for_end)) {
-        fdio_kick(&connection->reader_kick);
-        connection->reader_kicked = true;
+        kick_reader(connection);
     }
 }
 
@@ -641,24 +647,26 @@ read_once(ConnectionObject *connection)
 
 /* ---- waiting threads ---- */
 
-/* The kick of a thread that waits in the role: few exist, as many as threads ever waited at once. */
-static bool
-take_kick(ModuleState *state, FdioKick *kick)
+/* The connection's kick is made when a thread first waits in the role, and goes with the connection's end. */
+static int
+ensure_kick(ConnectionObject *connection)
 {
-    if (state->kick_count > 0) {
-        *kick = state->kicks[--state->kick_count];
-        return true;
+    if (!connection->has_kick) {
+        if (!fdio_kick_open(&connection->kick)) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        connection->has_kick = true;
     }
-    return fdio_kick_open(kick);
+    return 0;
 }
 
-static void
-give_kick(ModuleState *state, const FdioKick *kick)
+void
+receive_close_kick(ConnectionObject *connection)
 {
-    if (state->kick_count < MOST_KICKS) {
-        state->kicks[state->kick_count++] = *kick;
-    } else {
-        fdio_kick_close(kick);
+    if (connection->has_kick) {
+        fdio_kick_close(&connection->kick);
+        connection->has_kick = false;
     }
 }
 
@@ -712,19 +720,18 @@ dispatch_as_waiter(ConnectionObject *connection)
 static FdioOutcome
 wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
 {
-    FdioKick kick = connection->reader_kick;
     int64_t left = time_left(deadline);
     FdioOutcome outcome;
 
     connection->reader_queue = queue;
     connection->reader_for_end = for_end;
     Py_BEGIN_ALLOW_THREADS
-    outcome = fdio_wait(connection->read_fd, kick.to_wait, left);
+    outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
     Py_END_ALLOW_THREADS
     connection->reader_queue = NULL;
     if (connection->reader_kicked) {
         connection->reader_kicked = false;
-        fdio_kick_drain(&kick);
+        fdio_kick_drain(&connection->kick);
     }
     return outcome;
 }
@@ -734,13 +741,8 @@ wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_en
 static int
 read_for(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
 {
-    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
-    int outcome = 0;
+    int outcome = ensure_kick(connection);
 
-    if (!take_kick(state, &connection->reader_kick)) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
     while (outcome == 0 && dispatch_as_waiter(connection) && !is_satisfied(queue, for_end)) {
         FdioOutcome waited = wait_as_reader(connection, queue, for_end, deadline);
         if (waited == FDIO_INTERRUPTED) {
@@ -753,7 +755,9 @@ read_for(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int
             break;
         }
     }
-    give_kick(state, &connection->reader_kick);
+    if (connection->stopped) {
+        receive_close_kick(connection);
+    }
     return outcome;
 }
 
@@ -947,5 +951,10 @@ receive_stop(ConnectionObject *connection)
 {
     connection->at_end = connection->stopped = true;
     while (offer_role(connection)) {
+    }
+    if (connection->reader_queue != NULL) {
+        kick_reader(connection);
+    } else {
+        receive_close_kick(connection);
     }
 }

@@ -1336,10 +1336,9 @@ class WorkerGateway(BaseGateway):
         except KeyboardInterrupt:
             self._end_task(channel, INTERRUPT_TEXT)
             raise
-        except EOFError as exc:
-            # Without a peer nobody waits for the error.
-            if not self._channelfactory.finished:
-                self._end_task(channel, self._geterrortext(exc))
+        except EOFError:
+            # A task that received all there was has ended, not failed.
+            self._end_task(channel)
         except BaseException as exc:
             self._end_task(channel, self._geterrortext(exc))
         else:
@@ -1865,9 +1864,9 @@ def dumps(obj):
     return _Serializer().save(obj, versioned=True)
 
 
-def dump(file, obj):
-    """Write serialized obj to file, which needs a method write; several values can follow one another."""
-    _Serializer(file.write).save(obj, versioned=True)
+def dump(byteio, obj):
+    """Write serialized obj to byteio, which needs a method write; several values can follow one another."""
+    _Serializer(byteio.write).save(obj, versioned=True)
 
 
 def dumps_internal(obj):
@@ -1875,7 +1874,7 @@ def dumps_internal(obj):
     return _Serializer().save(obj)
 
 
-def loads(data, py2str_as_py3str=False, py3str_as_py2str=False):
+def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
     """The value that dumps wrote.
 
     py2str_as_py3str: a str written by Python 2 is read as text; py3str_as_py2str: one written by Python 3 as bytes.
@@ -1884,20 +1883,20 @@ def loads(data, py2str_as_py3str=False, py3str_as_py2str=False):
     # lazy: the C core does without
     from io import BytesIO
 
-    return load(BytesIO(data), py2str_as_py3str, py3str_as_py2str)
+    return load(BytesIO(bytestring), py2str_as_py3str, py3str_as_py2str)
 
 
-def load(file, py2str_as_py3str=False, py3str_as_py2str=False):
-    """Read one value from file (an object with read(n)), and nothing behind it; else like loads."""
+def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
+    """Read one value from io (an object with read(n)), and nothing behind it; else like loads."""
     strconfig = (py2str_as_py3str, py3str_as_py2str)
-    return Unserializer(file, strconfig=strconfig).load(versioned=True)
+    return Unserializer(io, strconfig=strconfig).load(versioned=True)
 
 
-def loads_internal(data, channelfactory=None, strconfig=None):
+def loads_internal(bytestring, channelfactory=None, strconfig=None):
     """The value that dumps_internal wrote; channelfactory makes the channels inside."""
     from io import BytesIO
 
-    return Unserializer(BytesIO(data), channelfactory, strconfig).load()
+    return Unserializer(BytesIO(bytestring), channelfactory, strconfig).load()
 
 
 if _core is not None:
