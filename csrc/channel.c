@@ -1,7 +1,9 @@
-/* The part of a channel that runs per item. Python's Channel inherits it; what is rare stands there.
+/* The part of a channel that runs per item. Python's Channel inherits it; what is rare stands
+   there.
 
-   Where the connection is not one of the C core (green threads, foreign files, a gateway behind another one), the methods of the
-   portable twin take over, under the names _portable_send and _portable_receive. */
+   Where the connection is not one of the C core (green threads, foreign files, a gateway behind
+   another one), the methods of the portable twin take over, under the names _portable_send and
+   _portable_receive. */
 #include "connection.h"
 
 #include <structmember.h>
@@ -81,8 +83,8 @@ channel_send(ChannelObject *channel, PyObject *item)
     }
     Py_ssize_t size = dump_size(&dump) - FRAME_HEADER;
     if (size > INT32_MAX) {
-        PyErr_Format(connection->codec->dump_error, "can't serialize: %zd bytes, a message takes %d", size,
-                     INT32_MAX);
+        PyErr_Format(connection->codec->dump_error,
+                     "can't serialize: %zd bytes, a message takes %d", size, INT32_MAX);
         goto done;
     }
     frame_put_header(dump.start, MESSAGE_CHANNEL_DATA, channel->id, (int32_t)size);
@@ -152,11 +154,12 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     return value;
 }
 
-PyDoc_STRVAR(receive_doc,
-             "receive($self, /, timeout=None)\n--\n\n"
-             "The next item the other side sent; waits for it, at most timeout seconds if given.\n\n"
-             "TimeoutError if no item came in time. After the last item: RemoteError (once) if the "
-             "remote code failed, else EOFError. OSError if a callback is set.");
+PyDoc_STRVAR(
+    receive_doc,
+    "receive($self, /, timeout=None)\n--\n\n"
+    "The next item the other side sent; waits for it, at most timeout seconds if given.\n\n"
+    "TimeoutError if no item came in time. After the last item: RemoteError (once) if the "
+    "remote code failed, else EOFError. OSError if a callback is set.");
 
 static PyObject *
 channel_receive(ChannelObject *channel, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -184,9 +187,10 @@ channel_next(ChannelObject *channel)
         return NULL;
     }
     /* A subclass or a test may have replaced receive(). */
-    PyObject *item = PyCFunction_Check(receive) && PyCFunction_GET_SELF(receive) == (PyObject *)channel
-                         ? receive_within(channel, Py_None)
-                         : PyObject_CallNoArgs(receive);
+    PyObject *item =
+        PyCFunction_Check(receive) && PyCFunction_GET_SELF(receive) == (PyObject *)channel
+            ? receive_within(channel, Py_None)
+            : PyObject_CallNoArgs(receive);
     Py_DECREF(receive);
     if (item == NULL && PyErr_ExceptionMatches(PyExc_EOFError)) {
         PyErr_Clear();
@@ -198,12 +202,14 @@ channel_next(ChannelObject *channel)
 
 static PyMethodDef channel_methods[] = {
     {"send", (PyCFunction)channel_send, METH_O, send_doc},
-    {"receive", (PyCFunction)(void (*)(void))channel_receive, METH_FASTCALL | METH_KEYWORDS, receive_doc},
+    {"receive", (PyCFunction)(void (*)(void))channel_receive, METH_FASTCALL | METH_KEYWORDS,
+     receive_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef channel_members[] = {
-    {"gateway", T_OBJECT, offsetof(ChannelObject, gateway), 0, "the gateway that the channel belongs to"},
+    {"gateway", T_OBJECT, offsetof(ChannelObject, gateway), 0,
+     "the gateway that the channel belongs to"},
     {"id", T_INT, offsetof(ChannelObject, id), 0, "its number, the same on both sides"},
     {"_closed", T_BOOL, offsetof(ChannelObject, closed), 0, NULL},
     {NULL, 0, 0, 0, NULL},

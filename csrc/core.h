@@ -1,4 +1,5 @@
-/* What the files of the C core share: the module's state, the codec, serialized values, who offers what. */
+/* What the files of the C core share: the module's state, the codec, serialized values, who offers
+ * what. */
 #ifndef EXECNET_CORE_H
 #define EXECNET_CORE_H
 
@@ -82,7 +83,8 @@ wire_get_int4(const char *from)
 
 /* ---- limits that both cores share (gateway_base.py has the same names) ---- */
 
-/* Containers inside containers a writer accepts; also tuples inside a hashed tuple a reader accepts. */
+/* Containers inside containers a writer accepts; also tuples inside a hashed tuple a reader
+ * accepts. */
 #define MAX_DEPTH 400
 /* List elements one value may claim without ever assigning them. */
 #define MAX_UNASSIGNED 65536
@@ -95,11 +97,11 @@ enum {
     SCRATCH_BYTES = 64 * 1024,
 };
 
-/* Made by gateway_base from its own globals, so that a value raises the very exceptions of the module that
-   was asked, even where two such modules live in one process (a shipped text as __main__, and the import). */
+/* Made by gateway_base from its own globals, so that a value raises the very exceptions of the
+   module that was asked, even where two such modules live in one process (a shipped text as
+   __main__, and the import). */
 typedef struct {
-    PyObject_HEAD
-    PyObject *names; /* the gateway module's globals */
+    PyObject_HEAD PyObject *names; /* the gateway module's globals */
     PyObject *dump_error;
     PyObject *load_error;
     PyTypeObject *channel_type;
@@ -107,7 +109,8 @@ typedef struct {
     /* Where values are written before they become a bytes object of the right size. */
     char *scratch; /* NULL: not yet needed */
     bool scratch_in_use;
-    /* Short dictionary keys seen lately: the same few come in message after message. Entries may be NULL. */
+    /* Short dictionary keys seen lately: the same few come in message after message. Entries may be
+     * NULL. */
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
 
@@ -115,8 +118,8 @@ typedef struct {
 
 enum { DUMP_INLINE_BYTES = 1024 };
 
-/* A serialized value. Its bytes are start..pos, then, if `big` is set, big_size bytes at big_data and one STOP.
-   Must not be moved while in use: `start` may point into it. */
+/* A serialized value. Its bytes are start..pos, then, if `big` is set, big_size bytes at big_data
+   and one STOP. Must not be moved while in use: `start` may point into it. */
 typedef struct {
     char *start;
     char *pos;
@@ -131,9 +134,10 @@ typedef struct {
 /* Values of this many bytes and more are left where they are by dump_message. */
 enum { DUMP_BIG = 64 * 1024 };
 
-/* Serialize `value` without version byte behind `reserve` (<= DUMP_INLINE_BYTES) unset bytes, for one write, or
-   for one writev where the value is one large bytes or str: that is borrowed, not copied. On success the caller
-   owns *out and ends it with dump_release; on failure (-1, exception set) there is nothing to release. */
+/* Serialize `value` without version byte behind `reserve` (<= DUMP_INLINE_BYTES) unset bytes, for
+   one write, or for one writev where the value is one large bytes or str: that is borrowed, not
+   copied. On success the caller owns *out and ends it with dump_release; on failure (-1, exception
+   set) there is nothing to release. */
 int dump_message(CodecObject *codec, PyObject *value, Py_ssize_t reserve, DumpBuffer *out);
 void dump_release(DumpBuffer *buffer);
 
@@ -151,17 +155,18 @@ PyObject *dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix,
 /* ---- load.c: bytes to values ---- */
 
 typedef struct {
-    PyObject *channels;       /* .new(id) gives the receiver's channel; NULL: a channel is a LoadError */
-    bool py2str_as_py3str;    /* PY2STRING becomes latin-1 text, else bytes */
-    bool py3str_as_py2str;    /* PY3STRING becomes bytes, else text */
+    PyObject *channels; /* .new(id) gives the receiver's channel; NULL: a channel is a LoadError */
+    bool py2str_as_py3str; /* PY2STRING becomes latin-1 text, else bytes */
+    bool py3str_as_py2str; /* PY3STRING becomes bytes, else text */
 } LoadOptions;
 
-/* The value that starts at `data`; what is behind its STOP is ignored. The caller keeps the memory alive. */
+/* The value that starts at `data`; what is behind its STOP is ignored. The caller keeps the memory
+ * alive. */
 PyObject *load_value(CodecObject *codec, const char *data, Py_ssize_t size,
                      const LoadOptions *options);
 
-/* The value that stands next in stream, an object with read(n); nothing behind its STOP is read. With `version`
-   (a bytes object) that must come first, NULL: nothing does. */
+/* The value that stands next in stream, an object with read(n); nothing behind its STOP is read.
+   With `version` (a bytes object) that must come first, NULL: nothing does. */
 PyObject *load_from_stream(CodecObject *codec, PyObject *stream, PyObject *version,
                            const LoadOptions *options);
 
@@ -173,10 +178,12 @@ void load_wrong_version(CodecObject *codec, const char *found);
 enum {
     /* Converted in C up to here, by gateway_base's _digits_from_int and _int_from_digits beyond. */
     BIGINT_DIGITS = 576,
-    BIGINT_TEXT = BIGINT_DIGITS + 10, /* a minus, and what putting the first digits may write behind them */
+    BIGINT_TEXT =
+        BIGINT_DIGITS + 10, /* a minus, and what putting the first digits may write behind them */
 };
 
-/* Write the decimal text of `value`, an exact int other than 0, to `text`; its length, or 0 if it is too long. */
+/* Write the decimal text of `value`, an exact int other than 0, to `text`; its length, or 0 if it
+ * is too long. */
 int bigint_format(PyObject *value, char text[BIGINT_TEXT]);
 
 /* The int of 1 to BIGINT_DIGITS ASCII digits (checked by the caller). */

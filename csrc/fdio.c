@@ -127,7 +127,8 @@ fdio_read(int fd, char *to, size_t size)
 
 /* ---- writing ---- */
 
-/* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken away. */
+/* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken
+ * away. */
 static bool
 sigpipe_kills(void)
 {

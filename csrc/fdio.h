@@ -9,8 +9,8 @@
 #include <sys/uio.h>
 
 typedef enum {
-    FDIO_READY,       /* data, end of file or an error: a read will not block */
-    FDIO_KICKED,      /* somebody wrote to the kick */
+    FDIO_READY,  /* data, end of file or an error: a read will not block */
+    FDIO_KICKED, /* somebody wrote to the kick */
     FDIO_TIMED_OUT,
     FDIO_INTERRUPTED, /* a signal arrived */
 } FdioOutcome;
@@ -23,7 +23,8 @@ typedef struct {
 
 enum { FDIO_FOREVER = -1 };
 
-/* Wait until fd can be read, the kick (if its to_wait >= 0) was used, or `milliseconds` are over. */
+/* Wait until fd can be read, the kick (if its to_wait >= 0) was used, or `milliseconds` are over.
+ */
 FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
 
 /* Whether a write of a few bytes will not block. */
@@ -34,7 +35,8 @@ void fdio_kick_close(const FdioKick *kick);
 void fdio_kick(const FdioKick *kick);
 void fdio_kick_drain(const FdioKick *kick);
 
-/* read(2), waiting where the descriptor is a non-blocking one: bytes, 0 at the end, -1 with errno (EINTR included). */
+/* read(2), waiting where the descriptor is a non-blocking one: bytes, 0 at the end, -1 with errno
+ * (EINTR included). */
 ssize_t fdio_read(int fd, char *to, size_t size);
 
 typedef enum {
@@ -43,7 +45,8 @@ typedef enum {
     FDIO_WRITE_FAILED,      /* see errno */
 } FdioWritten;
 
-/* Write the pieces, and move them on by what was written. SIGPIPE does not get through to the process. */
+/* Write the pieces, and move them on by what was written. SIGPIPE does not get through to the
+ * process. */
 FdioWritten fdio_write(int fd, bool is_socket, struct iovec *pieces, int count);
 
 bool fdio_is_socket(int fd);

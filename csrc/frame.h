@@ -1,4 +1,5 @@
-/* Frames: header and payload, put together and cut out of a growing buffer. No Python.h, so that it can be fuzzed alone. */
+/* Frames: header and payload, put together and cut out of a growing buffer. No Python.h, so that it
+ * can be fuzzed alone. */
 #ifndef EXECNET_FRAME_H
 #define EXECNET_FRAME_H
 
@@ -53,7 +54,8 @@ FrameOutcome frame_peek(const FrameBuffer *buffer, Frame *frame);
 /* Consume the frame that frame_peek found, as far as it is there. */
 void frame_consume(FrameBuffer *buffer, const Frame *frame);
 
-/* Make at least `room` bytes free behind end; false when memory lacks, the buffer is unchanged then. */
+/* Make at least `room` bytes free behind end; false when memory lacks, the buffer is unchanged
+ * then. */
 bool frame_reserve(FrameBuffer *buffer, size_t room);
 
 void frame_release(FrameBuffer *buffer);

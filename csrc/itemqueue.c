@@ -1,5 +1,6 @@
-/* The item queue: what waits to be received on one channel, in the order of arrival. It outlives the Channel object while a callback
-   is set. Waiting itself is receive.c's: who waits may have to read. */
+/* The item queue: what waits to be received on one channel, in the order of arrival. It outlives
+   the Channel object while a callback is set. Waiting itself is receive.c's: who waits may have to
+   read. */
 #include "connection.h"
 
 #include <math.h>
@@ -199,7 +200,8 @@ queue_put(ItemQueueObject *queue, PyObject *item)
     Py_RETURN_NONE;
 }
 
-/* The next item as Python has it (bytes, or a value in a 1-tuple), ENDMARKER after the end, None if there is none. */
+/* The next item as Python has it (bytes, or a value in a 1-tuple), ENDMARKER after the end, None if
+ * there is none. */
 static PyObject *
 queue_get_nowait(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
@@ -287,7 +289,8 @@ queue_get_strconfig(ItemQueueObject *queue, void *Py_UNUSED(closure))
 /* ---- the type ---- */
 
 static PyMethodDef queue_methods[] = {
-    {"channel", (PyCFunction)queue_channel, METH_NOARGS, "The Channel that still uses the queue, or None."},
+    {"channel", (PyCFunction)queue_channel, METH_NOARGS,
+     "The Channel that still uses the queue, or None."},
     {"drop", (PyCFunction)queue_drop, METH_NOARGS, "The Channel is going."},
     {"put", (PyCFunction)queue_put, METH_O, "Append bytes, or a value in a 1-tuple."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,
@@ -301,12 +304,14 @@ static PyMethodDef queue_methods[] = {
 };
 
 static PyMemberDef queue_members[] = {
-    {"endmarker", T_OBJECT, offsetof(ItemQueueObject, endmarker), 0, "what the callback is called with last"},
+    {"endmarker", T_OBJECT, offsetof(ItemQueueObject, endmarker), 0,
+     "what the callback is called with last"},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef queue_getset[] = {
-    {"callback", (getter)queue_get_callback, (setter)queue_set_callback, "called with each item, or None", NULL},
+    {"callback", (getter)queue_get_callback, (setter)queue_set_callback,
+     "called with each item, or None", NULL},
     {"strconfig", (getter)queue_get_strconfig, (setter)queue_set_strconfig,
      "(py2str_as_py3str, py3str_as_py2str)", NULL},
     {NULL, NULL, NULL, NULL, NULL},
