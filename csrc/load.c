@@ -325,32 +325,36 @@ settle(Reader *reader, Slot *slot)
 
 /* ---- scalars ---- */
 
+static inline uint64_t
+word_at(const char *data)
+{
+    uint64_t word;
+
+    memcpy(&word, data, sizeof word);
+    return word;
+}
+
 static inline bool
 is_ascii(const char *data, Py_ssize_t size)
 {
     const uint64_t high = UINT64_C(0x8080808080808080);
-    uint64_t word;
+    uint64_t rest = 0;
 
-    while (size >= 32) {
-        uint64_t words[4];
-        memcpy(words, data, sizeof words);
-        if ((words[0] | words[1] | words[2] | words[3]) & high) {
+    for (; size >= 32; data += 32, size -= 32) {
+        /* Not an array of words: gcc would store them only to load them again. */
+        uint64_t first = word_at(data) | word_at(data + 8);
+        uint64_t second = word_at(data + 16) | word_at(data + 24);
+        if ((first | second) & high) {
             return false;
         }
-        data += 32;
-        size -= 32;
     }
-    while (size >= 8) {
-        memcpy(&word, data, 8);
-        if (word & high) {
+    for (; size >= 8; data += 8, size -= 8) {
+        if (word_at(data) & high) {
             return false;
         }
-        data += 8;
-        size -= 8;
     }
-    word = 0;
-    memcpy(&word, data, (size_t)size);
-    return (word & high) == 0;
+    memcpy(&rest, data, (size_t)size);
+    return (rest & high) == 0;
 }
 
 static PyObject *
