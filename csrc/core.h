@@ -101,7 +101,8 @@ enum {
    module that was asked, even where two such modules live in one process (a shipped text as
    __main__, and the import). */
 typedef struct {
-    PyObject_HEAD PyObject *names; /* the gateway module's globals */
+    PyObject_HEAD
+    PyObject *names; /* the gateway module's globals */
     PyObject *dump_error;
     PyObject *load_error;
     PyTypeObject *channel_type;
