@@ -52,7 +52,8 @@ class Gateway(BaseGateway):
     @property
     def remoteaddress(self) -> str:
         """Where the other side is: the target of ssh, host and port of a socket."""
-        return self._io.remoteaddress
+        address: str = self._io.remoteaddress
+        return address
 
     def __repr__(self) -> str:
         # An instance that was never initialised is shown in tracebacks, too.

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from execnet.gateway_base import IOLike
     from execnet.xspec import XSpec
 
     class StartIO(Protocol):
@@ -175,7 +176,7 @@ def begin(io: StartIO, spec: XSpec) -> None:
     _send(io, spec, text)
 
 
-def finish(io: StartIO, spec: XSpec) -> Gateway:
+def finish(io: IOLike, spec: XSpec) -> Gateway:
     """Wait for the answer to :func:`begin` and return the gateway.
 
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``, where none comes.
@@ -184,7 +185,7 @@ def finish(io: StartIO, spec: XSpec) -> Gateway:
     return Gateway(io, spec)
 
 
-def bootstrap(io: StartIO, spec: XSpec) -> Gateway:
+def bootstrap(io: IOLike, spec: XSpec) -> Gateway:
     """Make a gateway of a started process or connection; nothing is left of it where that fails.
 
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``.

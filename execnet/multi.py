@@ -709,7 +709,8 @@ class MultiChannel:
             queue = self._channels[0].gateway.execmodel.queue
         else:
             import queue  # lazy: start-up speed
-        return queue.Queue()
+        collected: Queue[tuple[Channel, Any]] = queue.Queue()
+        return collected
 
     def waitclose(self) -> None:
         """Wait until every channel has closed.
