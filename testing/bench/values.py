@@ -210,9 +210,7 @@ def show(results: dict[str, dict[str, list[float]]]) -> None:
     names = list(next(iter(results.values())))
     for which, operation in enumerate(("dumps", "loads")):
         columns = "".join(f"{name:>12}" for name in names)
-        print(
-            f"\n{operation:<18}{columns}{'to goal':>9}{'to marshal':>12}   (microseconds; ratios below 1: ours is faster)"
-        )
+        print(f"\n{operation:<18}{columns}{'to goal':>9}{'to marshal':>12}   (µs; below 1: ours is faster)")
         for row, figures in results.items():
             cells = "".join(
                 f"{figures[name][which] * 1e6:12.2f}" if name in figures else f"{'-':>12}" for name in names
