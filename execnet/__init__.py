@@ -1,4 +1,4 @@
-"""The face of execnet: its names, each loaded when it is first touched, so that importing the package costs next to nothing."""
+"""The face of execnet: its names, each loaded when it is first touched, so that the import costs next to nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from ._version import version as __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .gateway import Gateway
-    from .gateway_base import Channel, DataFormatError, DumpError, LoadError, RemoteError, TimeoutError, dump, dumps, load, loads
+    from .gateway_base import (
+        Channel,
+        DataFormatError,
+        DumpError,
+        LoadError,
+        RemoteError,
+        TimeoutError,
+        dump,
+        dumps,
+        load,
+        loads,
+    )
     from .gateway_bootstrap import HostNotFound
     from .multi import Group, MultiChannel, default_group, makegateway, set_execmodel
     from .rsync import RSync
@@ -41,6 +52,7 @@ _HOME = {
     "DataFormatError": "gateway_base",
     "DumpError": "gateway_base",
     "Gateway": "gateway",
+    "GatewayDied": "gateway_base",
     "Group": "multi",
     "HostNotFound": "gateway_bootstrap",
     "LoadError": "gateway_base",

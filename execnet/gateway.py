@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .xspec import XSpec
 
 
+# Seconds that a gateway used as a context manager has for its end.
+EXIT_TIME = 1.0
+
+
 class RInfo(dict):  # type: ignore[type-arg]
     """Facts of the other side, as attributes."""
 
@@ -43,6 +47,7 @@ class Gateway(BaseGateway):
 
     _group: Group
     _cache_rinfo: RInfo
+    _exiting = False
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
@@ -62,28 +67,57 @@ class Gateway(BaseGateway):
             return f"<{type(self).__name__} id={getattr(self, 'id', None)!r} uninitialized, no active channels>"
         receiving = "receive-live" if self.hasreceiver() else "not-receiving"
         channels = len(self._channelfactory.channels())
-        return f"<{type(self).__name__} id={self.id!r} {receiving}, {self.execmodel.backend} model, {channels} active channels>"
+        state = f"{receiving}, {self.execmodel.backend} model, {channels} active channels"
+        return f"<{type(self).__name__} id={self.id!r} {state}>"
 
-    def exit(self) -> None:
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.exit(wait=EXIT_TIME)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that was started for the gateway (of ssh: the ssh client), None where that is not known."""
+        return getattr(getattr(self._io, "popen", self._io), "pid", None)
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status of that process, negative for the signal that killed it; None while it runs or where it is not known."""
+        exit_status = getattr(self._io, "exit_status", None)
+        return exit_status(0) if exit_status else None
+
+    def exit(self, wait: float | None = None) -> None:
         """Ask the other side to end, and send nothing more.
 
-        Leaves the group; does not wait (see Group.terminate, and join()); never raises for a peer that is gone; may be called again.
+        Leaves the group; does not wait; never raises for a peer that is gone; may be called again.  With wait (seconds) it waits until the
+        other side has ended and its process is reaped, and ends it the hard way when the time is over, as Group.terminate does.
         """
-        self._trace("gateway.exit() called")
         group = getattr(self, "_group", None)
+        if wait is not None and group is not None:
+            group._terminate_only([self], wait)
+            return
+        self._trace("gateway.exit() called")
         if group is not None:
             if self not in group._gateways:
                 return
             group._unregister(self)
-        try:
-            self._send(Message.GATEWAY_TERMINATE)
-        except (ValueError, EOFError, OSError) as exc:
-            self._trace("exit:", exc)
-        # Even if the peer was gone: whoever was sending to it then has left the descriptor open.
-        try:
-            self._close_write()
-        except (ValueError, EOFError, OSError) as exc:
-            self._trace("exit, closing:", exc)
+        self._exiting = True
+        for step in (self._say_goodbye, self._close_write):
+            try:
+                step()
+            except (ValueError, EOFError, OSError) as exc:
+                self._trace("exit:", exc)
+
+    def _say_goodbye(self) -> None:
+        self._send_soon(Message.GATEWAY_TERMINATE)
+
+    def _end_error(self, exc: EOFError) -> EOFError:
+        if self._exiting:
+            return EOFError(f"gateway {self.id!r} was told to exit; {exc}")
+        from . import gateway_died  # lazy: start-up speed
+
+        return gateway_died.died(self._io, self.spec, self.id, exc)
 
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""
@@ -114,12 +148,14 @@ class Gateway(BaseGateway):
             # The other side never had a channel of this id.
             self._channelfactory._local_close(channel.id)
 
-    def remote_exec(self, source: str | types.FunctionType | Callable[..., object] | types.ModuleType, **kwargs: Any) -> Channel:
+    def remote_exec(
+        self, source: str | types.FunctionType | Callable[..., object] | types.ModuleType, **kwargs: Any
+    ) -> Channel:
         """Execute source on the other side and return the channel that its code sees as ``channel``.
 
-        source is a string of Python code, a module (its current file is sent), or a function whose first parameter is ``channel``; it is
-        called with kwargs.  TypeError for kwargs without a function, ValueError for a function that can't stand alone, DumpError for
-        kwargs that can't be serialized.
+        source is a string of Python code, a module (its current file is sent), or a function whose first
+        parameter is ``channel``; it is called with kwargs.  TypeError for kwargs without a function,
+        ValueError for a function that can't stand alone, DumpError for kwargs that can't be serialized.
         """
         task = _task_of(source, kwargs)
         data = dumps_internal(task)
@@ -137,13 +173,13 @@ def rinfo_source(channel):  # type: ignore[no-untyped-def]
     import sys
 
     channel.send(
-        dict(
-            executable=sys.executable,
-            version_info=tuple(sys.version_info[:5]),
-            platform=sys.platform,
-            cwd=os.getcwd(),
-            pid=os.getpid(),
-        )
+        {
+            "executable": sys.executable,
+            "version_info": tuple(sys.version_info[:5]),
+            "platform": sys.platform,
+            "cwd": os.getcwd(),
+            "pid": os.getpid(),
+        }
     )
 
 
@@ -174,7 +210,7 @@ def _source_of_module(module: types.ModuleType) -> tuple[str, str | None]:
 
 
 def _source_of_function(function: types.FunctionType) -> str:
-    """The source of function, dedented, below as many newlines as bring its line numbers to where they stand in its file."""
+    """The source of function, dedented, below as many newlines as keep the line numbers of its file."""
     # lazy: start-up speed
     import inspect
     import textwrap
@@ -186,7 +222,8 @@ def _source_of_function(function: types.FunctionType) -> str:
     if not parameters or parameters[0] != "channel":
         raise ValueError("expected first function argument to be `channel`")
     if function.__closure__ is not None:
-        raise ValueError(f"functions with closures can't be passed: {function.__name__} uses {', '.join(code.co_freevars)}")
+        used = ", ".join(code.co_freevars)
+        raise ValueError(f"functions with closures can't be passed: {function.__name__} uses {used}")
     try:
         lines, lineno = inspect.getsourcelines(function)
     except (OSError, TypeError) as exc:
@@ -205,7 +242,8 @@ def _find_non_builtin_globals(source: str, codeobj: types.CodeType) -> list[str]
     import builtins
 
     names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
-    known = set(vars(builtins)) | _local_names(codeobj) | {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    assigned = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    known = assigned | set(vars(builtins)) | _local_names(codeobj)
     return [node.id for node in names if node.id not in known]
 
 
