@@ -6,8 +6,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml MANIFEST.in README.rst $(shell find execnet csrc -name '*.py' -o -name '*.pyi' -o -name '*.[ch]')
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# The pytest script, not "python -m pytest": the latter would import the checkout instead of the installed package.
-PYTEST = EXECNET_TEST_INSTALLED=1 $(BIN)/pytest
+# Neither "python -m pytest" nor the checkout as working directory: here and in the processes that tests start, both
+# would import the checkout instead of the installed package.
+PYTEST = cd $(VENV) && EXECNET_TEST_INSTALLED=1 bin/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
 # More arguments for pytest: make test ARGS="-k rsync"
 ARGS ?=
 
@@ -29,10 +30,10 @@ demo: $(VENV)/installed
 	$(BIN)/python testing/support/demo.py
 
 test: $(VENV)/installed-strict $(VENV)/requirements
-	EXECNET_TEST_CORE=c $(PYTEST) $(ARGS) testing
+	export EXECNET_TEST_CORE=c; $(PYTEST) $(ARGS) $(CURDIR)/testing
 
 pure: $(VENV)/installed-strict $(VENV)/requirements
-	EXECNET_PURE=1 EXECNET_TEST_CORE=portable $(PYTEST) $(ARGS) testing
+	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(PYTEST) $(ARGS) $(CURDIR)/testing
 
 lint: $(VENV)/installed-strict $(VENV)/requirements
 	$(BIN)/ruff check .
@@ -55,7 +56,7 @@ fuzz: $(VENV)/installed-strict $(VENV)/requirements
 	for fuzzer in testing/fuzz/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
 
 chaos: $(VENV)/installed-strict $(VENV)/requirements
-	EXECNET_CHAOS=long $(PYTEST) $(ARGS) testing/chaos
+	export EXECNET_CHAOS=long; $(PYTEST) $(ARGS) $(CURDIR)/testing/chaos
 
 clean:
 	rm -rf $(VENV) .cache .tox build dist doc/_build execnet.egg-info execnet/_core*.so

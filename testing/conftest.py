@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -12,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from support import interpreters, leaks, oracle, packages
+from support.peer import Peer
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
@@ -22,6 +25,7 @@ TERMINATE_SECONDS = 5.0
 # The last resort behind pytest-timeout: a test stuck in C code, where no Python signal handler runs.
 STUCK_SECONDS = 60.0
 PORTABLE_TWIN = "gateway_base_portable"
+PACKAGE_MODULES = ("gateway", "gateway_base", "gateway_bootstrap", "gateway_io", "gateway_socket", "multi", "xspec")
 
 
 def tested_core() -> str:
@@ -106,8 +110,10 @@ def gw(makegateway: Callable[..., execnet.Gateway]) -> execnet.Gateway:
 def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """A real OpenSSH server on 127.0.0.1."""
     server = SshServer(tmp_path_factory.mktemp("sshd"))
+    leaks.KEPT.add(server.process.pid)
     yield server
     server.close()
+    leaks.KEPT.discard(server.process.pid)
 
 
 @pytest.fixture
@@ -175,7 +181,79 @@ def _load_portable_twin() -> ModuleType:
     return twin
 
 
-@pytest.fixture(params=["c", "portable"] if tested_core() == "c" else ["portable"])
+def _package_in_use() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "execnet"}
+
+
+@functools.cache
+def _portable_package() -> dict[str, ModuleType]:
+    """The modules of the package, loaded a second time over the portable core."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXECNET_PURE", "1")
+        for name in _package_in_use():
+            patch.delitem(sys.modules, name)
+        for name in PACKAGE_MODULES:
+            importlib.import_module(f"execnet.{name}")
+        loaded = _package_in_use()
+        for name in loaded:
+            del sys.modules[name]
+    assert loaded["execnet.gateway_base"].core == "portable"
+    return loaded
+
+
+CORES = ["c", "portable"] if tested_core() == "c" else ["portable"]
+
+
+@pytest.fixture(params=CORES, ids=lambda core: f"local-{core}")
+def local(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package execnet, once over each core; while the test runs, it is what `import execnet` gives."""
+    if request.param != tested_core():
+        for name, module in _portable_package().items():
+            monkeypatch.setitem(sys.modules, name, module)
+    return sys.modules["execnet"]
+
+
+@pytest.fixture(params=CORES, ids=lambda core: f"remote-{core}")
+def remote_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each core, for the workers that the test starts."""
+    core: str = request.param
+    if core == "portable":
+        monkeypatch.setenv("EXECNET_PURE", "1")  # inherited by the worker; this process has made its choice
+    else:
+        monkeypatch.delenv("EXECNET_PURE", raising=False)
+    return core
+
+
+@pytest.fixture
+def pair_group(local: ModuleType, remote_core: str) -> Iterator[execnet.Group]:
+    """A fresh group for each local and each remote core."""
+    group: execnet.Group = local.Group()
+    yield group
+    group.terminate(timeout=TERMINATE_SECONDS)
+
+
+@pytest.fixture
+def pair(pair_group: execnet.Group) -> execnet.Gateway:
+    """One popen gateway for each local and each remote core."""
+    return pair_group.makegateway("popen")
+
+
+@pytest.fixture(params=["socket", "pipe"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """What a connection is made of: a socket, or two pipes."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def peer(local: ModuleType, transport: str) -> Iterator[Peer]:
+    """A gateway over each core and transport, whose other side is played by the test."""
+    peer = Peer(local, transport)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(params=CORES)
 def base(request: pytest.FixtureRequest) -> ModuleType:
     """The gateway_base module, once over each core."""
     module: ModuleType = execnet.gateway_base if request.param == "c" else _load_portable_twin()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import leaks
 from support.interpreters import Interpreter
 
 import execnet
@@ -261,11 +262,8 @@ def test_the_worker_runs_the_model_it_is_asked_for(makegateway: MakeGateway, mod
 
 
 def started_processes() -> list[int]:
-    """The pids of the children of this process, zombies too."""
-    children = []
-    for task in os.listdir("/proc/self/task"):
-        children += Path(f"/proc/self/task/{task}/children").read_text().split()
-    return [int(pid) for pid in children]
+    """The pids of the processes of this test, zombies too."""
+    return list(leaks.processes())
 
 
 def script(folder: Path, text: str) -> Path:

@@ -21,6 +21,9 @@ SETTLE_SECONDS = 2.0
 # A green event loop opens these once for a thread and keeps them for the life of the process.
 EVENT_LOOP_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
+# Processes that fixtures of the session started: they stay until its end.
+KEPT: set[int] = set()
+
 
 def mark_session() -> str:
     """Put a fresh mark into the environment of this process; return it."""
@@ -69,7 +72,7 @@ def processes() -> dict[int, str]:
         own |= children
         grown = bool(children)
     own |= {pid for pid in parents if pid not in own and _is_marked(pid, mark)}
-    return {pid: _command(pid) for pid in own - {os.getpid()}}
+    return {pid: _command(pid) for pid in own - KEPT - {os.getpid()}}
 
 
 def threads() -> dict[int, str]:
