@@ -2,7 +2,9 @@
 #include "connection.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <structmember.h>
+#include <unistd.h>
 
 /* Larger pieces are not copied for the thread that finishes an interrupted write: their owner is kept. */
 enum { COPY_LONGEST = 64 * 1024 };
@@ -213,6 +215,9 @@ write_locked(ConnectionObject *connection, const Piece *pieces, int count)
 int
 connection_write(ConnectionObject *connection, const Piece *pieces, int count)
 {
+    if (connection->disowned) {
+        return closed_error("the connection belongs to the process that this one was forked from");
+    }
     if (connection->write_closed) {
         return closed_error("the sending side is closed");
     }
@@ -277,8 +282,13 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
 {
     int code, channel;
 
-    if (!PyArg_ParseTuple(args, "ii:send_soon", &code, &channel) ||
-        keep_unsent(connection, code, channel) < 0) {
+    if (!PyArg_ParseTuple(args, "ii:send_soon", &code, &channel)) {
+        return NULL;
+    }
+    if (connection->disowned) {
+        Py_RETURN_NONE;
+    }
+    if (keep_unsent(connection, code, channel) < 0) {
         return NULL;
     }
     if (PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
@@ -291,20 +301,30 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(close_write_doc, "close_write($self, /)\n--\n\n"
-                              "Send nothing more. Returns whether no thread is writing, so that the "
-                              "descriptor may be closed.");
+PyDoc_STRVAR(close_write_doc, "close_write($self, timeout=0.0, /)\n--\n\n"
+                              "Send nothing more. Returns whether, after timeout seconds, no thread is "
+                              "writing, so that the descriptor may be closed.");
 
 static PyObject *
-connection_close_write(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+connection_close_write(ConnectionObject *connection, PyObject *args)
 {
-    if (!PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
-        connection->write_closed = true;
-        Py_RETURN_FALSE;
+    double seconds = 0;
+    PyLockStatus status;
+
+    if (!PyArg_ParseTuple(args, "|d:close_write", &seconds)) {
+        return NULL;
     }
     connection->write_closed = true;
-    PyThread_release_lock(connection->write_lock);
-    Py_RETURN_TRUE;
+    if (connection->disowned) {
+        Py_RETURN_TRUE;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = PyThread_acquire_lock_timed(connection->write_lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
+    Py_END_ALLOW_THREADS
+    if (status == PY_LOCK_ACQUIRED) {
+        PyThread_release_lock(connection->write_lock);
+    }
+    return PyBool_FromLong(status == PY_LOCK_ACQUIRED);
 }
 
 PyDoc_STRVAR(attach_doc, "attach($self, factory, queues, received, /)\n--\n\n"
@@ -346,6 +366,85 @@ static PyObject *
 connection_stop(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
     receive_stop(connection);
+    Py_RETURN_NONE;
+}
+
+/* ---- ends ---- */
+
+PyDoc_STRVAR(watch_doc, "watch($self, seconds, /)\n--\n\n"
+                        "From now on this process leaves, whatever it does, seconds after the other side is "
+                        "gone. Returns whether that can be had here.");
+
+static PyObject *
+connection_watch(ConnectionObject *connection, PyObject *args)
+{
+    double seconds;
+
+    if (!PyArg_ParseTuple(args, "d:watch", &seconds)) {
+        return NULL;
+    }
+    if (connection->sentinel == NULL) {
+        connection->sentinel = sentinel_start(connection->read_fd, (int64_t)(seconds * 1000));
+    }
+    return PyBool_FromLong(connection->sentinel != NULL);
+}
+
+PyDoc_STRVAR(leave_in_doc, "leave_in($self, seconds, /)\n--\n\n"
+                           "Let the process leave seconds from now, or with None not at all.");
+
+static PyObject *
+connection_leave_in(ConnectionObject *connection, PyObject *seconds)
+{
+    Sentinel *sentinel = connection->sentinel;
+
+    if (seconds != Py_None) {
+        double value = PyFloat_AsDouble(seconds);
+        if (value == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        if (sentinel != NULL) {
+            sentinel_leave_in(sentinel, (int64_t)(value * 1000));
+        }
+    } else if (sentinel != NULL) {
+        connection->sentinel = NULL;
+        Py_BEGIN_ALLOW_THREADS
+        sentinel_stop(sentinel);
+        Py_END_ALLOW_THREADS
+    }
+    Py_RETURN_NONE;
+}
+
+/* The descriptor's number stays taken, for who closes it later, but it is no way to the other side any more. */
+static void
+divert(int fd)
+{
+    int nowhere = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (nowhere >= 0) {
+#ifdef __linux__
+        (void)dup3(nowhere, fd, O_CLOEXEC);
+#else
+        (void)dup2(nowhere, fd);
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+#endif
+        (void)close(nowhere);
+    }
+}
+
+PyDoc_STRVAR(disown_doc, "disown($self, /)\n--\n\n"
+                         "In a forked child: let go of the connection, which is the parent's.");
+
+static PyObject *
+connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    connection->disowned = true;
+    divert(connection->read_fd);
+    divert(connection->write_fd);
+    receive_disown(connection);
+    if (connection->sentinel != NULL) {
+        sentinel_forget(connection->sentinel);
+        connection->sentinel = NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -408,14 +507,18 @@ connection_dealloc(ConnectionObject *connection)
     PyObject_GC_UnTrack(connection);
     (void)connection_clear(connection);
     receive_close_kick(connection);
+    if (connection->sentinel != NULL) {
+        sentinel_stop(connection->sentinel);
+    }
     Py_CLEAR(connection->large.bytes);
     Py_CLEAR(connection->codec);
     frame_release(&connection->buffer);
     PyMem_RawFree(connection->unsent);
-    if (connection->write_lock != NULL) {
+    /* In a forked child, the locks may be held by threads that are not there: they are left. */
+    if (connection->write_lock != NULL && !connection->disowned) {
         PyThread_free_lock(connection->write_lock);
     }
-    if (connection->receiver_lock != NULL) {
+    if (connection->receiver_lock != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_lock);
     }
     type->tp_free((PyObject *)connection);
@@ -425,10 +528,13 @@ connection_dealloc(ConnectionObject *connection)
 static PyMethodDef connection_methods[] = {
     {"send", (PyCFunction)connection_send, METH_VARARGS, send_doc},
     {"send_soon", (PyCFunction)connection_send_soon, METH_VARARGS, send_soon_doc},
-    {"close_write", (PyCFunction)connection_close_write, METH_NOARGS, close_write_doc},
+    {"close_write", (PyCFunction)connection_close_write, METH_VARARGS, close_write_doc},
     {"attach", (PyCFunction)connection_attach, METH_VARARGS, attach_doc},
     {"receive", (PyCFunction)connection_receive, METH_NOARGS, receive_doc},
     {"stop", (PyCFunction)connection_stop, METH_NOARGS, stop_doc},
+    {"watch", (PyCFunction)connection_watch, METH_VARARGS, watch_doc},
+    {"leave_in", (PyCFunction)connection_leave_in, METH_O, leave_in_doc},
+    {"disown", (PyCFunction)connection_disown, METH_NOARGS, disown_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -7,6 +7,7 @@
 #include "core.h"
 #include "fdio.h"
 #include "frame.h"
+#include "sentinel.h"
 
 #include <stdatomic.h>
 
@@ -87,6 +88,8 @@ struct ConnectionObject {
     CodecObject *codec;
     int read_fd, write_fd;
     bool write_is_socket;
+    bool disowned;      /* this is a forked child: the connection is the parent's */
+    Sentinel *sentinel; /* ends a worker that lost its connection, or NULL */
 
     /* Sending. Who holds the lock writes, with the GIL released. */
     PyThread_type_lock write_lock;
@@ -148,6 +151,9 @@ PyObject *receive_run(ConnectionObject *connection);
 
 /* The receiver is gone for good: who still waits looks again. */
 void receive_stop(ConnectionObject *connection);
+
+/* In a forked child: nobody of this process waits or reads. */
+void receive_disown(ConnectionObject *connection);
 
 void receive_close_kick(ConnectionObject *connection);
 

@@ -185,6 +185,14 @@ queue_drop(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* In a forked child, whose connection has been disowned. */
+static PyObject *
+queue_disown(ItemQueueObject *queue, PyObject *Py_UNUSED(execmodel))
+{
+    itemqueue_end(queue);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 queue_put(ItemQueueObject *queue, PyObject *item)
 {
@@ -292,6 +300,7 @@ static PyMethodDef queue_methods[] = {
     {"channel", (PyCFunction)queue_channel, METH_NOARGS,
      "The Channel that still uses the queue, or None."},
     {"drop", (PyCFunction)queue_drop, METH_NOARGS, "The Channel is going."},
+    {"disown", (PyCFunction)queue_disown, METH_O, "In a forked child: let the queue end."},
     {"put", (PyCFunction)queue_put, METH_O, "Append bytes, or a value in a 1-tuple."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,
      "The next item, ENDMARKER after the end, None if there is none."},

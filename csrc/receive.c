@@ -958,3 +958,13 @@ receive_stop(ConnectionObject *connection)
         receive_close_kick(connection);
     }
 }
+
+void
+receive_disown(ConnectionObject *connection)
+{
+    /* The threads that waited are the parent's, and so is what a kick would reach. */
+    connection->waiters = NULL;
+    connection->reader_queue = NULL;
+    connection->at_end = connection->stopped = true;
+    receive_close_kick(connection);
+}

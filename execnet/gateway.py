@@ -113,10 +113,10 @@ class Gateway(BaseGateway):
         self._send_soon(Message.GATEWAY_TERMINATE)
 
     def _end_error(self, exc: EOFError) -> EOFError:
-        if self._exiting:
-            return EOFError(f"gateway {self.id!r} was told to exit; {exc}")
         from . import gateway_died  # lazy: start-up speed
 
+        if self._exiting:
+            return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
         return gateway_died.died(self._io, self.spec, self.id, exc)
 
     def hasreceiver(self) -> bool:

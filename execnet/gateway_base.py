@@ -1,12 +1,15 @@
 # -*- coding: utf-8 -*-
 """The portable core: what both ends of a connection need, in one file.
 
-This text runs on every Python from 2.7 on: imported as ``execnet.gateway_base``, imported bare as ``gateway_base``, or sent as source
-to an interpreter that has nothing installed.  Its types stand in ``gateway_base.pyi``.
+This text runs on every Python from 2.7 on: imported as ``execnet.gateway_base``, imported bare as
+``gateway_base``, or sent as source to an interpreter that has nothing installed.  Its types stand in
+``gateway_base.pyi``.
 
-What runs for every message or value exists twice: here, and in C in ``execnet._core``.  Where the C core is at hand it takes over at
-the bottom of this file (values), in ``Channel`` (sending and receiving) and in ``BaseGateway`` (the connection).
+What runs for every message or value exists twice: here, and in C in ``execnet._core``.  Where the C core
+is at hand it takes over at the bottom of this file (values), in ``Channel`` (sending and receiving) and
+in ``BaseGateway`` (the connection).
 """
+
 import os
 import struct
 import sys
@@ -33,10 +36,12 @@ sysex = (KeyboardInterrupt, SystemExit)
 INTERRUPT_TEXT = "keyboard-interrupted"
 MAIN_THREAD_ONLY_DEADLOCK_TEXT = "concurrent remote_exec would cause deadlock for main_thread_only execmodel"
 
-#: A worker that is asked to end interrupts its tasks after the first time and leaves after the second (seconds, one after the other).
+#: A worker that is asked to end interrupts its tasks after the first time and leaves after the second
+#: (seconds, one after the other).
 TERMINATE_TIMES = (5.0, 10.0)
-#: The same for a worker whose connection is lost.
-LOST_TIMES = (1.0, 2.0)
+#: A worker that lost its connection interrupts its tasks after the first time and has left after the second (seconds, both from the
+#: loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
+LOST_TIMES = (1.0, 3.0)
 
 
 # tracing
@@ -110,6 +115,17 @@ class RemoteError(Exception):
         """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
         if self.formatted != INTERRUPT_TEXT:
             sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
+
+
+class GatewayDied(EOFError):
+    """The other side is gone without having been told to; its text says what is known of it.
+
+    gateway_id and spec say which gateway it was (str); pid and returncode are those of its process (int or None: not known; a negative
+    returncode is the number of the signal that killed it); stderr is the last it wrote there (str, with stderr=capture).
+    """
+
+    gateway_id = spec = pid = returncode = None
+    stderr = ""
 
 
 class TimeoutError(IOError):
@@ -236,7 +252,12 @@ class ThreadExecModel(ExecModel):
     """Threads of the operating system; the first task of a worker runs in its main thread."""
 
     backend = "thread"
-    _modules = {"queue": "queue" if PY3 else "Queue", "subprocess": "subprocess", "socket": "socket", "threading": "threading"}
+    _modules = {
+        "queue": "queue" if PY3 else "Queue",
+        "subprocess": "subprocess",
+        "socket": "socket",
+        "threading": "threading",
+    }
 
     def get_ident(self):
         return _thread.get_ident()
@@ -327,7 +348,8 @@ class GeventExecModel(ExecModel):
         import gevent.fileobject
 
         # A thread pool reads and writes: works on any descriptor and leaves its flags, which others may share, alone.
-        return gevent.fileobject.FileObjectThread(fd, mode, -1 if bufsize == 1 and "b" in mode else bufsize, closefd=closefd)
+        buffering = -1 if bufsize == 1 and "b" in mode else bufsize
+        return gevent.fileobject.FileObjectThread(fd, mode, buffering, closefd=closefd)
 
     def Lock(self):
         import gevent.lock
@@ -345,7 +367,9 @@ class GeventExecModel(ExecModel):
         return gevent.event.Event()
 
 
-_EXECMODELS = dict((model.backend, model) for model in (ThreadExecModel, MainThreadOnlyExecModel, EventletExecModel, GeventExecModel))
+_EXECMODELS = {
+    model.backend: model for model in (ThreadExecModel, MainThreadOnlyExecModel, EventletExecModel, GeventExecModel)
+}
 
 
 def get_execmodel(backend):
@@ -395,7 +419,10 @@ class Reply(object):
 
 
 class WorkerPool(object):
-    """Runs calls concurrently, each in a new thread; with hasprimary one at a time in the thread that integrates itself."""
+    """Runs calls concurrently, each in a new thread.
+
+    With hasprimary one at a time runs in the thread that integrates itself.
+    """
 
     def __init__(self, execmodel, hasprimary=False):
         if hasprimary and not isinstance(execmodel, ThreadExecModel):
@@ -432,13 +459,15 @@ class WorkerPool(object):
             raise
         return reply
 
-    def _run(self, reply):
+    def _run(self, reply, is_primary=False):
         reply.run()
-        self._remove(reply)
+        self._remove(reply, is_primary)
 
-    def _remove(self, reply):
+    def _remove(self, reply, is_primary=False):
         with self._lock:
             self._running.remove(reply)
+            # At once with the removal, so that who waited for it finds the primary thread free.
+            self._primary_idle = self._primary_idle or (is_primary and not self._shutting_down)
             if not self._running:
                 for waiter in self._idle_waiters:
                     waiter.set()
@@ -450,12 +479,10 @@ class WorkerPool(object):
             reply = self._primary_task
             self._primary_task = None
             self._primary_wakeup = self.execmodel.OneShot()
-            self._run(reply)
+            self._run(reply, is_primary=True)
             del reply
-            with self._lock:
-                if self._shutting_down:
-                    break
-                self._primary_idle = True
+            if self._shutting_down:
+                break
 
     def _wait_for_primary_task(self):
         # Python 2 does not interrupt a wait without a timeout.
@@ -520,7 +547,10 @@ class Popen2IO(object):
         self.outfile.flush()
 
     def descriptors(self):
-        """The file descriptors (to read, to write) that the C core may use instead, or None where only the files will do."""
+        """The file descriptors (to read, to write) that the C core may use instead.
+
+        None where only the files will do.
+        """
         if self._read != getattr(self.infile, "read", None) or self._write != getattr(self.outfile, "write", None):
             return None
         try:
@@ -538,7 +568,8 @@ class Popen2IO(object):
 class Message(object):
     """One message: its code, the channel it is for, and its payload (WIRE.md, "Messages")."""
 
-    STATUS, RECONFIGURE, GATEWAY_TERMINATE, CHANNEL_EXEC, CHANNEL_DATA, CHANNEL_CLOSE, CHANNEL_CLOSE_ERROR, CHANNEL_LAST_MESSAGE = range(8)
+    STATUS, RECONFIGURE, GATEWAY_TERMINATE, CHANNEL_EXEC = range(4)
+    CHANNEL_DATA, CHANNEL_CLOSE, CHANNEL_CLOSE_ERROR, CHANNEL_LAST_MESSAGE = range(4, 8)
     _types = {}
     _header = struct.Struct("!bii")
 
@@ -604,10 +635,9 @@ class Message(object):
         gateway._channelfactory._local_close(self.channelid, sendonly=True)
 
 
-for _code, _name in enumerate(
-    "STATUS RECONFIGURE GATEWAY_TERMINATE CHANNEL_EXEC CHANNEL_DATA CHANNEL_CLOSE CHANNEL_CLOSE_ERROR CHANNEL_LAST_MESSAGE".split()
-):
-    Message._types[_code] = (_name, Message.__dict__["_" + _name.lower()])
+for _name, _code in list(vars(Message).items()):
+    if _name.isupper():
+        Message._types[_code] = (_name, Message.__dict__["_" + _name.lower()])
 
 
 # channels
@@ -650,6 +680,12 @@ class ItemQueue(object):
     def drop(self):
         """The Channel is going."""
         self.channel = _no_channel
+
+    def disown(self, execmodel):
+        """In a forked child, where the queue's locks may be held by threads that are not there: let it end."""
+        self._items = execmodel.ItemQueue()
+        self._ended = execmodel.OneShot()
+        self.set()
 
     def put(self, item):
         self._items.put(item)
@@ -708,7 +744,8 @@ class PortableChannel(object):
     def send(self, item):
         """Send item to the other side and return when the operating system has taken it.
 
-        OSError if this channel or the connection is closed, DumpError if item can't be serialized (then nothing is sent).
+        OSError if this channel or the connection is closed, DumpError if item can't be serialized (then
+        nothing is sent).
         """
         if self._closed:
             raise IOError("cannot send to %r" % (self,))
@@ -717,8 +754,8 @@ class PortableChannel(object):
     def receive(self, timeout=None):
         """The next item the other side sent; waits for it, at most timeout seconds if given.
 
-        TimeoutError if no item came in time.  After the last item: RemoteError (once) if the remote code failed, else EOFError.
-        OSError if a callback is set.
+        TimeoutError if no item came in time.  After the last item: RemoteError (once) if the remote code
+        failed, else EOFError.  OSError if a callback is set.
         """
         queue = self._queue
         if queue.callback is not None:
@@ -750,7 +787,8 @@ def _find_core():
 
 
 def _find_core_from_afar():
-    # A shipped text must not import some other execnet that the far side happens to have: it looks for the extension file first.
+    # A shipped text must not import some other execnet that the far side happens to have: it looks for the
+    # extension file first.
     for folder in sys.path:
         base = os.path.join(folder, "execnet")
         if os.path.isdir(base):
@@ -772,7 +810,7 @@ def _as_remote_error(error):
     return RemoteError(loads_internal(error)) if type(error) is bytes else error
 
 
-class Channel(PortableChannel if _core is None else _core.Channel):  # type: ignore
+class Channel(PortableChannel if _core is None else _core.Channel):
     """One end of a bidirectional stream of items between two sides of a gateway."""
 
     RemoteError = RemoteError
@@ -923,7 +961,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):  # type: ign
             code = Message.CHANNEL_LAST_MESSAGE
         if not queue.is_set():
             try:
-                getattr(self.gateway, "_send_from_finalizer", self.gateway._send)(code, self.id)
+                getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
             except (IOError, ValueError):
                 # The connection is gone, and with it who was to be told.
                 pass
@@ -970,15 +1008,15 @@ class ChannelFactory(object):
     @property
     def _channels(self):
         pairs = [(id, queue.channel()) for id, queue in list(self._queues.items())]
-        return dict((id, channel) for id, channel in pairs if channel is not None)
+        return {id: channel for id, channel in pairs if channel is not None}
 
     @property
     def _callbacks(self):
-        return dict(
-            (id, (queue.callback, queue.endmarker, queue.strconfig))
+        return {
+            id: (queue.callback, queue.endmarker, queue.strconfig)
             for id, queue in list(self._queues.items())
             if queue.callback is not None
-        )
+        }
 
     def _forget(self, id, queue):
         self._dropped.append((id, queue))
@@ -1045,6 +1083,13 @@ class ChannelFactory(object):
         self.gateway._send(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
         self._local_close(id, errortext)
 
+    def _disown(self):
+        # In a forked child: no callback may run, and no lock of the parent's be waited for.
+        self._lock = self.gateway.execmodel.Lock()
+        self.finished = True
+        for queue in list(self._queues.values()):
+            queue.disown(self.gateway.execmodel)
+
     def _finished_receiving(self):
         with self._lock:
             self.finished = True
@@ -1068,7 +1113,8 @@ class ChannelFile(object):
             self.channel.close()
 
     def __repr__(self):
-        return "<%s %r %s>" % (self.__class__.__name__, self.channel.id, "closed" if self.channel.isclosed() else "open")
+        state = "closed" if self.channel.isclosed() else "open"
+        return "<%s %r %s>" % (self.__class__.__name__, self.channel.id, state)
 
 
 class ChannelFileWrite(ChannelFile):
@@ -1126,10 +1172,23 @@ class ChannelFileRead(ChannelFile):
 # gateways
 
 
+_receiving = set()
+
+
+def _disown_gateways():
+    while _receiving:
+        _receiving.pop()._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_gateways)
+
+
 class BaseGateway(object):
     """What both sides of a connection have: the receiver, sending, the channels."""
 
     _core = core
+    _disowned = False
     id = "<worker>"
 
     def __init__(self, io, id, _startcount=2):
@@ -1166,6 +1225,7 @@ class BaseGateway(object):
 
     def _thread_receiver(self):
         self._trace("starting to receive")
+        _receiving.add(self)
         try:
             self._receive_messages()
         except (KeyboardInterrupt, GatewayReceivedTerminate) as exc:
@@ -1173,19 +1233,20 @@ class BaseGateway(object):
             lost = False
         except EOFError as exc:
             self._trace("EOF without prior gateway termination message")
-            self._error = exc
+            self._error = self._end_error(exc)
             lost = True
         except Exception as exc:
             self._trace(self._geterrortext(exc))
             self._error = EOFError("connection given up: %s: %s" % (type(exc).__name__, exc))
             lost = True
+        _receiving.discard(self)
         self._channelfactory._finished_receiving()
         if self._connection is not None:
             self._connection.stop()
         self._terminate_execution(lost)
-        for close in (self._io.close_read, self._close_write):
+        for close, args in ((self._io.close_read, ()), (self._close_write, (1.0,))):
             try:
-                close()
+                close(*args)
             except (IOError, ValueError) as exc:
                 self._trace("closing:", exc)
         self._trace("receiver ends")
@@ -1205,10 +1266,27 @@ class BaseGateway(object):
         # What the C core does not do itself.
         Message(msgcode, channelid, data).received(self)
 
+    def _end_error(self, exc):
+        """What channels raise after the end of input that exc tells of."""
+        return exc
+
     def _terminate_execution(self, lost):
         """Called when nothing more can be received: the worker ends its tasks."""
 
+    def _disown(self):
+        # In a forked child: the connection, its threads and the state of its locks are the parent's.
+        self._disowned = True
+        self._error = IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
+        if self._connection is not None:
+            self._connection.disown()
+        self._receivelock = self.execmodel.RLock()
+        self._writelock = self.execmodel.Lock()
+        self._receivepool = WorkerPool(self.execmodel)
+        self._channelfactory._disown()
+
     def _send(self, msgcode, channelid=0, data=b""):
+        if self._disowned:
+            raise _without_traceback(self._error)
         try:
             if self._connection is not None:
                 self._connection.send(msgcode, channelid, data)
@@ -1223,13 +1301,29 @@ class BaseGateway(object):
             raise IOError("cannot send (already closed?): %s" % exc)
         self._trace("sent", message)
 
-    def _send_from_finalizer(self, msgcode, channelid):
-        # A finalizer may interrupt a write in its own thread: it leaves the message to who is writing.
+    def _send_soon(self, msgcode, channelid=0):
+        # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye may find the pipe full.
+        # What can't go out now is left to who writes next.
+        if self._disowned:
+            return
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
             return
         self._unsent.append(Message(msgcode, channelid))
-        self._send_unsent()
+        if self._is_writable():
+            self._send_unsent()
+
+    def _is_writable(self):
+        descriptors = getattr(self._io, "descriptors", None)
+        fds = descriptors and descriptors()
+        if not fds:
+            return True
+        import select
+
+        try:
+            return bool(select.select([], [fds[1]], [], 0)[1])
+        except (OSError, ValueError, select.error):
+            return True
 
     def _send_unsent(self):
         while self._unsent and self._writelock.acquire(False):
@@ -1242,9 +1336,10 @@ class BaseGateway(object):
             finally:
                 self._writelock.release()
 
-    def _close_write(self):
-        # A descriptor that a thread still writes to stays open, lest it become another file's: the receiver's end closes it.
-        if self._connection is None or self._connection.close_write():
+    def _close_write(self, timeout=0.0):
+        # A descriptor that a thread still writes to stays open, lest it become another file's: the receiver's
+        # end closes it.
+        if self._connection is None or self._connection.close_write(timeout):
             self._io.close_write()
 
     def _answer_status(self, channelid):
@@ -1274,6 +1369,26 @@ class BaseGateway(object):
         self._receivepool.waitall(timeout)
 
 
+def _lost_times():
+    try:
+        interrupt_after, leave_after = [float(part) for part in os.environ["EXECNET_LOST_TIMES"].split(",")]
+    except (KeyError, ValueError):
+        return LOST_TIMES
+    return interrupt_after, max(interrupt_after, leave_after)
+
+
+def _interrupt_main():
+    # A signal ends what the main thread waits for; where there are none, it notices when it is back in Python.
+    import signal
+    import threading
+
+    main = getattr(threading, "main_thread", lambda: None)()
+    if hasattr(signal, "pthread_kill") and callable(signal.getsignal(signal.SIGINT)):
+        signal.pthread_kill(main.ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
 class WorkerGateway(BaseGateway):
     """The side that executes code for its initiator."""
 
@@ -1292,22 +1407,31 @@ class WorkerGateway(BaseGateway):
     def _terminate_execution(self, lost):
         self._trace("shutting down execution pool")
         pool = self._execpool
-        if pool is None:
+        if pool is None or self._disowned:
             return
-        interrupt_after, exit_after = LOST_TIMES if lost else TERMINATE_TIMES
-        if pool.terminate(interrupt_after):
-            return
-        self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
-        _thread.interrupt_main()
-        if not pool.waitall(exit_after):
-            self._trace("execution did not end in %s more seconds, leaving" % exit_after)
-            os._exit(1)
+        interrupt_after, leave_after = _lost_times() if lost else (TERMINATE_TIMES[0], sum(TERMINATE_TIMES))
+        # Should this thread never get to the end of this function, because another one holds the GIL:
+        self._leave_in(leave_after + (0 if lost else 1))
+        if not pool.terminate(interrupt_after):
+            self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
+            _interrupt_main()
+            if not pool.waitall(leave_after - interrupt_after):
+                self._trace("execution did not end in %s seconds, leaving" % leave_after)
+                os._exit(1)
+        if not lost:
+            self._leave_in(None)
+
+    def _leave_in(self, seconds):
+        if self._connection is not None:
+            self._connection.leave_in(seconds)
 
     def serve(self):
         """Execute tasks until the initiator ends the connection or it is lost."""
         hasprimary = isinstance(self.execmodel, ThreadExecModel)
         self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
         self._trace("spawning receiver thread")
+        if self._connection is not None:
+            self._connection.watch(_lost_times()[1])
         self._initreceive()
         try:
             if hasprimary:
@@ -1319,7 +1443,17 @@ class WorkerGateway(BaseGateway):
 
     def executetask(self, item):
         """Execute one task: item is (channel, (source, file name or None, function name or None, kwargs))."""
-        channel, (source, filename, funcname, kwargs) = item
+        try:
+            self._execute(*item)
+        finally:
+            if self._disowned:
+                # The task has forked, and this is the child: the worker's work is the parent's.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+
+    def _execute(self, channel, task):
+        source, filename, funcname, kwargs = task
         self._trace("execution starts on channel", channel.id, repr(source)[:50])
         if not PY3:
             sys.exc_clear()
@@ -1635,7 +1769,8 @@ def _check_hashable(key):
         raise LoadError("a key of tuples nested deeper than %d" % MAX_DEPTH)
 
 
-# Integers and their decimal digits without the interpreter's limit on their number: by halves, for the limit is there for the cost.
+# Integers and their decimal digits without the interpreter's limit on their number: by halves, for the
+# limit is there for the cost.
 _DIGITS_AT_ONCE = 500
 
 
@@ -1671,7 +1806,8 @@ def _digits_from_int(number):
     def power(bits):
         if bits not in powers:
             half = bits // 2
-            powers[bits] = decimal.Decimal(1 << bits) if bits < 1024 else context.multiply(power(half), power(bits - half))
+            small = bits < 1024
+            powers[bits] = decimal.Decimal(1 << bits) if small else context.multiply(power(half), power(bits - half))
         return powers[bits]
 
     def convert(part, bits):
@@ -1692,7 +1828,10 @@ class _Serializer(object):
         self._write = write
 
     def save(self, obj, versioned=False):
-        """Write obj, behind the version byte if versioned; returns its bytes unless write was given.  DumpError if it can't be written."""
+        """Write obj, behind the version byte if versioned; returns its bytes unless write was given.
+
+        DumpError if it can't be written.
+        """
         chunks = [DUMPFORMAT_VERSION] if versioned else []
         self._save(obj, chunks.append)
         chunks.append(b"Q")
@@ -1859,7 +1998,8 @@ def _subscript(key):
 def dumps(obj):
     """Serialize obj to bytes, as any execnet reads them.
 
-    Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.  DumpError for anything else.
+    Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
+    DumpError for anything else.
     """
     return _Serializer().save(obj, versioned=True)
 
@@ -1912,8 +2052,8 @@ def init_popen_io(execmodel):
     """Take this process's standard input and output for the connection; its own code gets /dev/null for both."""
     if not hasattr(os, "dup"):  # Jython
         io = Popen2IO(sys.stdout, sys.stdin, execmodel)
-        sys.stdin = open(os.devnull)
-        sys.stdout = open(os.devnull, "w")
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return io
     if sys.platform == "win32":
         import msvcrt

@@ -11,6 +11,7 @@ import os
 
 from execnet import gateway_base
 from execnet.gateway import Gateway
+from execnet.gateway_died import signal_name, watch_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def finish(io: IOLike, spec: XSpec) -> Gateway:
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``, where none comes.
     """
     await_answer(io, spec)
+    watch_memory()
     return Gateway(io, spec)
 
 
@@ -253,7 +255,11 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     reasons = [_what_happened(spec, returncode, command, bool(output))]
     if output:
         reasons.append(f"it wrote {output[:2000].decode('utf-8', 'backslashreplace')!r}")
-    if not spec.socket:
+    tail = getattr(io, "stderr_tail", None)
+    stderr = tail(0) if tail and spec.stderr else ""
+    if stderr:
+        reasons.append(f"on stderr: {stderr}")
+    elif not spec.socket:
         reasons.append("its stderr went to where ours goes")
     host = f"{unreachable}: " if unreachable else ""
     error = error_class(f"{host}gateway {str(spec)!r} did not start: {'; '.join(reasons)}")
@@ -279,18 +285,9 @@ def _what_happened(spec: XSpec, returncode: int | None, command: list[str] | Non
     if returncode is None:
         return f"{shown} gave no answer and was ended"
     if returncode < 0:
-        return f"{shown} was killed by {_signal_name(-returncode)} before it answered"
+        return f"{shown} was killed by {signal_name(-returncode)} before it answered"
     hints = {126: " (could not be executed)", 127: " (command not found)"}
     return f"{shown} exited with status {returncode}{hints.get(returncode, '')} before it answered"
-
-
-def _signal_name(number: int) -> str:
-    import signal  # lazy: start-up speed
-
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _command(io: StartIO) -> list[str] | None:

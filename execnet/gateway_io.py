@@ -13,9 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
+    from typing import Any
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
+    from execnet.gateway_stderr import StderrTail
     from execnet.xspec import XSpec
 
 # What a started interpreter is told to run: it evaluates one line and executes what that gives.
@@ -29,20 +31,39 @@ KILL_TIME = 5.0  # seconds after which a killed process is given up on
 class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
-    Raises OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
+    With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with ``newsession`` it leads a
+    session of its own, which a Ctrl-C in our terminal does not reach. Raises OSError (FileNotFoundError, PermissionError …) where the
+    operating system can't start it.
     """
 
     popen: subprocess.Popen[bytes]
     remoteaddress: str
 
-    def __init__(self, args: Sequence[str], execmodel: ExecModel) -> None:
+    def __init__(
+        self, args: Sequence[str], execmodel: ExecModel, capture_stderr: bool = False, newsession: bool = False
+    ) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
-        self.popen = popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE)
+        options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
+        if newsession:
+            options["start_new_session"] = True
+        self.popen = popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
+        self._stderr: StderrTail | None = None
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
+        if capture_stderr:
+            from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it
+
+            self._stderr = StderrTail(popen.stderr)
 
     def wait(self) -> int | None:
         """Wait for the process's end and reap it; returns its exit status."""
-        return self.popen.wait()
+        returncode = self.popen.wait()
+        if self._stderr is not None:
+            self._stderr.finish()
+        return returncode
+
+    def stderr_tail(self, timeout: float) -> str:
+        """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end; empty where it is inherited."""
+        return "" if self._stderr is None else self._stderr.text(timeout)
 
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
@@ -80,14 +101,15 @@ class Popen2IOMaster(Popen2IO):
             return b"", self.popen.returncode
         deadline = time.monotonic() + LAST_WORDS
         output = self._last_words(deadline)
-        returncode = self._ended(_patience(output, deadline))
+        returncode = self.exit_status(_patience(output, deadline))
         if returncode is None:
             self.kill()
-            self._ended(KILL_TIME)
+            self.exit_status(KILL_TIME)
         self._close()
         return output, returncode
 
-    def _ended(self, timeout: float) -> int | None:
+    def exit_status(self, timeout: float) -> int | None:
+        """The exit status of the process, None if it runs for ``timeout`` seconds more."""
         import subprocess  # lazy: start-up speed
 
         try:
@@ -99,6 +121,8 @@ class Popen2IOMaster(Popen2IO):
         for stream in (self.outfile, self.infile):
             with suppress(OSError):  # what could not be flushed is lost with the process
                 stream.close()
+        if self._stderr is not None:
+            self._stderr.finish()
 
     def _last_words(self, deadline: float) -> bytes:
         output = b""
@@ -143,6 +167,7 @@ class ProxyIO:
     def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
         self.execmodel = execmodel
         self.returncode: int | None = None
+        self.pid: int | None = None
         self.args: list[str | None] = []
         self._proxy = proxy_channel
         self._data = proxy_channel.gateway.newchannel()
@@ -188,7 +213,12 @@ class ProxyIO:
 
     def wait(self) -> int | None:
         """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
-        return self._status(None)
+        return self.exit_status(None)
+
+    @property
+    def via_error(self) -> Exception | None:
+        """Why the proxying gateway is gone, if it is."""
+        return getattr(self._proxy.gateway, "_error", None)
 
     def kill(self) -> None:
         """Have the process killed, without waiting; harmless once it has ended."""
@@ -206,6 +236,7 @@ class ProxyIO:
             raise OSError(f"proxying on gateway {self._proxy.gateway.id!r} failed: {error}") from None
         if isinstance(started, tuple):
             raise OSError(*started)
+        self.pid = started
         try:
             return self.read(1)
         except EOFError:
@@ -215,11 +246,11 @@ class ProxyIO:
         """As Popen2IOMaster.abandon."""
         deadline = time.monotonic() + LAST_WORDS
         output = self._last_words(deadline)
-        returncode = self._status(_patience(output, deadline))
+        returncode = self.exit_status(_patience(output, deadline))
         self._data.close()
         if returncode is None:
             self.kill()
-            self._status(KILL_TIME)
+            self.exit_status(KILL_TIME)
         self._control.close()
         return output, returncode
 
@@ -237,7 +268,8 @@ class ProxyIO:
         # A Python 2 proxy sends its str, which reads as latin-1 text by default.
         return chunk.encode("latin-1") if isinstance(chunk, str) else chunk
 
-    def _status(self, timeout: float | None) -> int | None:
+    def exit_status(self, timeout: float | None) -> int | None:
+        """As Popen2IOMaster.exit_status; None waits without end."""
         if self.returncode is None:
             try:
                 self.returncode = self._control.receive(timeout)
@@ -261,8 +293,8 @@ def shell_split_path(path: str) -> list[str]:
 def popen_args(spec: XSpec) -> list[str]:
     """The command of a local interpreter."""
     python = shell_split_path(spec.python) if spec.python else [sys.executable]
-    no_bytecode = ["-B"] if spec.dont_write_bytecode else []
-    return [*python, "-u", *no_bytecode, "-c", popen_bootstrapline]
+    options = [*(["-B"] if spec.dont_write_bytecode else []), *(["-X", "faulthandler"] if spec.faulthandler else [])]
+    return [*python, "-u", *options, "-c", popen_bootstrapline]
 
 
 def ssh_args(spec: XSpec) -> list[str]:
@@ -299,14 +331,22 @@ def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
     Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
     """
     args = _command(spec)
+    options = _process_options(spec)
     try:
-        io = Popen2IOMaster(args, execmodel)
+        io = Popen2IOMaster(args, execmodel, **options)
     except OSError as error:
         import shlex  # lazy: start-up speed
 
         raise named_error(error, spec, shlex.join(args)) from None
     _set_remoteaddress(io, spec)
     return io
+
+
+def _process_options(spec: XSpec) -> dict[str, bool]:
+    if spec.stderr not in (None, "capture"):
+        raise ValueError(f"stderr={spec.stderr} is not known, only stderr=capture: {str(spec)!r}")
+    options = {"capture_stderr": spec.stderr is not None, "newsession": bool(spec.newsession)}
+    return {name: True for name, wanted in options.items() if wanted}
 
 
 def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> ProxyIO:
@@ -316,6 +356,8 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     """
     if spec.socket:
         raise ValueError(f"a socket gateway can't go through via: {str(spec)!r}")
+    if _process_options(spec):
+        raise ValueError(f"stderr and newsession are for processes of this machine, not behind via: {str(spec)!r}")
     from execnet.script import proxy  # lazy: start-up speed
 
     args: list[str | None] = [*_command(spec)]

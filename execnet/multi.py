@@ -581,7 +581,10 @@ class _Member:
 
     def warn_unless_reaped(self) -> None:
         """Name a local process that even SIGKILL has not ended."""
-        if self.popen is None or self._reaped(REAP_GRACE):
+        if self.popen is None:
+            return
+        if self._reaped(REAP_GRACE):
+            self.io.wait()
             return
         import warnings  # lazy: start-up speed
 

@@ -22,14 +22,17 @@ class XSpec:
     chdir: str | None = None
     dont_write_bytecode: str | bool | None = None
     execmodel: str | None = None
+    faulthandler: str | bool | None = None
     id: str | None = None
     installvia: str | None = None
+    newsession: str | bool | None = None
     nice: str | None = None
     popen: str | bool | None = None
     python: str | None = None
     socket: str | bool | None = None
     ssh: str | None = None
     ssh_config: str | None = None
+    stderr: str | bool | None = None
     vagrant_ssh: str | None = None
     via: str | None = None
 

@@ -1,0 +1,21 @@
+/* The sentinel: a thread without Python that ends the process when its connection is lost. No Python.h here. */
+#ifndef EXECNET_SENTINEL_H
+#define EXECNET_SENTINEL_H
+
+#include <stdint.h>
+
+typedef struct Sentinel Sentinel;
+
+/* Watch fd (duplicated here): `milliseconds` after its other end is gone, the process leaves. NULL where that can't be had. */
+Sentinel *sentinel_start(int fd, int64_t milliseconds);
+
+/* Let the process leave `milliseconds` from now, whatever becomes of fd. */
+void sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds);
+
+/* Let the process live, and end the thread. */
+void sentinel_stop(Sentinel *sentinel);
+
+/* After fork(), in the child, where the thread is not: free what belongs to it. */
+void sentinel_forget(Sentinel *sentinel);
+
+#endif

@@ -1,0 +1,93 @@
+"""Why a gateway died: what its process, its standard error and the kernel's counters tell."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from execnet.gateway_base import GatewayDied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from execnet.xspec import XSpec
+
+# Seconds a process has for ending after its connection, and its last words for arriving. Who waits on a channel waits as long.
+REAP_TIME = 0.03
+
+# The kernel's counts of processes it killed for want of memory: of the system, and of this process's control group.
+_OOM_COUNTS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup{group}/memory.events")
+_seen_oom_kills: list[int] = []
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; ``signal 99`` where it has no name here."""
+    import signal  # lazy: start-up speed
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def watch_memory() -> None:
+    """Note how many processes the kernel has killed so far for want of memory."""
+    if not _seen_oom_kills:
+        _seen_oom_kills.append(_oom_kills())
+
+
+def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
+    """The error for the waiters of a gateway whose input ended with ``end``; waits REAP_TIME for its process to end."""
+    exit_status = getattr(io, "exit_status", None)
+    returncode = exit_status(REAP_TIME) if exit_status else None
+    pid = getattr(getattr(io, "popen", io), "pid", None)
+    stderr = _stderr_of(io)
+    text = f"gateway {gateway_id!r} ({spec}) died: {_what_happened(io, spec, pid, returncode)}{cut_short(end)}"
+    if stderr:
+        text += f"; its last words on stderr:\n{stderr}"
+    error = GatewayDied(text)
+    error.gateway_id, error.spec, error.pid, error.returncode, error.stderr = gateway_id, str(spec), pid, returncode, stderr
+    return error
+
+
+def cut_short(end: EOFError) -> str:
+    """What ``end`` tells of a message that was cut off; nothing where the input ended between two."""
+    return f"; in the middle of a message: {end}" if str(end).startswith("expected") else ""
+
+
+def _what_happened(io: Any, spec: XSpec, pid: int | None, returncode: int | None) -> str:
+    if spec.socket:
+        return f"the connection to {io.remoteaddress} ended"
+    process = f"its process {pid}" if spec.popen and pid else f"{spec.ssh and 'ssh' or 'its process'} (pid {pid})"
+    if returncode is None:
+        via = getattr(io, "via_error", None)
+        return f"what it goes through is gone: {via}" if via else f"{process} has closed the connection"
+    if returncode < 0:
+        return f"{process} was killed by {signal_name(-returncode)}{_out_of_memory(-returncode)}"
+    if returncode == 255 and (spec.ssh or spec.vagrant_ssh):
+        return f"{process} exited with status 255: the connection to {io.remoteaddress} was lost"
+    return f"{process} exited with status {returncode}"
+
+
+def _stderr_of(io: Any) -> str:
+    last_words = getattr(io, "stderr_tail", None)
+    return last_words(REAP_TIME) if last_words else ""
+
+
+def _out_of_memory(number: int) -> str:
+    if number != 9 or not _seen_oom_kills:
+        return ""
+    before, now = _seen_oom_kills[0], _oom_kills()
+    _seen_oom_kills[0] = now
+    return " (out of memory?)" if now > before else ""
+
+
+def _oom_kills() -> int:
+    group = ""
+    with suppress(OSError), open("/proc/self/cgroup") as lines:
+        group = next((line.rstrip().partition("::")[2] for line in lines if line.startswith("0::")), "")
+    total = 0
+    for path in dict.fromkeys(template.format(group=group.rstrip("/")) for template in _OOM_COUNTS):
+        with suppress(OSError), open(path) as lines:
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
