@@ -6,7 +6,8 @@
 #include <structmember.h>
 #include <unistd.h>
 
-/* Larger pieces are not copied for the thread that finishes an interrupted write: their owner is kept. */
+/* Larger pieces are not copied for the thread that finishes an interrupted write: their owner is
+ * kept. */
 enum { COPY_LONGEST = 64 * 1024 };
 
 /* ---- the write lock ---- */
@@ -20,10 +21,9 @@ lock_to_write(ConnectionObject *connection)
     }
     for (;;) {
         PyLockStatus status;
-        Py_BEGIN_ALLOW_THREADS
-        status = PyThread_acquire_lock_timed(connection->write_lock, -1, 1);
-        Py_END_ALLOW_THREADS
-        if (status == PY_LOCK_ACQUIRED) {
+        Py_BEGIN_ALLOW_THREADS status = PyThread_acquire_lock_timed(connection->write_lock, -1, 1);
+        Py_END_ALLOW_THREADS if (status == PY_LOCK_ACQUIRED)
+        {
             return 0;
         }
         if (PyErr_CheckSignals() < 0) {
@@ -54,12 +54,13 @@ unlock(ConnectionObject *connection)
         FdioWritten written;
         int fd = connection->write_fd;
         bool is_socket = connection->write_is_socket;
-        Py_BEGIN_ALLOW_THREADS
-        do {
+        Py_BEGIN_ALLOW_THREADS do
+        {
             written = fdio_write(fd, is_socket, &piece, 1);
-        } while (written == FDIO_WRITE_INTERRUPTED);
-        Py_END_ALLOW_THREADS
-        PyMem_RawFree(bytes);
+        }
+        while (written == FDIO_WRITE_INTERRUPTED)
+            ;
+        Py_END_ALLOW_THREADS PyMem_RawFree(bytes);
         if (written == FDIO_WRITE_FAILED) {
             break; /* Who is to be told is gone. */
         }
@@ -96,8 +97,8 @@ remainder_write(void *argument)
     FdioWritten written;
 
     do {
-        written =
-            fdio_write(connection->write_fd, connection->write_is_socket, remainder->pieces, remainder->count);
+        written = fdio_write(connection->write_fd, connection->write_is_socket, remainder->pieces,
+                             remainder->count);
     } while (written == FDIO_WRITE_INTERRUPTED);
     PyGILState_STATE gil = PyGILState_Ensure();
     unlock(connection);
@@ -106,7 +107,8 @@ remainder_write(void *argument)
 }
 
 static Remainder *
-remainder_new(ConnectionObject *connection, const struct iovec *vectors, const Piece *pieces, int count)
+remainder_new(ConnectionObject *connection, const struct iovec *vectors, const Piece *pieces,
+              int count)
 {
     Remainder *remainder = PyMem_RawCalloc(1, sizeof *remainder);
 
@@ -132,9 +134,11 @@ remainder_new(ConnectionObject *connection, const struct iovec *vectors, const P
     return remainder;
 }
 
-/* A signal handler raised in the middle of a message: another thread, which takes the write lock over, writes the rest. */
+/* A signal handler raised in the middle of a message: another thread, which takes the write lock
+ * over, writes the rest. */
 static int
-finish_elsewhere(ConnectionObject *connection, const struct iovec *vectors, const Piece *pieces, int count)
+finish_elsewhere(ConnectionObject *connection, const struct iovec *vectors, const Piece *pieces,
+                 int count)
 {
     Remainder *remainder = remainder_new(connection, vectors, pieces, count);
 
@@ -187,11 +191,10 @@ write_locked(ConnectionObject *connection, const Piece *pieces, int count)
     for (;;) {
         FdioWritten written;
         int error;
-        Py_BEGIN_ALLOW_THREADS
-        written = fdio_write(fd, is_socket, vectors, count);
+        Py_BEGIN_ALLOW_THREADS written = fdio_write(fd, is_socket, vectors, count);
         error = errno;
-        Py_END_ALLOW_THREADS
-        if (written == FDIO_WRITTEN) {
+        Py_END_ALLOW_THREADS if (written == FDIO_WRITTEN)
+        {
             unlock(connection);
             return 0;
         }
@@ -273,9 +276,10 @@ keep_unsent(ConnectionObject *connection, int code, int channel)
     return 0;
 }
 
-PyDoc_STRVAR(send_soon_doc, "send_soon($self, msgcode, channelid, /)\n--\n\n"
-                            "Send a message without payload, without ever waiting: where the other side "
-                            "does not read, it goes out in front of the next message.");
+PyDoc_STRVAR(send_soon_doc,
+             "send_soon($self, msgcode, channelid, /)\n--\n\n"
+             "Send a message without payload, without ever waiting: where the other side "
+             "does not read, it goes out in front of the next message.");
 
 static PyObject *
 connection_send_soon(ConnectionObject *connection, PyObject *args)
@@ -301,9 +305,10 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(close_write_doc, "close_write($self, timeout=0.0, /)\n--\n\n"
-                              "Send nothing more. Returns whether, after timeout seconds, no thread is "
-                              "writing, so that the descriptor may be closed.");
+PyDoc_STRVAR(close_write_doc,
+             "close_write($self, timeout=0.0, /)\n--\n\n"
+             "Send nothing more. Returns whether, after timeout seconds, no thread is "
+             "writing, so that the descriptor may be closed.");
 
 static PyObject *
 connection_close_write(ConnectionObject *connection, PyObject *args)
@@ -318,18 +323,19 @@ connection_close_write(ConnectionObject *connection, PyObject *args)
     if (connection->disowned) {
         Py_RETURN_TRUE;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = PyThread_acquire_lock_timed(connection->write_lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
-    Py_END_ALLOW_THREADS
-    if (status == PY_LOCK_ACQUIRED) {
+    Py_BEGIN_ALLOW_THREADS status =
+        PyThread_acquire_lock_timed(connection->write_lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
+    Py_END_ALLOW_THREADS if (status == PY_LOCK_ACQUIRED)
+    {
         PyThread_release_lock(connection->write_lock);
     }
     return PyBool_FromLong(status == PY_LOCK_ACQUIRED);
 }
 
-PyDoc_STRVAR(attach_doc, "attach($self, factory, queues, received, /)\n--\n\n"
-                         "Name what messages are for: the ChannelFactory, its dict of item queues, and "
-                         "received(code, channelid, data) for what is done in Python.");
+PyDoc_STRVAR(attach_doc,
+             "attach($self, factory, queues, received, /)\n--\n\n"
+             "Name what messages are for: the ChannelFactory, its dict of item queues, and "
+             "received(code, channelid, data) for what is done in Python.");
 
 static PyObject *
 connection_attach(ConnectionObject *connection, PyObject *args)
@@ -345,9 +351,10 @@ connection_attach(ConnectionObject *connection, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(receive_doc, "receive($self, /)\n--\n\n"
-                          "Be the receiver: returns never, raises EOFError at the end of input, or what "
-                          "received() raised.");
+PyDoc_STRVAR(receive_doc,
+             "receive($self, /)\n--\n\n"
+             "Be the receiver: returns never, raises EOFError at the end of input, or what "
+             "received() raised.");
 
 static PyObject *
 connection_receive(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
@@ -359,8 +366,9 @@ connection_receive(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
     return receive_run(connection);
 }
 
-PyDoc_STRVAR(stop_doc, "stop($self, /)\n--\n\n"
-                       "The receiver has ended and told all queues: whoever still waits stops waiting.");
+PyDoc_STRVAR(stop_doc,
+             "stop($self, /)\n--\n\n"
+             "The receiver has ended and told all queues: whoever still waits stops waiting.");
 
 static PyObject *
 connection_stop(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
@@ -371,9 +379,10 @@ connection_stop(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 
 /* ---- ends ---- */
 
-PyDoc_STRVAR(watch_doc, "watch($self, seconds, /)\n--\n\n"
-                        "From now on this process leaves, whatever it does, seconds after the other side is "
-                        "gone. Returns whether that can be had here.");
+PyDoc_STRVAR(watch_doc,
+             "watch($self, seconds, /)\n--\n\n"
+             "From now on this process leaves, whatever it does, seconds after the other side is "
+             "gone. Returns whether that can be had here.");
 
 static PyObject *
 connection_watch(ConnectionObject *connection, PyObject *args)
@@ -407,14 +416,14 @@ connection_leave_in(ConnectionObject *connection, PyObject *seconds)
         }
     } else if (sentinel != NULL) {
         connection->sentinel = NULL;
-        Py_BEGIN_ALLOW_THREADS
-        sentinel_stop(sentinel);
+        Py_BEGIN_ALLOW_THREADS sentinel_stop(sentinel);
         Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
 }
 
-/* The descriptor's number stays taken, for who closes it later, but it is no way to the other side any more. */
+/* The descriptor's number stays taken, for who closes it later, but it is no way to the other side
+ * any more. */
 static void
 divert(int fd)
 {
@@ -561,6 +570,7 @@ connection_add_types(PyObject *module)
 {
     ModuleState *state = module_state(module);
 
-    state->connection_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
+    state->connection_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
     return state->connection_type == NULL ? -1 : PyModule_AddType(module, state->connection_type);
 }

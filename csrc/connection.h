@@ -58,7 +58,8 @@ typedef enum {
     TAKE_TIMEOUT,
 } TakeOutcome;
 
-/* The next item, waited for until `deadline` (fdio_now's milliseconds, or FDIO_FOREVER). Signal handlers run meanwhile. */
+/* The next item, waited for until `deadline` (fdio_now's milliseconds, or FDIO_FOREVER). Signal
+ * handlers run meanwhile. */
 TakeOutcome itemqueue_take(ItemQueueObject *queue, int64_t deadline, Item *item);
 
 /* Deadline of a timeout argument: None or seconds; -1 with an exception. */
@@ -66,7 +67,8 @@ int itemqueue_deadline(PyObject *timeout, int64_t *deadline);
 
 /* ---- connection.c: the type, and sending ---- */
 
-/* A thread that waits for something of a queue while another one reads. Lives on that thread's C stack. */
+/* A thread that waits for something of a queue while another one reads. Lives on that thread's C
+ * stack. */
 typedef struct Waiter {
     PyThread_type_lock lock;
     ItemQueueObject *queue;
@@ -107,24 +109,26 @@ struct ConnectionObject {
     bool at_end;        /* end of input */
     bool stopped;       /* the receiver has left: nobody reads any more */
     Waiter *waiters;
-    ItemQueueObject *reader_queue; /* of the thread that waits for a queue in the reader role, else NULL */
+    ItemQueueObject
+        *reader_queue; /* of the thread that waits for a queue in the reader role, else NULL */
     bool reader_for_end;
     bool reader_kicked;
     bool has_kick;
-    FdioKick kick; /* ends the wait of that thread */
+    FdioKick kick;        /* ends the wait of that thread */
     Py_ssize_t callbacks; /* queues that have one */
 
     /* The reader role (receive.c); these are looked at without the GIL, too. */
     atomic_bool role_taken;
-    atomic_uint role_uses;      /* how often a waiting thread took it */
-    atomic_bool handed_over;    /* what comes next is for the receiver */
+    atomic_uint role_uses;   /* how often a waiting thread took it */
+    atomic_bool handed_over; /* what comes next is for the receiver */
     atomic_bool has_callbacks;
     atomic_bool receiver_wanted; /* the receiver wants to be woken when the role is free */
     atomic_bool receiver_woken;
     PyThread_type_lock receiver_lock;
 };
 
-/* One piece of a message. Where the write has to be finished by another thread, the piece is copied, or its owner kept. */
+/* One piece of a message. Where the write has to be finished by another thread, the piece is
+ * copied, or its owner kept. */
 typedef struct {
     const char *bytes;
     size_t size;
@@ -133,20 +137,23 @@ typedef struct {
 
 enum { MOST_PIECES = 3 };
 
-/* Write a message whole, in the order of the callers. OSError if the connection is closed; what a signal handler raised, after
-   which the message has either not begun to be written, or is written to its end all the same. */
+/* Write a message whole, in the order of the callers. OSError if the connection is closed; what a
+   signal handler raised, after which the message has either not begun to be written, or is written
+   to its end all the same. */
 int connection_write(ConnectionObject *connection, const Piece *pieces, int count);
 
 /* ---- receive.c: the reader role, and what becomes of a message ---- */
 
-/* Wait in the calling thread until queue has an item (or with for_end: until it has ended), or the deadline.
-   0, or -1 with an exception that a signal handler raised. */
-int receive_wait(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline);
+/* Wait in the calling thread until queue has an item (or with for_end: until it has ended), or the
+   deadline. 0, or -1 with an exception that a signal handler raised. */
+int receive_wait(ConnectionObject *connection, ItemQueueObject *queue, bool for_end,
+                 int64_t deadline);
 
 /* Wake who waits for queue: one for an item, all for its end. */
 void receive_wake(ConnectionObject *connection, ItemQueueObject *queue, bool ended);
 
-/* The receiver's life: read and do what messages ask until the end of input (EOFError) or an exception. */
+/* The receiver's life: read and do what messages ask until the end of input (EOFError) or an
+ * exception. */
 PyObject *receive_run(ConnectionObject *connection);
 
 /* The receiver is gone for good: who still waits looks again. */

@@ -1,20 +1,24 @@
 /* Receiving: who reads, and what becomes of a message.
 
-   One thread at a time reads a connection: the one that holds the reader role. By default that is the receiver thread, which is blocked
-   in poll() meanwhile. A thread that waits for an item takes the role when it is free, and reads until its own item is there: the item
-   reaches it without a second thread being woken. The receiver stays out of the way as long as the role is taken again and again, and
-   comes back after a millisecond (QUIET_MS) in which nobody took it.
+   One thread at a time reads a connection: the one that holds the reader role. By default that is
+   the receiver thread, which is blocked in poll() meanwhile. A thread that waits for an item takes
+   the role when it is free, and reads until its own item is there: the item reaches it without a
+   second thread being woken. The receiver stays out of the way as long as the role is taken again
+   and again, and comes back after a millisecond (QUIET_MS) in which nobody took it.
 
-   A waiting thread does only what runs no Python code, so that no signal handler can raise in the middle of it: it puts raw payloads
-   into queues, and closes channels. At any other message it hands over: the message stays in the buffer, the receiver is woken and goes
-   on from there. Callbacks, exec requests, channels inside items, and the end of the connection are the receiver's. */
+   A waiting thread does only what runs no Python code, so that no signal handler can raise in the
+   middle of it: it puts raw payloads into queues, and closes channels. At any other message it
+   hands over: the message stays in the buffer, the receiver is woken and goes on from there.
+   Callbacks, exec requests, channels inside items, and the end of the connection are the
+   receiver's. */
 #include "connection.h"
 
 #include <errno.h>
 
 enum {
     READ_SIZE = 128 * 1024,
-    /* Payloads from here on that are not yet wholly read go straight into an object of their own. */
+    /* Payloads from here on that are not yet wholly read go straight into an object of their own.
+     */
     LARGE_PAYLOAD = 64 * 1024,
     /* A connection that carries such a payload gets a larger pipe. */
     HUGE_PAYLOAD = 512 * 1024,
@@ -120,7 +124,8 @@ find_queue(ConnectionObject *connection, int32_t id)
     return (ItemQueueObject *)queue;
 }
 
-/* Whether `op` says how many bytes follow its operand; its fixed operand's size, or -1 for what is no opcode. */
+/* Whether `op` says how many bytes follow its operand; its fixed operand's size, or -1 for what is
+ * no opcode. */
 static int
 operand_size(unsigned char op, bool *counted)
 {
@@ -257,7 +262,7 @@ plain_message(ConnectionObject *connection, const Frame *frame)
     }
     ItemQueueObject *queue = find_queue(connection, frame->channel);
     if (queue == NULL) {
-        return PyErr_Occurred() ? PLAIN_ERROR
+        return PyErr_Occurred()                             ? PLAIN_ERROR
                : frame->code == MESSAGE_CHANNEL_CLOSE_ERROR ? PLAIN_NOT
                                                             : PLAIN_DONE;
     }
@@ -275,7 +280,8 @@ is_bytes_value(const Frame *frame)
 {
     return frame->code == MESSAGE_CHANNEL_DATA && frame->present >= BYTES_VALUE_HEADER &&
            frame->payload[0] == OP_BYTES &&
-           (size_t)(uint32_t)wire_get_int4(frame->payload + 1) + BYTES_VALUE_HEADER + 1 == frame->size;
+           (size_t)(uint32_t)wire_get_int4(frame->payload + 1) + BYTES_VALUE_HEADER + 1 ==
+               frame->size;
 }
 
 /* Begin to read a payload into an object of its own. */
@@ -376,10 +382,12 @@ build_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObje
     LoadOptions options = queue->options;
 
     options.channels = connection->factory;
-    return load_value(connection->codec, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), &options);
+    return load_value(connection->codec, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload),
+                      &options);
 }
 
-/* A channel inside an item must be there before the next message, which may be for it. What can't be read is told to who receives it. */
+/* A channel inside an item must be there before the next message, which may be for it. What can't
+ * be read is told to who receives it. */
 static int
 put_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObject *payload)
 {
@@ -391,7 +399,8 @@ put_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObject
         Py_DECREF(value);
         return outcome;
     }
-    if (!PyErr_ExceptionMatches(connection->codec->load_error) && !PyErr_ExceptionMatches(PyExc_EOFError)) {
+    if (!PyErr_ExceptionMatches(connection->codec->load_error) &&
+        !PyErr_ExceptionMatches(PyExc_EOFError)) {
         return -1;
     }
     PyErr_Clear();
@@ -409,9 +418,11 @@ call_received(ConnectionObject *connection, int code, int32_t id, PyObject *payl
 
 /* Give the item to the callback; its failure is Python's to handle. */
 static int
-call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *payload, bool is_value)
+call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *payload,
+          bool is_value)
 {
-    PyObject *value = is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
+    PyObject *value =
+        is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
     PyObject *result = NULL;
 
     if (value != NULL) {
@@ -447,7 +458,8 @@ role_release(ConnectionObject *connection)
     atomic_store(&connection->role_taken, false);
 }
 
-/* A message that is no item. The role is left for the time in which Python code runs, so that others can receive meanwhile. */
+/* A message that is no item. The role is left for the time in which Python code runs, so that
+ * others can receive meanwhile. */
 static int
 python_request(ConnectionObject *connection, const Frame *frame, PyObject *payload)
 {
@@ -603,7 +615,8 @@ set_end_error(ConnectionObject *connection)
     }
 }
 
-/* Read once, which will not block, with the role held. -1 with an exception; at_end is set at the end of input. */
+/* Read once, which will not block, with the role held. -1 with an exception; at_end is set at the
+ * end of input. */
 static int
 read_once(ConnectionObject *connection)
 {
@@ -626,13 +639,15 @@ read_once(ConnectionObject *connection)
         to = buffer->bytes + buffer->end;
         room = buffer->capacity - buffer->end;
     }
-    Py_BEGIN_ALLOW_THREADS
-    do {
+    Py_BEGIN_ALLOW_THREADS do
+    {
         count = fdio_read(connection->read_fd, to, room);
         error = errno;
-    } while (count < 0 && error == EINTR);
-    Py_END_ALLOW_THREADS
-    if (count < 0) {
+    }
+    while (count < 0 && error == EINTR)
+        ;
+    Py_END_ALLOW_THREADS if (count < 0)
+    {
         PyErr_Format(PyExc_EOFError, "can't read: %s", strerror(error));
         return -1;
     }
@@ -647,7 +662,8 @@ read_once(ConnectionObject *connection)
 
 /* ---- waiting threads ---- */
 
-/* The connection's kick is made when a thread first waits in the role, and goes with the connection's end. */
+/* The connection's kick is made when a thread first waits in the role, and goes with the
+ * connection's end. */
 static int
 ensure_kick(ConnectionObject *connection)
 {
@@ -699,7 +715,8 @@ keep_failure(ConnectionObject *connection)
     Py_XDECREF(traceback);
 }
 
-/* Do what was read; hand over to the receiver what is its own. False when this thread should not read on. */
+/* Do what was read; hand over to the receiver what is its own. False when this thread should not
+ * read on. */
 static bool
 dispatch_as_waiter(ConnectionObject *connection)
 {
@@ -715,8 +732,8 @@ dispatch_as_waiter(ConnectionObject *connection)
     return true;
 }
 
-/* Wait, with the role held, until there is something to read. While it waits, the thread can be found in the connection's reader_queue,
-   and kicked. */
+/* Wait, with the role held, until there is something to read. While it waits, the thread can be
+   found in the connection's reader_queue, and kicked. */
 static FdioOutcome
 wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
 {
@@ -725,10 +742,8 @@ wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_en
 
     connection->reader_queue = queue;
     connection->reader_for_end = for_end;
-    Py_BEGIN_ALLOW_THREADS
-    outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
-    Py_END_ALLOW_THREADS
-    connection->reader_queue = NULL;
+    Py_BEGIN_ALLOW_THREADS outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+    Py_END_ALLOW_THREADS connection->reader_queue = NULL;
     if (connection->reader_kicked) {
         connection->reader_kicked = false;
         fdio_kick_drain(&connection->kick);
@@ -736,8 +751,8 @@ wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_en
     return outcome;
 }
 
-/* Read, holding the role, until queue is satisfied, the deadline, or there is something that this thread must leave to others.
-   0, or -1 with an exception of a signal handler. */
+/* Read, holding the role, until queue is satisfied, the deadline, or there is something that this
+   thread must leave to others. 0, or -1 with an exception of a signal handler. */
 static int
 read_for(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
 {
@@ -785,7 +800,8 @@ append_waiter(ConnectionObject *connection, Waiter *waiter)
 
 /* Wait, while another thread reads, to be woken. 0, or -1 with an exception of a signal handler. */
 static int
-wait_for_others(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
+wait_for_others(ConnectionObject *connection, ItemQueueObject *queue, bool for_end,
+                int64_t deadline)
 {
     Waiter waiter = {.lock = PyThread_allocate_lock(), .queue = queue, .for_end = for_end};
     PyLockStatus status;
@@ -798,10 +814,9 @@ wait_for_others(ConnectionObject *connection, ItemQueueObject *queue, bool for_e
     (void)PyThread_acquire_lock(waiter.lock, NOWAIT_LOCK);
     append_waiter(connection, &waiter);
     int64_t left = time_left(deadline);
-    Py_BEGIN_ALLOW_THREADS
-    status = PyThread_acquire_lock_timed(waiter.lock, left < 0 ? -1 : (PY_TIMEOUT_T)left * 1000, 1);
-    Py_END_ALLOW_THREADS
-    unlink_waiter(connection, &waiter);
+    Py_BEGIN_ALLOW_THREADS status =
+        PyThread_acquire_lock_timed(waiter.lock, left < 0 ? -1 : (PY_TIMEOUT_T)left * 1000, 1);
+    Py_END_ALLOW_THREADS unlink_waiter(connection, &waiter);
     if (status == PY_LOCK_INTR && PyErr_CheckSignals() < 0) {
         outcome = -1;
         if (waiter.woken) {
@@ -822,8 +837,8 @@ receive_wait(ConnectionObject *connection, ItemQueueObject *queue, bool for_end,
     Py_INCREF(connection);
     Py_INCREF(queue);
     while (outcome == 0 && !is_satisfied(queue, for_end) && !connection->stopped) {
-        if (connection->queues != NULL && !atomic_load(&connection->handed_over) && !connection->at_end &&
-            role_try_take(connection)) {
+        if (connection->queues != NULL && !atomic_load(&connection->handed_over) &&
+            !connection->at_end && role_try_take(connection)) {
             atomic_fetch_add(&connection->role_uses, 1);
             outcome = read_for(connection, queue, for_end, deadline);
             role_leave(connection);
@@ -844,12 +859,14 @@ receive_wait(ConnectionObject *connection, ItemQueueObject *queue, bool for_end,
 static void
 park(ConnectionObject *connection, PY_TIMEOUT_T microseconds)
 {
-    if (PyThread_acquire_lock_timed(connection->receiver_lock, microseconds, 0) == PY_LOCK_ACQUIRED) {
+    if (PyThread_acquire_lock_timed(connection->receiver_lock, microseconds, 0) ==
+        PY_LOCK_ACQUIRED) {
         atomic_store(&connection->receiver_woken, false);
     }
 }
 
-/* Without the GIL: wait until the role is the receiver's, and there is something to read (false) or was handed over (true). */
+/* Without the GIL: wait until the role is the receiver's, and there is something to read (false) or
+ * was handed over (true). */
 static bool
 await_role(ConnectionObject *connection, unsigned *seen_uses)
 {
@@ -863,7 +880,8 @@ await_role(ConnectionObject *connection, unsigned *seen_uses)
             continue;
         }
         unsigned uses = atomic_load(&connection->role_uses);
-        if ((uses == *seen_uses || atomic_load(&connection->has_callbacks)) && role_try_take(connection)) {
+        if ((uses == *seen_uses || atomic_load(&connection->has_callbacks)) &&
+            role_try_take(connection)) {
             while (fdio_wait(connection->read_fd, -1, FDIO_FOREVER) != FDIO_READY) {
             }
             return false;
@@ -881,7 +899,8 @@ await_role(ConnectionObject *connection, unsigned *seen_uses)
     }
 }
 
-/* The receiver leaves the role to a waiting thread, if there is one, and keeps out of its way for a while. */
+/* The receiver leaves the role to a waiting thread, if there is one, and keeps out of its way for a
+ * while. */
 static void
 role_leave_as_receiver(ConnectionObject *connection, unsigned *seen_uses)
 {
@@ -917,10 +936,9 @@ receive_more(ConnectionObject *connection, unsigned *seen_uses)
 {
     bool handed;
 
-    Py_BEGIN_ALLOW_THREADS
-    handed = await_role(connection, seen_uses);
-    Py_END_ALLOW_THREADS
-    if (connection->failure != NULL) {
+    Py_BEGIN_ALLOW_THREADS handed = await_role(connection, seen_uses);
+    Py_END_ALLOW_THREADS if (connection->failure != NULL)
+    {
         PyErr_SetObject((PyObject *)Py_TYPE(connection->failure), connection->failure);
         return -1;
     }

@@ -1,7 +1,8 @@
 /* The sentinel: a thread without Python that ends the process when its connection is lost.
 
-   Whatever the process does (a loop in C that holds the GIL, a wait that nobody ends, an exit that hangs), it is gone a while after its
-   initiator is: the thread needs neither the GIL nor anything else but poll() and _exit(). */
+   Whatever the process does (a loop in C that holds the GIL, a wait that nobody ends, an exit that
+   hangs), it is gone a while after its initiator is: the thread needs neither the GIL nor anything
+   else but poll() and _exit(). */
 #define _GNU_SOURCE
 #include "sentinel.h"
 

@@ -1,4 +1,5 @@
-/* The sentinel: a thread without Python that ends the process when its connection is lost. No Python.h here. */
+/* The sentinel: a thread without Python that ends the process when its connection is lost. No
+ * Python.h here. */
 #ifndef EXECNET_SENTINEL_H
 #define EXECNET_SENTINEL_H
 
@@ -6,7 +7,8 @@
 
 typedef struct Sentinel Sentinel;
 
-/* Watch fd (duplicated here): `milliseconds` after its other end is gone, the process leaves. NULL where that can't be had. */
+/* Watch fd (duplicated here): `milliseconds` after its other end is gone, the process leaves. NULL
+ * where that can't be had. */
 Sentinel *sentinel_start(int fd, int64_t milliseconds);
 
 /* Let the process leave `milliseconds` from now, whatever becomes of fd. */
