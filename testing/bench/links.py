@@ -14,9 +14,9 @@ from typing import Any
 
 import harness
 import serving
-from serving import BLOCK_SIZE, ITEM
+from serving import ITEM, MIB
 
-BLOCK = b"\x5a" * BLOCK_SIZE
+BLOCK = b"\x5a" * MIB
 
 
 class Link:
@@ -184,7 +184,7 @@ class Pipe(Subprocess):
         os.close(far_out)
         enlarge(self.input, self.out)
         self.send, self.receive = self._tell, lambda: os.read(self.input, 1)
-        self.buffer = bytearray(BLOCK_SIZE)
+        self.buffer = bytearray(MIB)
 
     def _tell(self, request: tuple[str, int]) -> None:
         os.write(self.out, b"%-16s%16d" % (request[0].encode(), request[1]))
@@ -218,11 +218,11 @@ def enlarge(*descriptors: int) -> None:
     import fcntl
 
     for descriptor in descriptors:
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, BLOCK_SIZE)
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, MIB)
 
 
 def read_block(descriptor: int, buffer: bytearray) -> None:
-    """Read BLOCK_SIZE bytes into the buffer."""
+    """Read MIB bytes into the buffer."""
     view = memoryview(buffer)
     while view:
         view = view[os.readv(descriptor, [view]) :]
@@ -240,7 +240,7 @@ def write_many(descriptor: int, data: bytes, count: int) -> None:
 def serve_pipe(input: int, out: int) -> None:
     """Be the other side of Pipe."""
     size = len(Pipe.item)
-    buffer = bytearray(BLOCK_SIZE)
+    buffer = bytearray(MIB)
     read, write, item = os.read, os.write, Pipe.item
     while True:
         request = read(input, 32)

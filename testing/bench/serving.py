@@ -4,12 +4,26 @@ Also sent to execnet's workers as it is, so it imports nothing.
 """
 
 ITEM = 42
-BLOCK_SIZE = 1 << 20
+MIB = 1 << 20
+
+
+def resident():
+    """MiB of memory this process has."""
+    return _field("/proc/self/smaps_rollup", "Rss:")
+
+
+def peak():
+    """MiB of memory this process had at most."""
+    return _field("/proc/self/status", "VmHWM:")
+
+
+def _field(path, name):
+    with open(path) as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
 def serve(send, receive):
     """Do what is asked, as (what, count), until a count of 0."""
-    block = b"\x5a" * BLOCK_SIZE
     while True:
         what, count = receive()
         if not count:
@@ -26,10 +40,31 @@ def serve(send, receive):
                 receive()
             send(None)
         elif what == "send blocks":
+            block = b"\x5a" * MIB
             for _ in many:
                 send(block)
+        elif what == "keep":
+            kept = [receive() for _ in many]
+            send(len(kept))
+        elif what == "send large":
+            large = b"\x5a" * (count * MIB)
+            before = resident()
+            send(large)
+            receive()
+            send(peak() - before)
+        elif what == "receive large":
+            before = resident()
+            send("ready")
+            large = receive()
+            send(peak() - before - len(large) / MIB)
         else:
             raise ValueError(what)
+
+
+def greet(connection):
+    """Be a process that has started: say so, and wait to be told to end."""
+    connection.send("started")
+    connection.recv()
 
 
 if __name__ == "__channelexec__":

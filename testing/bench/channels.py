@@ -1,0 +1,79 @@
+"""Many open channels.
+
+What a round trip costs on a gateway with 10 000 channels open on both sides, beside one with a single channel, both processes on one
+CPU: the ratio of two samples taken one right after the other.
+"""
+
+from __future__ import annotations
+
+import os
+
+import harness
+import links
+from harness import NO_SLOWER, Goal, Options, Row
+
+COUNT = 10_000
+
+
+class Gateways:
+    """Two gateways, one of them with many channels."""
+
+    def __init__(self) -> None:
+        self.one, self.many = links.Execnet(), links.Execnet()
+        self.kept: list[object] = []
+        cpus = sorted(os.sched_getaffinity(0))
+        links.place(cpus[:1], cpus[:1])
+
+    def open(self, count: int) -> None:
+        """Open channels on the second gateway, and send them over, so that they are open there, too."""
+        keeper = self.many.gateway.remote_exec(links.serving)
+        keeper.send(("keep", count))
+        for _ in range(count):
+            channel = self.many.gateway.newchannel()
+            self.kept.append(channel)
+            keeper.send(channel)
+        assert keeper.receive() == count
+        self.kept.append(keeper)
+
+    def sample(self, count: int) -> list[float]:
+        """Seconds for so many round trips: with one channel, with many."""
+        return [self.one.round_trips(count), self.many.round_trips(count)]
+
+
+def play(name: str) -> None:
+    """Be a contestant."""
+    gateways = Gateways()
+    harness.play({"open": gateways.open, "sample": gateways.sample})
+    gateways.one.close()
+    gateways.many.close()
+
+
+def measure(options: Options) -> list[Row]:
+    """All rows."""
+    names = [harness.OURS, harness.PORTABLE, harness.BEFORE]
+    players = [options.player(name) for name in names]
+    rows = [
+        Row("round trip with 1 open channel", "µs", [NO_SLOWER]),
+        Row(f"round trip with {COUNT} open channels", "µs", [NO_SLOWER]),
+        Row("the second by the first", "ratio", [Goal(1.05)]),
+    ]
+    for row in rows:
+        row.samples = {name: [] for name in names}
+    for player in players:
+        player.ask("open", COUNT)
+    counts = [
+        harness.count_for(lambda count, player=player: player.ask("sample", count)[0], options.seconds, 10**6)
+        for player in players
+    ]
+    for _ in range(options.rounds):
+        for player, count in zip(players, counts):
+            one, many = player.ask("sample", count)
+            for row, figure in zip(rows, (one / count * 1e6, many / count * 1e6, many / one)):
+                row.samples[player.name].append(figure)
+    for player in players:
+        player.close()
+    return rows
+
+
+if __name__ == "__main__":
+    harness.run(__file__, __doc__, measure, play, rounds=21, seconds=0.05)
