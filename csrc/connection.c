@@ -21,9 +21,10 @@ lock_to_write(ConnectionObject *connection)
     }
     for (;;) {
         PyLockStatus status;
-        Py_BEGIN_ALLOW_THREADS status = PyThread_acquire_lock_timed(connection->write_lock, -1, 1);
-        Py_END_ALLOW_THREADS if (status == PY_LOCK_ACQUIRED)
-        {
+        Py_BEGIN_ALLOW_THREADS
+            status = PyThread_acquire_lock_timed(connection->write_lock, -1, 1);
+        Py_END_ALLOW_THREADS
+        if (status == PY_LOCK_ACQUIRED) {
             return 0;
         }
         if (PyErr_CheckSignals() < 0) {
@@ -54,13 +55,12 @@ unlock(ConnectionObject *connection)
         FdioWritten written;
         int fd = connection->write_fd;
         bool is_socket = connection->write_is_socket;
-        Py_BEGIN_ALLOW_THREADS do
-        {
-            written = fdio_write(fd, is_socket, &piece, 1);
-        }
-        while (written == FDIO_WRITE_INTERRUPTED)
-            ;
-        Py_END_ALLOW_THREADS PyMem_RawFree(bytes);
+        Py_BEGIN_ALLOW_THREADS
+            do {
+                written = fdio_write(fd, is_socket, &piece, 1);
+            } while (written == FDIO_WRITE_INTERRUPTED);
+        Py_END_ALLOW_THREADS
+        PyMem_RawFree(bytes);
         if (written == FDIO_WRITE_FAILED) {
             break; /* Who is to be told is gone. */
         }
@@ -191,10 +191,11 @@ write_locked(ConnectionObject *connection, const Piece *pieces, int count)
     for (;;) {
         FdioWritten written;
         int error;
-        Py_BEGIN_ALLOW_THREADS written = fdio_write(fd, is_socket, vectors, count);
-        error = errno;
-        Py_END_ALLOW_THREADS if (written == FDIO_WRITTEN)
-        {
+        Py_BEGIN_ALLOW_THREADS
+            written = fdio_write(fd, is_socket, vectors, count);
+            error = errno;
+        Py_END_ALLOW_THREADS
+        if (written == FDIO_WRITTEN) {
             unlock(connection);
             return 0;
         }
@@ -323,10 +324,11 @@ connection_close_write(ConnectionObject *connection, PyObject *args)
     if (connection->disowned) {
         Py_RETURN_TRUE;
     }
-    Py_BEGIN_ALLOW_THREADS status =
-        PyThread_acquire_lock_timed(connection->write_lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
-    Py_END_ALLOW_THREADS if (status == PY_LOCK_ACQUIRED)
-    {
+    Py_BEGIN_ALLOW_THREADS
+        status =
+            PyThread_acquire_lock_timed(connection->write_lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
+    Py_END_ALLOW_THREADS
+    if (status == PY_LOCK_ACQUIRED) {
         PyThread_release_lock(connection->write_lock);
     }
     return PyBool_FromLong(status == PY_LOCK_ACQUIRED);
@@ -416,7 +418,8 @@ connection_leave_in(ConnectionObject *connection, PyObject *seconds)
         }
     } else if (sentinel != NULL) {
         connection->sentinel = NULL;
-        Py_BEGIN_ALLOW_THREADS sentinel_stop(sentinel);
+        Py_BEGIN_ALLOW_THREADS
+            sentinel_stop(sentinel);
         Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;

@@ -142,7 +142,41 @@ enum { MOST_PIECES = 3 };
    to its end all the same. */
 int connection_write(ConnectionObject *connection, const Piece *pieces, int count);
 
-/* ---- receive.c: the reader role, and what becomes of a message ---- */
+/* ---- large.c: a large payload on its way into an object of its own ---- */
+
+/* Whether a partial frame is one that should be read so, and enough of it is there to tell how. */
+bool large_is_due(const Frame *frame);
+
+/* Begin: what is there of the frame moves to its place. -1 with MemoryError. */
+int large_begin(ConnectionObject *connection, Frame *frame);
+
+/* Bytes still to be read, to bytes + filled. */
+size_t large_missing(const LargePayload *large);
+
+/* All is read. -1 with an exception. */
+int large_complete(LargePayload *large);
+
+/* ---- dispatch.c: what becomes of a message ---- */
+
+typedef enum {
+    NEXT_ERROR = -1, /* an exception is set: the input is given up */
+    NEXT_READ,       /* all that was read is done, more is needed */
+    NEXT_PYTHON,     /* a message that takes Python code is next */
+} NextOutcome;
+
+/* Do what the whole messages ask that have been read, as far as that takes no Python code. */
+NextOutcome dispatch_plain(ConnectionObject *connection);
+
+/* Do what the message asks at which dispatch_plain stopped. The reader role, which the caller
+ * holds, is free afterwards. */
+int dispatch_python(ConnectionObject *connection);
+
+/* Raise EOFError: a clean end of input, or one in the middle of a message. */
+void dispatch_set_end_error(ConnectionObject *connection);
+
+/* ---- receive.c: the reader role ---- */
+
+void receive_release_role(ConnectionObject *connection);
 
 /* Wait in the calling thread until queue has an item (or with for_end: until it has ended), or the
    deadline. 0, or -1 with an exception that a signal handler raised. */
