@@ -83,15 +83,19 @@ class Gateway(BaseGateway):
 
     @property
     def returncode(self) -> int | None:
-        """Exit status of that process, negative for the signal that killed it; None while it runs or where it is not known."""
+        """Exit status of that process, negative for the signal that killed it.
+
+        None while it runs or where it is not known.
+        """
         exit_status = getattr(self._io, "exit_status", None)
         return exit_status(0) if exit_status else None
 
     def exit(self, wait: float | None = None) -> None:
         """Ask the other side to end, and send nothing more.
 
-        Leaves the group; does not wait; never raises for a peer that is gone; may be called again.  With wait (seconds) it waits until the
-        other side has ended and its process is reaped, and ends it the hard way when the time is over, as Group.terminate does.
+        Leaves the group; does not wait; never raises for a peer that is gone; may be called again.  With wait
+        (seconds) it waits until the other side has ended and its process is reaped, and ends it the hard way
+        when the time is over, as Group.terminate does.
         """
         group = getattr(self, "_group", None)
         if wait is not None and group is not None:

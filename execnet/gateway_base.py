@@ -39,8 +39,8 @@ MAIN_THREAD_ONLY_DEADLOCK_TEXT = "concurrent remote_exec would cause deadlock fo
 #: A worker that is asked to end interrupts its tasks after the first time and leaves after the second
 #: (seconds, one after the other).
 TERMINATE_TIMES = (5.0, 10.0)
-#: A worker that lost its connection interrupts its tasks after the first time and has left after the second (seconds, both from the
-#: loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
+#: A worker that lost its connection interrupts its tasks after the first time and has left after the second
+#: (seconds, both from the loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
 LOST_TIMES = (1.0, 3.0)
 
 
@@ -120,8 +120,9 @@ class RemoteError(Exception):
 class GatewayDied(EOFError):
     """The other side is gone without having been told to; its text says what is known of it.
 
-    gateway_id and spec say which gateway it was (str); pid and returncode are those of its process (int or None: not known; a negative
-    returncode is the number of the signal that killed it); stderr is the last it wrote there (str, with stderr=capture).
+    gateway_id and spec say which gateway it was (str); pid and returncode are those of its process (int or
+    None: not known; a negative returncode is the number of the signal that killed it); stderr is the last it
+    wrote there (str, with stderr=capture).
     """
 
     gateway_id = spec = pid = returncode = None
@@ -1302,8 +1303,8 @@ class BaseGateway(object):
         self._trace("sent", message)
 
     def _send_soon(self, msgcode, channelid=0):
-        # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye may find the pipe full.
-        # What can't go out now is left to who writes next.
+        # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
+        # may find the pipe full. What can't go out now is left to who writes next.
         if self._disowned:
             return
         if self._connection is not None:

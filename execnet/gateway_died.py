@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from execnet.xspec import XSpec
 
-# Seconds a process has for ending after its connection, and its last words for arriving. Who waits on a channel waits as long.
+# Seconds a process has for ending after its connection, and its last words for arriving. Who waits on a
+# channel waits as long.
 REAP_TIME = 0.03
 
 # The kernel's counts of processes it killed for want of memory: of the system, and of this process's control group.
@@ -46,7 +47,8 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     if stderr:
         text += f"; its last words on stderr:\n{stderr}"
     error = GatewayDied(text)
-    error.gateway_id, error.spec, error.pid, error.returncode, error.stderr = gateway_id, str(spec), pid, returncode, stderr
+    error.gateway_id, error.spec = gateway_id, str(spec)
+    error.pid, error.returncode, error.stderr = pid, returncode, stderr
     return error
 
 
@@ -58,7 +60,8 @@ def cut_short(end: EOFError) -> str:
 def _what_happened(io: Any, spec: XSpec, pid: int | None, returncode: int | None) -> str:
     if spec.socket:
         return f"the connection to {io.remoteaddress} ended"
-    process = f"its process {pid}" if spec.popen and pid else f"{spec.ssh and 'ssh' or 'its process'} (pid {pid})"
+    program = "ssh" if spec.ssh else "its process"
+    process = f"its process {pid}" if spec.popen and pid else f"{program} (pid {pid})"
     if returncode is None:
         via = getattr(io, "via_error", None)
         return f"what it goes through is gone: {via}" if via else f"{process} has closed the connection"

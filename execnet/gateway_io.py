@@ -31,9 +31,9 @@ KILL_TIME = 5.0  # seconds after which a killed process is given up on
 class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
-    With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with ``newsession`` it leads a
-    session of its own, which a Ctrl-C in our terminal does not reach. Raises OSError (FileNotFoundError, PermissionError …) where the
-    operating system can't start it.
+    With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with
+    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach. Raises
+    OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
     """
 
     popen: subprocess.Popen[bytes]
@@ -62,7 +62,10 @@ class Popen2IOMaster(Popen2IO):
         return returncode
 
     def stderr_tail(self, timeout: float) -> str:
-        """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end; empty where it is inherited."""
+        """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end.
+
+        Empty where it is inherited.
+        """
         return "" if self._stderr is None else self._stderr.text(timeout)
 
     def kill(self) -> None:

@@ -37,9 +37,7 @@ SIMPLE = st.one_of(
 )
 # The hash of None and of NaN is an address: sets of them have another order in each process.
 SCALARS = SIMPLE | st.none() | st.floats() | st.complex_numbers()
-HASHABLES = st.recursive(
-    SIMPLE, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6
-)
+HASHABLES = st.recursive(SIMPLE, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(

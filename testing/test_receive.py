@@ -138,7 +138,7 @@ ENDS = {
     "between messages": (b"", "couldn't load message header, expected 9 bytes, got 0"),
     "in a header": (frame(4, 1, b"12345")[:4], "couldn't load message header, expected 9 bytes, got 4"),
     "in a payload": (frame(4, 1, b"12345")[:-2], "expected 5 bytes, got 3"),
-    "in a large payload": (frame(4, 1, b"L" * MIB)[:-MIB // 2], "expected 1048576 bytes, got 524288"),
+    "in a large payload": (frame(4, 1, b"L" * MIB)[: -MIB // 2], "expected 1048576 bytes, got 524288"),
     "in a large bytes value": (
         frame(4, 1, b"A\0\x10\0\0" + b"x" * MIB + b"Q")[:-1],
         "expected 1048582 bytes, got 1048581",

@@ -24,8 +24,9 @@ STUBBED = ("execnet.gateway_base", "execnet.rsync_remote", "execnet.script.proxy
 NAMES = {
     "": """
         geterrortext trace notrace sysex INTERRUPT_TEXT MAIN_THREAD_ONLY_DEADLOCK_TEXT get_execmodel
-        NO_ENDMARKER_WANTED ENDMARKER dumps loads dump load dumps_internal loads_internal DUMPFORMAT_VERSION bchr init_popen_io serve core
-        GatewayReceivedTerminate DataFormatError DumpError LoadError TimeoutError BaseGateway
+        NO_ENDMARKER_WANTED ENDMARKER dumps loads dump load dumps_internal loads_internal DUMPFORMAT_VERSION
+        bchr init_popen_io serve core GatewayReceivedTerminate DataFormatError DumpError LoadError
+        TimeoutError BaseGateway
     """,
     "RemoteError": "formatted warn",
     "ExecModel": "backend queue subprocess socket fdopen Lock RLock Event",

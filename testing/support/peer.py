@@ -40,7 +40,8 @@ class Peer:
         io = base.Popen2IO(outfile, infile, base.get_execmodel("thread"))
         self.gateway = execnet.Gateway(io, execnet.XSpec("popen//id=peer"))
         Message = base.Message
-        self.DATA, self.CLOSE, self.CLOSE_ERROR = Message.CHANNEL_DATA, Message.CHANNEL_CLOSE, Message.CHANNEL_CLOSE_ERROR
+        self.DATA = Message.CHANNEL_DATA
+        self.CLOSE, self.CLOSE_ERROR = Message.CHANNEL_CLOSE, Message.CHANNEL_CLOSE_ERROR
 
     def write(self, data: bytes) -> None:
         """Write all of data."""
