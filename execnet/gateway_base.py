@@ -168,6 +168,9 @@ def _without_traceback(exc):
 
 # execution models
 
+#: What every platform's locks can wait for (seconds).
+LONGEST_WAIT = 4000000
+
 
 class OneShot(object):
     """A flag that is set once and can be waited for by many, made of one lock."""
@@ -188,7 +191,7 @@ class OneShot(object):
             self._let_pass()
 
     def wait(self, timeout=None):
-        if not self._set and self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), 4000000)):
+        if not self._set and self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), LONGEST_WAIT)):
             self._let_pass()
         return self._set
 
@@ -695,7 +698,7 @@ class ItemQueue(object):
         """The next item, or ENDMARKER after the end; None if there is none within timeout seconds."""
         while True:
             try:
-                item = self._items.get(True, wakeup if timeout is None else max(timeout, 0))
+                item = self._items.get(True, wakeup if timeout is None else min(max(timeout, 0), LONGEST_WAIT))
             except self._empty:
                 if timeout is not None:
                     return None
@@ -1294,13 +1297,17 @@ class BaseGateway(object):
                 return
             message = Message(msgcode, channelid, data)
             with self._writelock:
-                message.to_io(self._io)
+                self._write(message)
             self._send_unsent()
         except (IOError, ValueError) as exc:
             self._trace("failed to send", exc)
             # ValueError: the file is closed
             raise IOError("cannot send (already closed?): %s" % exc)
         self._trace("sent", message)
+
+    def _write(self, message):
+        # With the write lock held.
+        message.to_io(self._io)
 
     def _send_soon(self, msgcode, channelid=0):
         # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
@@ -1330,7 +1337,7 @@ class BaseGateway(object):
         while self._unsent and self._writelock.acquire(False):
             try:
                 message = self._unsent.popleft()
-                message.to_io(self._io)
+                self._write(message)
                 self._trace("sent", message)
             except IndexError:
                 pass  # another thread was faster
