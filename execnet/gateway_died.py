@@ -54,7 +54,9 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
 
 def cut_short(end: EOFError) -> str:
     """What ``end`` tells of a message that was cut off; nothing where the input ended between two."""
-    return f"; in the middle of a message: {end}" if str(end).startswith("expected") else ""
+    text = str(end)
+    cut = text.startswith("expected") or ("header, expected" in text and not text.endswith("got 0"))
+    return f"; in the middle of a message: {text}" if cut else ""
 
 
 def _what_happened(io: Any, spec: XSpec, pid: int | None, returncode: int | None) -> str:

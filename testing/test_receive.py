@@ -135,7 +135,7 @@ def test_an_invalid_header_ends_the_connection(peer: Peer, header: bytes) -> Non
 
 
 ENDS = {
-    "between messages": (b"", "couldn't load message header, expected 9 bytes, got 0"),
+    "between messages": (b"", "has closed the connection"),
     "in a header": (frame(4, 1, b"12345")[:4], "couldn't load message header, expected 9 bytes, got 4"),
     "in a payload": (frame(4, 1, b"12345")[:-2], "expected 5 bytes, got 3"),
     "in a large payload": (frame(4, 1, b"L" * MIB)[: -MIB // 2], "expected 1048576 bytes, got 524288"),
@@ -218,9 +218,9 @@ def test_a_round_trip_at_a_time_in_several_threads(peer: Peer) -> None:
 def test_a_timeout_ends_in_time_and_loses_nothing(peer: Peer) -> None:
     channel, other = peer.gateway.newchannel(), peer.gateway.newchannel()
     for timeout in (0, 0.02, 0.1):
-        for wait, text in ((channel.receive, f"no item after {timeout!r} seconds"), (channel.waitclose, "")):
+        for wait, text in ((channel.receive, "no item"), (channel.waitclose, "channel not closed")):
             before = time.monotonic()
-            with pytest.raises(channel.TimeoutError, match=text) as error:
+            with pytest.raises(channel.TimeoutError, match=f"{text} after {timeout!r} seconds") as error:
                 wait(timeout)
             assert isinstance(error.value, OSError)
             assert timeout <= time.monotonic() - before + 0.002 < timeout + 1.0
