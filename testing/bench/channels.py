@@ -1,7 +1,7 @@
 """Many open channels.
 
-What a round trip costs on a gateway with 10 000 channels open on both sides, beside one with a single channel, both processes on one
-CPU: the ratio of two samples taken one right after the other.
+What a round trip costs on a gateway with 10 000 channels open on both sides, beside one with a single channel,
+both processes on one CPU: the ratio of two samples taken one right after the other.
 """
 
 from __future__ import annotations

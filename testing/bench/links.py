@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import struct
@@ -172,7 +173,10 @@ def zmq_pair(address: str, method: str) -> tuple[Callable[[Any], object], Callab
 
 
 class Pipe(Subprocess):
-    """Two pipes and the functions of os: bytes of a known size, nothing that knows of items. What Python itself can do at best."""
+    """Two pipes and the functions of os: bytes of a known size, nothing that knows of items.
+
+    What Python itself can do at best.
+    """
 
     item = struct.pack("!bii", 4, 1, 6) + b"F\0\0\0\x2aQ"  # as many bytes as execnet writes for ITEM
 
@@ -321,7 +325,7 @@ def serve_rpyc() -> None:
     """Be the other side of RPyC."""
     import rpyc
 
-    class Service(rpyc.Service):  # type: ignore
+    class Service(rpyc.Service):
         def exposed_echo(self, item: object) -> object:
             return item
 
@@ -375,12 +379,18 @@ def play(name: str) -> None:
     link.close()
 
 
-def measure_row(options: harness.Options, row: harness.Row, players: list[harness.Player], method: str, most: int,
-                figure: Callable[[float, int], float]) -> harness.Row:
+def measure_row(
+    options: harness.Options,
+    row: harness.Row,
+    players: list[harness.Player],
+    method: str,
+    most: int,
+    figure: Callable[[float, int], float],
+) -> harness.Row:
     """Fill a row with figure(seconds, count) of the method over all players."""
     samplers: dict[str, Callable[[], float]] = {}
     for player in players:
-        sample = lambda count, player=player: player.ask(method, count)
+        sample = functools.partial(player.ask, method)
         count = harness.count_for(sample, options.seconds, most)
         samplers[player.name] = lambda sample=sample, count=count: figure(sample(count), count)
     return harness.take_turns(row, samplers, options.rounds)

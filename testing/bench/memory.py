@@ -1,7 +1,7 @@
 """Memory for one item of 256 MiB.
 
-How far the peak of a process's memory is above what it has anyway: the sender has the item already, the receiver gets one. Each
-sample is taken in fresh processes.
+How far the peak of a process's memory is above what it has anyway: the sender has the item already, the
+receiver gets one. Each sample is taken in fresh processes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Round trips of a small item.
 
-The number 42 goes to another process and comes back, one after another: both processes on one CPU, and each on a CPU of its own.
-The pipe carries as many bytes as execnet does, but no values; mitogen and RPyC call a function over there.
+The number 42 goes to another process and comes back, one after another: both processes on one CPU, and each on
+a CPU of its own. The pipe carries as many bytes as execnet does, but no values; mitogen and RPyC call a function
+over there.
 """
 
 from __future__ import annotations

@@ -68,4 +68,4 @@ def greet(connection):
 
 
 if __name__ == "__channelexec__":
-    serve(channel.send, channel.receive)  # type: ignore  # noqa: F821
+    serve(channel.send, channel.receive)  # noqa: F821

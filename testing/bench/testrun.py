@@ -1,7 +1,7 @@
 """CPU time of a test run.
 
-User and system time of all processes of ``pytest -n2`` (pytest-xdist) over 4000 empty tests, in two virtual environments that differ
-only in their execnet.
+User and system time of all processes of ``pytest -n2`` (pytest-xdist) over 4000 empty tests, in two virtual
+environments that differ only in their execnet.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def write_suite(folder: Path, tests: int) -> None:
 
 
 def environment_with(name: str) -> Path:
-    """The Python of a virtual environment with pytest-xdist, made on first use; ours gets the execnet that this process would import."""
+    """The Python of a virtual environment with pytest-xdist, made on first use.
+
+    Ours gets the execnet that this process would import.
+    """
     folder = CHECKOUT / ".cache" / "bench" / name.replace(" ", "-")
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():

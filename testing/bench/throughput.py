@@ -1,7 +1,7 @@
 """Throughput of large items.
 
-bytes of 1 MiB to another process and from it, in MiB per second. os.pipe's pipes have the size that execnet gives its own, and its
-reader reads into one buffer again and again where the others make a new bytes object of each item.
+bytes of 1 MiB to another process and from it, in MiB per second. os.pipe's pipes have the size that execnet gives
+its own, and its reader reads into one buffer again and again where the others make a new bytes object of each item.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def measure(options: Options) -> list[Row]:
     rows = []
     for title, method in (("from the worker", "receive_blocks"), ("to the worker", "send_blocks")):
         row = Row(f"1 MiB items {title}", "MiB/s", GOALS)
-        rows.append(
-            links.measure_row(options, row, players, method, 2000, lambda seconds, count: count / seconds)
-        )
+        rows.append(links.measure_row(options, row, players, method, 2000, lambda seconds, count: count / seconds))
     for player in players:
         player.close()
     return rows
