@@ -68,6 +68,18 @@ unlock(ConnectionObject *connection)
     PyThread_release_lock(connection->write_lock);
 }
 
+void
+connection_flush(ConnectionObject *connection)
+{
+    if (connection->unsent_size > 0 && PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
+        if (!connection->write_closed && fdio_writable(connection->write_fd)) {
+            unlock(connection);
+        } else {
+            PyThread_release_lock(connection->write_lock);
+        }
+    }
+}
+
 /* ---- finishing what a signal interrupted ---- */
 
 typedef struct {
@@ -296,13 +308,7 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
     if (keep_unsent(connection, code, channel) < 0) {
         return NULL;
     }
-    if (PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
-        if (!connection->write_closed && fdio_writable(connection->write_fd)) {
-            unlock(connection);
-        } else {
-            PyThread_release_lock(connection->write_lock);
-        }
-    }
+    connection_flush(connection);
     Py_RETURN_NONE;
 }
 
@@ -376,6 +382,38 @@ static PyObject *
 connection_stop(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
     receive_stop(connection);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(answer_status_doc, "answer_status($self, execmodel, /)\n--\n\n"
+                                "Answer STATUS here, naming the execution model.");
+
+static PyObject *
+connection_answer_status(ConnectionObject *connection, PyObject *name)
+{
+    const char *text = PyUnicode_AsUTF8(name);
+
+    if (text == NULL) {
+        return NULL;
+    }
+    if (strlen(text) < STATUS_NAME) {
+        strcpy(connection->execmodel, text);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(count_task_doc, "count_task($self, change, /)\n--\n\n"
+                             "One task more (1) or less (-1) is running.");
+
+static PyObject *
+connection_count_task(ConnectionObject *connection, PyObject *change)
+{
+    long value = PyLong_AsLong(change);
+
+    if (value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    (void)atomic_fetch_add(&connection->running_tasks, (int)value);
     Py_RETURN_NONE;
 }
 
@@ -544,6 +582,8 @@ static PyMethodDef connection_methods[] = {
     {"attach", (PyCFunction)connection_attach, METH_VARARGS, attach_doc},
     {"receive", (PyCFunction)connection_receive, METH_NOARGS, receive_doc},
     {"stop", (PyCFunction)connection_stop, METH_NOARGS, stop_doc},
+    {"answer_status", (PyCFunction)connection_answer_status, METH_O, answer_status_doc},
+    {"count_task", (PyCFunction)connection_count_task, METH_O, count_task_doc},
     {"watch", (PyCFunction)connection_watch, METH_VARARGS, watch_doc},
     {"leave_in", (PyCFunction)connection_leave_in, METH_O, leave_in_doc},
     {"disown", (PyCFunction)connection_disown, METH_NOARGS, disown_doc},

@@ -43,6 +43,7 @@ struct ItemQueueObject {
     PyObject *strconfig;
     LoadOptions options; /* strconfig, as the reader wants it */
     bool ended;          /* nothing more can arrive */
+    bool is_open;        /* counted among the connection's open channels */
 };
 
 /* Append an item (a reference is taken) and wake who waits for it; -1 with MemoryError. */
@@ -77,9 +78,13 @@ typedef struct Waiter {
     struct Waiter *next;
 } Waiter;
 
+enum { STATUS_NAME = 32 };
+
 /* A large payload on its way into its own object. */
 typedef struct {
     PyObject *bytes; /* NULL: none is under way */
+    char *to;        /* its memory */
+    bool is_complete;
     size_t filled, size;
     Frame frame;
     bool is_value; /* the payload was a bytes value: `bytes` is that, not the payload */
@@ -106,7 +111,8 @@ struct ConnectionObject {
     PyObject *factory;  /* makes channels */
     PyObject *received; /* called with (code, channel id, payload) for what is done in Python */
     PyObject *failure;  /* what made the input unreadable, or NULL */
-    bool at_end;        /* end of input */
+    bool at_end;        /* end of input; set by who has the role */
+    int read_errno;     /* of the last read, 0: it succeeded */
     bool stopped;       /* the receiver has left: nobody reads any more */
     Waiter *waiters;
     ItemQueueObject
@@ -116,6 +122,11 @@ struct ConnectionObject {
     bool has_kick;
     FdioKick kick;        /* ends the wait of that thread */
     Py_ssize_t callbacks; /* queues that have one */
+
+    /* What STATUS tells (status.c); looked at without the GIL. */
+    atomic_int open_channels;
+    atomic_int running_tasks;
+    char execmodel[STATUS_NAME]; /* empty: STATUS is answered in Python */
 
     /* The reader role (receive.c); these are looked at without the GIL, too. */
     atomic_bool role_taken;
@@ -141,6 +152,9 @@ enum { MOST_PIECES = 3 };
    signal handler raised, after which the message has either not begun to be written, or is written
    to its end all the same. */
 int connection_write(ConnectionObject *connection, const Piece *pieces, int count);
+
+/* Write what finalizers left, if nobody else is writing. */
+void connection_flush(ConnectionObject *connection);
 
 /* ---- large.c: a large payload on its way into an object of its own ---- */
 
@@ -173,6 +187,12 @@ int dispatch_python(ConnectionObject *connection);
 
 /* Raise EOFError: a clean end of input, or one in the middle of a message. */
 void dispatch_set_end_error(ConnectionObject *connection);
+
+/* ---- status.c: what this side is doing, told without the GIL ---- */
+
+/* Without the GIL, in the reader role: answer the STATUS messages that come next, as far as that
+ * takes no waiting. */
+void status_answer(ConnectionObject *connection);
 
 /* ---- receive.c: the reader role ---- */
 

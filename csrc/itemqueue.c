@@ -56,11 +56,21 @@ itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built)
     return 0;
 }
 
+static void
+count_no_longer(ItemQueueObject *queue)
+{
+    if (queue->is_open) {
+        queue->is_open = false;
+        (void)atomic_fetch_sub(&queue->connection->open_channels, 1);
+    }
+}
+
 void
 itemqueue_end(ItemQueueObject *queue)
 {
     if (!queue->ended) {
         queue->ended = true;
+        count_no_longer(queue);
         receive_wake(queue->connection, queue, true);
     }
 }
@@ -123,6 +133,8 @@ queue_init(ItemQueueObject *queue, PyObject *args, PyObject *kwargs)
     Py_XINCREF(queue->endmarker);
     queue->strconfig = Py_BuildValue("(OO)", Py_True, Py_False);
     queue->options.py2str_as_py3str = true;
+    queue->is_open = true;
+    (void)atomic_fetch_add(&queue->connection->open_channels, 1);
     Py_XSETREF(queue->channel->queue, (ItemQueueObject *)Py_NewRef(queue));
     return queue->strconfig == NULL ? -1 : 0;
 }
@@ -165,6 +177,7 @@ queue_dealloc(ItemQueueObject *queue)
 
     PyObject_GC_UnTrack(queue);
     (void)queue_clear(queue);
+    count_no_longer(queue);
     PyMem_Free(queue->items);
     Py_CLEAR(queue->callback);
     Py_CLEAR(queue->connection);
@@ -182,6 +195,7 @@ static PyObject *
 queue_drop(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     queue->channel = NULL;
+    count_no_longer(queue);
     Py_RETURN_NONE;
 }
 

@@ -40,10 +40,12 @@ large_begin(ConnectionObject *connection, Frame *frame)
     if (large->bytes == NULL) {
         return -1;
     }
+    large->to = PyBytes_AS_STRING(large->bytes);
     large->is_value = skip > 0;
+    large->is_complete = false;
     large->frame = *frame;
     large->filled = frame->present - skip;
-    memcpy(PyBytes_AS_STRING(large->bytes), frame->payload + skip, large->filled);
+    memcpy(large->to, frame->payload + skip, large->filled);
     frame_consume(&connection->buffer, frame);
     if (frame->size >= HUGE_PAYLOAD) {
         fdio_enlarge_pipe(connection->read_fd, ENLARGED_PIPE);
@@ -82,11 +84,11 @@ large_complete(LargePayload *large)
 {
     char *end = PyBytes_AS_STRING(large->bytes) + large->size;
 
-    if (large->is_value) {
-        if (*end != OP_STOP) {
-            return large_undo_value(large);
-        }
+    large->is_complete = true;
+    if (large->is_value && *end == OP_STOP) {
         *end = '\0';
+    } else if (large->is_value && large_undo_value(large) < 0) {
+        return -1;
     }
     large->frame.payload = PyBytes_AS_STRING(large->bytes);
     return 0;

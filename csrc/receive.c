@@ -110,47 +110,62 @@ receive_count_callback(ConnectionObject *connection, int change)
 
 /* ---- reading ---- */
 
-/* Read once, which will not block, with the role held. -1 with an exception; at_end is set at the
- * end of input. */
-static int
-read_once(ConnectionObject *connection)
+/* Without the GIL, in the reader role: read once, which will not block. */
+static void
+fill(ConnectionObject *connection)
 {
     LargePayload *large = &connection->large;
     FrameBuffer *buffer = &connection->buffer;
-    bool to_large = large->bytes != NULL;
-    char *to;
-    size_t room;
     ssize_t count;
-    int error;
 
-    if (to_large) {
-        to = PyBytes_AS_STRING(large->bytes) + large->filled;
-        room = large_missing(large);
-    } else {
-        if (!frame_reserve(buffer, READ_SIZE)) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        to = buffer->bytes + buffer->end;
-        room = buffer->capacity - buffer->end;
+    connection->read_errno = 0;
+    if (large->bytes == NULL && !frame_reserve(buffer, READ_SIZE)) {
+        connection->read_errno = ENOMEM;
+        return;
     }
-    Py_BEGIN_ALLOW_THREADS
-        do {
-            count = fdio_read(connection->read_fd, to, room);
-            error = errno;
-        } while (count < 0 && error == EINTR);
-    Py_END_ALLOW_THREADS
+    char *to = large->bytes != NULL ? large->to + large->filled : buffer->bytes + buffer->end;
+    size_t room = large->bytes != NULL ? large_missing(large) : buffer->capacity - buffer->end;
+    do {
+        count = fdio_read(connection->read_fd, to, room);
+    } while (count < 0 && errno == EINTR);
     if (count < 0) {
-        PyErr_Format(PyExc_EOFError, "can't read: %s", strerror(error));
+        connection->read_errno = errno;
+    } else if (count == 0) {
+        connection->at_end = true;
+    } else if (large->bytes != NULL) {
+        large->filled += (size_t)count;
+    } else {
+        buffer->end += (size_t)count;
+    }
+}
+
+/* With the GIL again: -1 with an exception where nothing could be read. */
+static int
+check_filled(ConnectionObject *connection)
+{
+    LargePayload *large = &connection->large;
+
+    if (connection->read_errno == ENOMEM) {
+        PyErr_NoMemory();
         return -1;
     }
-    connection->at_end = count == 0;
-    if (!to_large) {
-        buffer->end += (size_t)count;
+    if (connection->read_errno != 0) {
+        PyErr_Format(PyExc_EOFError, "can't read: %s", strerror(connection->read_errno));
+        return -1;
+    }
+    if (large->bytes == NULL || large->is_complete || large_missing(large) > 0) {
         return 0;
     }
-    large->filled += (size_t)count;
-    return large_missing(large) > 0 || connection->at_end ? 0 : large_complete(large);
+    return large_complete(large);
+}
+
+static int
+read_once(ConnectionObject *connection)
+{
+    Py_BEGIN_ALLOW_THREADS
+        fill(connection);
+    Py_END_ALLOW_THREADS
+    return check_filled(connection);
 }
 
 /* ---- waiting threads ---- */
@@ -427,20 +442,39 @@ dispatch_as_receiver(ConnectionObject *connection, unsigned *seen_uses)
     }
 }
 
+/* Without the GIL: wait for the role and read, until there is something to do that takes the GIL.
+ */
+static void
+receive_without_gil(ConnectionObject *connection, unsigned *seen_uses)
+{
+    for (;;) {
+        connection->read_errno = 0;
+        if (await_role(connection, seen_uses)) {
+            return;
+        }
+        fill(connection);
+        status_answer(connection);
+        if (connection->read_errno != 0 || connection->at_end || connection->large.bytes != NULL ||
+            connection->buffer.end > connection->buffer.start) {
+            return;
+        }
+        receive_release_role(connection);
+    }
+}
+
 /* Read on, and do what was read. -1 with an exception. */
 static int
 receive_more(ConnectionObject *connection, unsigned *seen_uses)
 {
-    bool handed;
-
     Py_BEGIN_ALLOW_THREADS
-        handed = await_role(connection, seen_uses);
+        receive_without_gil(connection, seen_uses);
     Py_END_ALLOW_THREADS
+    connection_flush(connection);
     if (connection->failure != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(connection->failure), connection->failure);
         return -1;
     }
-    if ((!handed && read_once(connection) < 0) || dispatch_as_receiver(connection, seen_uses) < 0) {
+    if (check_filled(connection) < 0 || dispatch_as_receiver(connection, seen_uses) < 0) {
         return -1;
     }
     if (connection->at_end) {

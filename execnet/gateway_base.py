@@ -1410,7 +1410,17 @@ class WorkerGateway(BaseGateway):
             # The running task may be waiting for what the new one would do.
             channel.close(MAIN_THREAD_ONLY_DEADLOCK_TEXT)
             return
-        self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
+        self._count_task(1)
+        try:
+            self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
+        except BaseException:
+            self._count_task(-1)
+            raise
+
+    def _count_task(self, change):
+        # For the C core, which tells the number without asking Python.
+        if self._connection is not None:
+            self._connection.count_task(change)
 
     def _terminate_execution(self, lost):
         self._trace("shutting down execution pool")
@@ -1440,6 +1450,7 @@ class WorkerGateway(BaseGateway):
         self._trace("spawning receiver thread")
         if self._connection is not None:
             self._connection.watch(_lost_times()[1])
+            self._connection.answer_status(self.execmodel.backend)
         self._initreceive()
         try:
             if hasprimary:
@@ -1454,6 +1465,7 @@ class WorkerGateway(BaseGateway):
         try:
             self._execute(*item)
         finally:
+            self._count_task(-1)
             if self._disowned:
                 # The task has forked, and this is the child: the worker's work is the parent's.
                 sys.stdout.flush()
