@@ -96,7 +96,7 @@ def shipped_text() -> str:
 
 
 def strip_source(source: str) -> str:
-    """``source`` with its comments blanked and its docstrings replaced by ``0``, line for line."""
+    """``source`` without comments and docstrings, line for line; a body that is nothing but a docstring becomes ``0``."""
     import io  # lazy: start-up speed
     import tokenize  # lazy: start-up speed
 
@@ -114,10 +114,10 @@ def strip_source(source: str) -> str:
             continue
         starts_line = not index or significant[index - 1].type in between
         if starts_line and significant[index + 1].type == tokenize.NEWLINE:
-            (first, column), (last, end) = token.start, token.end
-            rest = lines[last - 1][end:]
+            (first, column), (last, _) = token.start, token.end
+            is_whole_body = significant[index + 2].type == tokenize.DEDENT
             lines[first - 1 : last] = [""] * (last - first + 1)
-            lines[first - 1] = source.splitlines()[first - 1][:column] + "0" + rest
+            lines[first - 1] = " " * column + "0" if is_whole_body else ""
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 
 from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError
+from execnet.gateway_died import REAP_TIME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ class ProxyIO:
         self.execmodel = execmodel
         self.returncode: int | None = None
         self.pid: int | None = None
+        self._asking = 0  # threads in exit_status
+        self._told = execmodel.Event()
         self.args: list[str | None] = []
         self._proxy = proxy_channel
         self._data = proxy_channel.gateway.newchannel()
@@ -273,11 +276,16 @@ class ProxyIO:
 
     def exit_status(self, timeout: float | None) -> int | None:
         """As Popen2IOMaster.exit_status; None waits without end."""
-        if self.returncode is None:
-            try:
+        self._asking += 1
+        try:
+            if self.returncode is None:
                 self.returncode = self._control.receive(timeout)
-            except (EOFError, OSError, RemoteError):
-                return None
+                self._told.set()
+        except (EOFError, OSError, RemoteError):
+            if self._asking > 1:  # another thread may be about to store what it received
+                self._told.wait(REAP_TIME)
+        finally:
+            self._asking -= 1
         return self.returncode
 
 
