@@ -37,15 +37,17 @@ def ready_spec(string: str) -> XSpec:
 # the shipped text
 
 
+def is_bare_constant(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
 def without_docstrings(source: str) -> str:
+    """The statements of ``source`` and their lines, but for those that are nothing but a constant."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            for statement in body:
-                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                    statement.value = ast.Constant(0, lineno=0, col_offset=0, end_lineno=0, end_col_offset=0)
-                    statement.end_lineno = statement.end_col_offset = 0
+            body[:] = [statement for statement in body if not is_bare_constant(statement)]
     return ast.dump(tree, include_attributes=False) + repr(
         [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
     )
