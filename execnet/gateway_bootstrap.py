@@ -96,7 +96,10 @@ def shipped_text() -> str:
 
 
 def strip_source(source: str) -> str:
-    """``source`` without comments and docstrings, line for line; a body that is nothing but a docstring becomes ``0``."""
+    """``source`` without comments and docstrings, line for line.
+
+    A body that is nothing but a docstring becomes ``0``.
+    """
     import io  # lazy: start-up speed
     import tokenize  # lazy: start-up speed
 
