@@ -26,14 +26,12 @@ class Gateways:
 
     def open(self, count: int) -> None:
         """Open channels on the second gateway, and send them over, so that they are open there, too."""
-        keeper = self.many.gateway.remote_exec(links.serving)
-        keeper.send(("keep", count))
+        self.many.send(("keep", count))
         for _ in range(count):
-            channel = self.many.gateway.newchannel()
-            self.kept.append(channel)
-            keeper.send(channel)
-        assert keeper.receive() == count
-        self.kept.append(keeper)
+            self.kept.append(self.many.gateway.newchannel())
+            self.many.send(self.kept[-1])
+        if self.many.receive() != count:
+            raise RuntimeError("not all channels arrived")
 
     def sample(self, count: int) -> list[float]:
         """Seconds for so many round trips: with one channel, with many."""

@@ -81,6 +81,7 @@ class Player:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
+            cwd=os.sep,  # a worker looks for execnet in its working directory first
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -185,7 +186,10 @@ def table(rows: list[Row]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and of what."""
+    import execnet
+    from execnet import gateway_base
+
     model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "0")
     return {
@@ -194,6 +198,7 @@ def machine() -> dict[str, str]:
         "memory": f"{int(memory) / 2**20:.1f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "execnet": f"{execnet.__version__}, core: {gateway_base.core}",
     }
 
 
@@ -204,10 +209,10 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def as_json(title: str, rows: list[Row], command: str) -> dict[str, Any]:
+def as_json(title: str, rows: list[Row], command: str, about: dict[str, str]) -> dict[str, Any]:
     """The result of a benchmark as it is written to its file."""
     plain = [{**asdict(row), "goals": [goal._asdict() for goal in row.goals]} for row in rows]
-    return {"title": title, "command": command, "machine": machine(), "rows": plain}
+    return {"title": title, "command": command, "machine": about, "rows": plain}
 
 
 def from_json(result: dict[str, Any]) -> list[Row]:
@@ -265,9 +270,11 @@ def run(
         oracle=os.path.abspath(options.oracle or oracle.folder()),
         file=os.path.abspath(file),
     )
-    rows = measure(chosen)
+    about = machine()
     title = doc.splitlines()[0].rstrip(".")
-    print(f"{title}\n{table(rows)}\n", flush=True)
+    print(f"{title} (execnet {about['execnet']}; {about['python']})", flush=True)
+    rows = measure(chosen)
+    print(table(rows), end="\n\n", flush=True)
     if options.json:
         command = f"python testing/bench/{Path(file).name} --rounds {chosen.rounds}"
-        Path(options.json).write_text(json.dumps(as_json(title, rows, command), indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(as_json(title, rows, command, about), indent=1) + "\n")

@@ -1,0 +1,284 @@
+"""Starting and ending.
+
+From asking for a worker until it is usable, beside what a bare interpreter takes for nothing (``python -c pass``), and what its
+processes need while they are idle.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import serving
+from harness import BEFORE, NO_SLOWER, OURS, PORTABLE, Goal, Options, Player, Row
+from support.sshd import SshServer, executable
+
+BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
+EXECNETS = [OURS, PORTABLE, BEFORE]
+MANY, MANY_SSH = 8, 4
+IMPORTS = {
+    **dict.fromkeys(EXECNETS, "execnet"),
+    SPAWN: "multiprocessing.context, multiprocessing.connection",
+    MITOGEN: "mitogen.master",
+}
+
+
+# ---- the contestants ----
+
+
+class Starter:
+    """Starts workers; the first one is started, and ended, to begin with."""
+
+    def __init__(self) -> None:
+        self.start("popen")
+
+    def usable(self, spec: str) -> Any:
+        """A worker that was started and has answered."""
+        raise NotImplementedError
+
+    def end(self, worker: Any) -> None:
+        """End it."""
+        raise NotImplementedError
+
+    def pid(self, worker: Any) -> int:
+        """Its process."""
+        return int(worker.pid)
+
+    def start(self, spec: str) -> float:
+        """Seconds until a worker is usable."""
+        begin = time.perf_counter()
+        worker = self.usable(spec)
+        seconds = time.perf_counter() - begin
+        self.end(worker)
+        return seconds
+
+    def start_many(self, spec: str, count: int) -> tuple[float, float]:
+        """Seconds until so many workers are usable, and for their end."""
+        begin = time.perf_counter()
+        workers = [self.usable(spec) for _ in range(count)]
+        usable = time.perf_counter()
+        for worker in workers:
+            self.end(worker)
+        return usable - begin, time.perf_counter() - usable
+
+    def private(self) -> int:
+        """KiB of memory that an idle worker shares with nobody."""
+        worker = self.usable("popen")
+        time.sleep(0.05)  # until its threads have come to rest
+        lines = Path(f"/proc/{self.pid(worker)}/smaps_rollup").read_text().splitlines()
+        self.end(worker)
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+class Execnet(Starter):
+    """Gateways."""
+
+    def __init__(self) -> None:
+        import execnet
+
+        self.group_class = execnet.Group
+        self.group = execnet.Group()
+        super().__init__()
+
+    def usable(self, spec: str) -> Any:
+        return self.group.makegateway(spec)
+
+    def end(self, worker: Any) -> None:
+        self.group.terminate(10)
+
+    def pid(self, worker: Any) -> int:
+        return int(worker._io.popen.pid)
+
+    def start_many(self, spec: str, count: int) -> tuple[float, float]:
+        begin = time.perf_counter()
+        group = self.group_class([spec] * count)
+        for gateway in group:
+            gateway.remote_status()
+        usable = time.perf_counter()
+        group.terminate(10)
+        return usable - begin, time.perf_counter() - usable
+
+
+class Bare(Starter):
+    """Interpreters that do nothing."""
+
+    def usable(self, spec: str) -> Any:
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+    def end(self, worker: Any) -> None:
+        pass
+
+    def private(self) -> int:
+        waiting = Waiting()
+        return waiting.private()
+
+
+class Waiting(Starter):
+    """Interpreters that wait for input."""
+
+    def __init__(self) -> None:
+        pass
+
+    def usable(self, spec: str) -> Any:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        time.sleep(0.2)
+        return process
+
+    def end(self, worker: Any) -> None:
+        worker.communicate(b"\n", timeout=10)
+
+
+class Multiprocessing(Starter):
+    """multiprocessing's processes, which say when they have started."""
+
+    def __init__(self, method: str) -> None:
+        import multiprocessing
+
+        # Otherwise the new process would import this benchmark to have its main module.
+        del sys.modules["__main__"].__file__
+        self.context = multiprocessing.get_context(method)
+        super().__init__()
+
+    def usable(self, spec: str) -> Any:
+        connection, far = self.context.Pipe()
+        process = self.context.Process(target=serving.greet, args=(far,))  # type: ignore[attr-defined]
+        process.start()
+        far.close()
+        connection.recv()
+        return process, connection
+
+    def end(self, worker: Any) -> None:
+        process, connection = worker
+        connection.send("end")
+        process.join(10)
+        connection.close()
+
+    def pid(self, worker: Any) -> int:
+        return int(worker[0].pid)
+
+
+class Mitogen(Starter):
+    """mitogen's contexts."""
+
+    def __init__(self) -> None:
+        import mitogen.master
+
+        self.broker = mitogen.master.Broker()
+        self.router = mitogen.master.Router(self.broker)
+        super().__init__()
+
+    def usable(self, spec: str) -> Any:
+        context = self.router.local(python_path=sys.executable)
+        self.last_pid = context.call(os.getpid)
+        return context
+
+    def end(self, worker: Any) -> None:
+        worker.shutdown(wait=True)
+
+    def pid(self, worker: Any) -> int:
+        return int(self.last_pid)
+
+
+STARTERS = {
+    **dict.fromkeys(EXECNETS, Execnet),
+    BARE: Bare,
+    SPAWN: lambda: Multiprocessing("spawn"),
+    FORKSERVER: lambda: Multiprocessing("forkserver"),
+    MITOGEN: Mitogen,
+}
+
+
+def import_seconds(modules: str) -> float:
+    """Seconds that a fresh interpreter takes to import them."""
+    program = f"import time; begin = time.perf_counter(); import {modules}; print(time.perf_counter() - begin)"
+    return float(subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def play(name: str) -> None:
+    """Be a contestant."""
+    starter = STARTERS[name]()
+    harness.play(
+        {
+            "start": starter.start,
+            "start_many": starter.start_many,
+            "private": starter.private,
+            "import": import_seconds,
+        }
+    )
+    if isinstance(starter, Mitogen):
+        starter.broker.shutdown()
+        starter.broker.join()
+
+
+# ---- the rows ----
+
+
+def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
+    """One worker, the import, idle memory."""
+    starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), NO_SLOWER])
+    harness.take_turns(
+        starts, {name: lambda player=player: player.ask("start", "popen") * 1e3 for name, player in players.items()}, rounds
+    )
+    imports = Row("import", "ms", [Goal(2), NO_SLOWER])
+    samplers = {name: lambda name=name: players[name].ask("import", IMPORTS[name]) * 1e3 for name in IMPORTS}
+    harness.take_turns(imports, samplers, rounds)
+    memory = Row("private memory of an idle worker", "MiB", [Goal(1.2, BARE), NO_SLOWER])
+    samplers = {name: lambda player=player: player.ask("private") / 1024 for name, player in players.items()}
+    harness.take_turns(memory, samplers, min(rounds, 5))
+    return [starts, imports, memory]
+
+
+def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
+    """Eight workers and their end."""
+    starts = Row(f"{MANY} workers", "ms", [Goal(0.6, BARE), NO_SLOWER])
+    ends = Row(f"end of the {MANY} workers", "ms", [Goal(15), NO_SLOWER])
+    for _ in range(rounds):
+        for name, player in players.items():
+            start, end = player.ask("start_many", "popen", MANY)
+            starts.samples.setdefault(name, []).append(start * 1e3)
+            if name != BARE:
+                ends.samples.setdefault(name, []).append(end * 1e3)
+    return [starts, ends]
+
+
+def measure_ssh(players: dict[str, Player], rounds: int) -> list[Row]:
+    """Gateways over ssh to a server on this machine."""
+    one = Row("a worker over ssh", "ms", [NO_SLOWER])
+    many = Row(f"{MANY_SSH} workers over ssh", "ms", [NO_SLOWER])
+    ratio = Row("the latter by the former", "ratio", [Goal(1.5)])
+    with tempfile.TemporaryDirectory() as folder:
+        server = SshServer(Path(folder))
+        try:
+            for _ in range(rounds):
+                for name in EXECNETS:
+                    seconds = [players[name].ask("start_many", server.spec(), count)[0] for count in (1, MANY_SSH)]
+                    for row, figure in zip((one, many, ratio), (*(1e3 * s for s in seconds), seconds[1] / seconds[0])):
+                        row.samples.setdefault(name, []).append(figure)
+        finally:
+            server.close()
+    return [one, many, ratio]
+
+
+def measure(options: Options) -> list[Row]:
+    """All rows; those over ssh where there is an sshd."""
+    players = {name: options.player(name) for name in STARTERS}
+    rows = measure_one(players, options.rounds) + measure_many(players, options.rounds)
+    try:
+        executable("sshd")
+    except FileNotFoundError as missing:
+        print(f"ssh is left out: {missing}")
+    else:
+        rows += measure_ssh(players, min(options.rounds, 5))
+    for player in players.values():
+        player.close()
+    return rows
+
+
+if __name__ == "__main__":
+    harness.run(__file__, __doc__, measure, play)
