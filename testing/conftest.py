@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,6 @@ TERMINATE_SECONDS = 5.0
 # The last resort behind pytest-timeout: a test stuck in C code, where no Python signal handler runs.
 STUCK_SECONDS = 60.0
 PORTABLE_TWIN = "gateway_base_portable"
-PACKAGE_MODULES = ("gateway", "gateway_base", "gateway_bootstrap", "gateway_io", "gateway_socket", "multi", "xspec")
 
 
 def tested_core() -> str:
@@ -192,8 +192,9 @@ def _portable_package() -> dict[str, ModuleType]:
         patch.setenv("EXECNET_PURE", "1")
         for name in _package_in_use():
             patch.delitem(sys.modules, name)
-        for name in PACKAGE_MODULES:
-            importlib.import_module(f"execnet.{name}")
+        for module in pkgutil.iter_modules(execnet.__path__, "execnet."):
+            if module.name not in ("execnet._core", "execnet.__main__"):
+                importlib.import_module(module.name)
         loaded = _package_in_use()
         for name in loaded:
             del sys.modules[name]
