@@ -2,7 +2,6 @@
 #include "connection.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <structmember.h>
 #include <unistd.h>
 
@@ -463,24 +462,6 @@ connection_leave_in(ConnectionObject *connection, PyObject *seconds)
     Py_RETURN_NONE;
 }
 
-/* The descriptor's number stays taken, for who closes it later, but it is no way to the other side
- * any more. */
-static void
-divert(int fd)
-{
-    int nowhere = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-    if (nowhere >= 0) {
-#ifdef __linux__
-        (void)dup3(nowhere, fd, O_CLOEXEC);
-#else
-        (void)dup2(nowhere, fd);
-        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-#endif
-        (void)close(nowhere);
-    }
-}
-
 PyDoc_STRVAR(disown_doc, "disown($self, /)\n--\n\n"
                          "In a forked child: let go of the connection, which is the parent's.");
 
@@ -488,8 +469,6 @@ static PyObject *
 connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
     connection->disowned = true;
-    divert(connection->read_fd);
-    divert(connection->write_fd);
     receive_disown(connection);
     if (connection->sentinel != NULL) {
         sentinel_forget(connection->sentinel);

@@ -987,9 +987,10 @@ class ChannelFactory(object):
         """The channel of that id, or a new one; OSError once the connection has ended."""
         with self._lock:
             if self.finished:
-                raise IOError("connection already closed: %r" % (self.gateway,))
+                error = getattr(self.gateway, "_error", None)
+                raise IOError("connection already closed: %s" % (error or repr(self.gateway)))
             while self._dropped:
-                dropped, queue = self._dropped.popleft()
+                dropped, queue = self._dropped.pop()
                 if self._queues.get(dropped) is queue:
                     del self._queues[dropped]
             if id is None:
@@ -1225,11 +1226,11 @@ class BaseGateway(object):
         return geterrortext(exc)
 
     def _initreceive(self):
+        _receiving.add(self)
         self._receivepool.spawn(self._thread_receiver)
 
     def _thread_receiver(self):
         self._trace("starting to receive")
-        _receiving.add(self)
         try:
             self._receive_messages()
         except (KeyboardInterrupt, GatewayReceivedTerminate) as exc:
@@ -1281,12 +1282,23 @@ class BaseGateway(object):
         # In a forked child: the connection, its threads and the state of its locks are the parent's.
         self._disowned = True
         self._error = IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
+        self._let_go()
         if self._connection is not None:
             self._connection.disown()
         self._receivelock = self.execmodel.RLock()
         self._writelock = self.execmodel.Lock()
         self._receivepool = WorkerPool(self.execmodel)
         self._channelfactory._disown()
+
+    def _let_go(self):
+        # The numbers of the descriptors stay taken, for who closes them later, but they are no way to the other side any more.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for name in ("infile", "outfile", "sock"):
+            try:
+                os.dup2(nowhere, getattr(self._io, name).fileno(), False)
+            except (AttributeError, IOError, ValueError):
+                pass  # there is none, or it is closed
+        os.close(nowhere)
 
     def _send(self, msgcode, channelid=0, data=b""):
         if self._disowned:
@@ -1466,11 +1478,6 @@ class WorkerGateway(BaseGateway):
             self._execute(*item)
         finally:
             self._count_task(-1)
-            if self._disowned:
-                # The task has forked, and this is the child: the worker's work is the parent's.
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(0)
 
     def _execute(self, channel, task):
         source, filename, funcname, kwargs = task
@@ -1498,7 +1505,20 @@ class WorkerGateway(BaseGateway):
         else:
             self._end_task(channel)
 
+    def _leave_as_child(self, errortext):
+        # The task has forked, and this is the child: the worker's work is the parent's.
+        status, exc = errortext is not None, sys.exc_info()[1]
+        if isinstance(exc, SystemExit):
+            status = exc.code
+        elif status:
+            sys.stderr.write(errortext)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else bool(status))
+
     def _end_task(self, channel, errortext=None):
+        if self._disowned:
+            self._leave_as_child(errortext)
         self._trace("task ends:", errortext)
         try:
             channel._close(errortext)
