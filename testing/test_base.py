@@ -1,4 +1,4 @@
-"""gateway_base by itself, over both cores: models, pools, messages, channels on a fake gateway, tracing; the package."""
+"""gateway_base by itself, over both cores: models, pools, messages, channels on a fake gateway, tracing."""
 
 from __future__ import annotations
 

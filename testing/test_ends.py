@@ -1,4 +1,4 @@
-"""Deaths: the initiator's, the worker's, that of both by Ctrl-C, and forks; nothing hangs, nothing is left, and it is told why."""
+"""Deaths: initiators, workers, both by Ctrl-C, and forks; nothing hangs, nothing is left, and it is told why."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ group = execnet.Group()
 gateways = dict(zip(work, group.makegateways(["popen"] * len(work))))
 pids = {{}}
 for kind, source in work.items():
-    channels = [gateways[kind].remote_exec("import os, time\\n" + source) for _ in range(4 if kind == "several tasks" else 1)]
+    tasks = 4 if kind == "several tasks" else 1
+    channels = [gateways[kind].remote_exec("import os, time\\n" + source) for _ in range(tasks)]
     pids[kind] = [channel.receive(20) for channel in channels][0]
     if kind == "blocked in send":
         channels[0].setcallback(lambda item: time.sleep(1000))
@@ -137,7 +138,8 @@ time.sleep(1000)
     def test_workers_behind_others_go_as_well(self, core):
         source = """
 group = execnet.Group(["popen//id=a", "popen//id=b//via=a", "socket//id=c//installvia=a"])
-say([gateway.remote_exec("import os, time; channel.send(os.getpid()); time.sleep(1000)").receive(20) for gateway in group])
+source = "import os, time; channel.send(os.getpid()); time.sleep(1000)"
+say([gateway.remote_exec(source).receive(20) for gateway in group])
 time.sleep(1000)
 """
         with Initiator(source, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) as initiator:
@@ -211,7 +213,8 @@ class TestWorkerDies:
         assert type(caught.value) is EOFError
 
     def test_a_child_of_the_worker_does_not_hide_its_death(self, pair):
-        child = pair.remote_exec("import subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)").receive(SECONDS)
+        source = "import subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)"
+        child = pair.remote_exec(source).receive(SECONDS)
         try:
             channel = pair.remote_exec("channel.receive()")
             pair._io.popen.kill()
@@ -233,7 +236,7 @@ class TestWorkerDies:
         with pytest.raises(GatewayDied, match=r"SIGKILL \(out of memory\?\)$"):
             channels[0].receive(SECONDS)
         second._io.popen.kill()
-        with pytest.raises(GatewayDied, match="SIGKILL$"):
+        with pytest.raises(GatewayDied, match=r"SIGKILL$"):
             channels[1].receive(SECONDS)
 
     def test_a_via_gateways_process(self, group):
@@ -249,7 +252,7 @@ class TestWorkerDies:
         a, b = group.makegateways(["popen//id=a", "popen//id=b//via=a"])
         channel = b.remote_exec("channel.receive()")
         a._io.popen.kill()
-        with pytest.raises(GatewayDied, match="'b' .* what it goes through is gone: gateway 'a' .* killed by SIGKILL"):
+        with pytest.raises(GatewayDied, match=r"'b' .* what it goes through is gone: gateway 'a' .* killed by SIGKILL"):
             channel.receive(SECONDS)
         assert b.returncode is None
 
@@ -336,7 +339,7 @@ class TestStderr:
         assert "Segmentation fault" in capfd.readouterr().err
 
     def test_a_start_that_fails_tells_it(self, makegateway, capfd):
-        with pytest.raises(OSError, match="No such file or directory|can't open file"):
+        with pytest.raises(OSError, match=r"No such file or directory|can't open file"):
             makegateway("popen//stderr=capture//python=python3 /does/not/exist")
 
     def test_other_values_and_places_are_refused(self, group):
@@ -447,13 +450,13 @@ class TestOneGateway:
         assert "not-receiving" in repr(pair)
 
 
-STUCK = """
+STUCK = f"""
 stopped, swallowing, looping = gateways = group.makegateways(["popen"] * 3)
 pids = [gateway.pid for gateway in group]
 for gateway, source in zip(gateways, [{SLEEPING!r}, {SWALLOWING!r}, "channel.send(os.getpid()); sum(range(10**12))"]):
     gateway.remote_exec("import os, time\\n" + source).receive(20)
 os.kill(pids[0], signal.SIGSTOP)
-""".format(SLEEPING=SLEEPING, SWALLOWING=SWALLOWING)
+"""
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -503,7 +506,8 @@ say(gateway.pid)
 """
         with Initiator("threading.excepthook = lambda args: None\n" + source, **CORES[core]) as initiator:
             worker = initiator.hear()
-            status, said, err = initiator.process.wait(SECONDS), initiator.process.stdout.read(), initiator.process.stderr.read()
+            status = initiator.process.wait(SECONDS)
+            said, err = initiator.process.stdout.read(), initiator.process.stderr.read()
             assert (status, err.decode()) == (0, "") and said in (b"", b"None\n")
             assert not is_running(worker)
 
@@ -530,7 +534,8 @@ try:
 except KeyboardInterrupt:
     channel.send("interrupted")
 ''')
-apart = group["apart"].remote_exec("import os; channel.send((os.getpid(), os.getsid(0))); channel.receive(); channel.send(2)")
+source = "import os; channel.send((os.getpid(), os.getsid(0))); channel.receive(); channel.send(2)"
+apart = group["apart"].remote_exec(source)
 pid, sid = apart.receive(20)
 pids = [sleeping.receive(20), group["b"].pid, pid, sid]
 try:
@@ -576,7 +581,8 @@ class TestCtrlC:
         master, slave = pty.openpty()
         os.set_inheritable(slave, True)
         try:
-            source = f"slave = os.open({os.ttyname(slave)!r}, os.O_RDWR)\n" + source.replace("int(sys.stdin.readline())", "slave")
+            source = source.replace("int(sys.stdin.readline())", "slave")
+            source = f"slave = os.open({os.ttyname(slave)!r}, os.O_RDWR)\n" + source
             with Initiator(source, session=True) as initiator:
                 pids = initiator.hear()[:3]
                 os.write(master, b"\x03")
@@ -685,7 +691,8 @@ class TestFork:
         run_forking(work + "reap(in_child(work)); reap(in_child(work, sys.exit))", core)
 
     def test_dropping_channels_in_the_child(self, core):
-        work = "def work():\n    global echo, gateway, group\n    del echo, gateway, group\n    import gc; gc.collect()\n"
+        names = "echo, gateway, group"
+        work = f"def work():\n    global {names}\n    del {names}\n    import gc; gc.collect()\n"
         run_forking(work + "reap(in_child(work)); reap(in_child(work, sys.exit))", core)
 
     def test_a_gateway_of_the_childs_own(self, core):
@@ -840,7 +847,8 @@ sys.stdin.readline()
 
 def test_nothing_of_a_connection_is_inherited(pair):
     script = "import os; print(sorted(os.listdir('/proc/self/fd'), key=int))"
-    source = f"import subprocess, sys; channel.send(subprocess.check_output([sys.executable, '-c', {script!r}], close_fds=False))"
+    output = f"subprocess.check_output([sys.executable, '-c', {script!r}], close_fds=False)"
+    source = f"import subprocess, sys; channel.send({output})"
     inside = pair.remote_exec(source).receive(SECONDS)
     assert inside.strip() == b"['0', '1', '2', '3']"  # 3 is that of listdir itself
     links = [os.open("/dev/null", os.O_RDONLY)]

@@ -1,7 +1,7 @@
 """Starting and ending.
 
-From asking for a worker until it is usable, beside what a bare interpreter takes for nothing (``python -c pass``), and what its
-processes need while they are idle.
+From asking for a worker until it is usable, beside what a bare interpreter takes for nothing (``python -c
+pass``), and what its processes need while they are idle.
 """
 
 from __future__ import annotations
@@ -223,7 +223,9 @@ def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
     """One worker, the import, idle memory."""
     starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), NO_SLOWER])
     harness.take_turns(
-        starts, {name: lambda player=player: player.ask("start", "popen") * 1e3 for name, player in players.items()}, rounds
+        starts,
+        {name: lambda player=player: player.ask("start", "popen") * 1e3 for name, player in players.items()},
+        rounds,
     )
     imports = Row("import", "ms", [Goal(2), NO_SLOWER])
     samplers = {name: lambda name=name: players[name].ask("import", IMPORTS[name]) * 1e3 for name in IMPORTS}
