@@ -80,7 +80,7 @@ class Player:
             [sys.executable, file, "--play", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**inherited(), **environment},
             cwd=os.sep,  # a worker looks for execnet in its working directory first
         )
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -113,6 +113,11 @@ def play(methods: Mapping[str, Callable[..., Any]]) -> None:
     for line in sys.stdin:
         method, *arguments = json.loads(line)
         print(json.dumps(methods[method](*arguments)), flush=True)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, but what is compiled once is kept, as it is for a user."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def environment_of(name: str, oracle_folder: str) -> dict[str, str]:
@@ -255,7 +260,7 @@ def run(
     parser.add_argument("--quick", action="store_true", help="few and short samples, to see that it works")
     parser.add_argument("--rounds", type=int, help=f"samples of each figure (default: {rounds})")
     parser.add_argument("--seconds", type=float, help=f"about how long a sample takes (default: {seconds})")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, unless --quick")
     parser.add_argument("--oracle", metavar="FOLDER", help="where execnet 2.1.2 is (default: installed as needed)")
     parser.add_argument("--play", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -275,6 +280,6 @@ def run(
     print(f"{title} (execnet {about['execnet']}; {about['python']})", flush=True)
     rows = measure(chosen)
     print(table(rows), end="\n\n", flush=True)
-    if options.json:
+    if options.json and not options.quick:
         command = f"python testing/bench/{Path(file).name} --rounds {chosen.rounds}"
         Path(options.json).write_text(json.dumps(as_json(title, rows, command, about), indent=1) + "\n")

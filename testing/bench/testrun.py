@@ -53,7 +53,7 @@ def environment_with(name: str) -> Path:
 
 def cpu_seconds(python: Path, suite: Path, environment: dict[str, str]) -> float:
     """User and system time of one run and its workers."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    inherited = {name: value for name, value in harness.inherited().items() if name != "PYTHONPATH"}
     process = subprocess.Popen(
         [str(python), "-m", "pytest", "-q", "-n2", "-p", "no:cacheprovider", str(suite)],
         stdout=subprocess.PIPE,
