@@ -173,7 +173,7 @@ def begin(io: StartIO, spec: XSpec) -> None:
     """
     if spec.socket:
         text = _socket_text(spec)
-    elif spec.popen and not spec.via and not spec.python:
+    elif spec.popen and not spec.via and (spec.warm or not spec.python):
         text = _import_text(spec)
     else:
         text = _exec_text(spec)

@@ -145,19 +145,24 @@ class Popen2IOMaster(Popen2IO):
         return hasattr(select, "poll")
 
     def _readable(self, timeout: float) -> bool:
-        import select  # lazy: start-up speed
+        return wait_readable(self.execmodel, self.infile.fileno(), timeout)
 
-        poll = select.poll()
-        poll.register(self.infile.fileno(), select.POLLIN)
-        if self.execmodel.backend in ("thread", "main_thread_only"):
-            return bool(poll.poll(timeout * 1000))
-        # A green thread must not block the others: it looks, and lets them run in between.
-        deadline = time.monotonic() + timeout
-        while not poll.poll(0):
-            if time.monotonic() > deadline:
-                return False
-            self.execmodel.sleep(0.005)
-        return True
+
+def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) -> bool:
+    """Wait at most ``timeout`` seconds (None: no limit) until ``descriptor`` has input or its end; whether it has."""
+    import select  # lazy: start-up speed
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if execmodel.backend in ("thread", "main_thread_only"):
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+    # A green thread must not block the others: it looks, and lets them run in between.
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not poll.poll(0):
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+        execmodel.sleep(0.005)
+    return True
 
 
 class ProxyIO:
@@ -342,7 +347,7 @@ def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
     Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
     """
     args = _command(spec)
-    options = _process_options(spec)
+    options = process_options(spec)
     try:
         io = Popen2IOMaster(args, execmodel, **options)
     except OSError as error:
@@ -353,7 +358,8 @@ def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
     return io
 
 
-def _process_options(spec: XSpec) -> dict[str, bool]:
+def process_options(spec: XSpec) -> dict[str, bool]:
+    """Those arguments of Popen2IOMaster that the spec asks for. Raises ValueError for an unknown ``stderr``."""
     if spec.stderr not in (None, "capture"):
         raise ValueError(f"stderr={spec.stderr} is not known, only stderr=capture: {str(spec)!r}")
     options = {"capture_stderr": spec.stderr is not None, "newsession": bool(spec.newsession)}
@@ -367,7 +373,7 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     """
     if spec.socket:
         raise ValueError(f"a socket gateway can't go through via: {str(spec)!r}")
-    if _process_options(spec):
+    if process_options(spec):
         raise ValueError(f"stderr and newsession are for processes of this machine, not behind via: {str(spec)!r}")
     from execnet.script import proxy  # lazy: start-up speed
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
+    from execnet.gateway_warm import Template
 
     TermKill = tuple[Callable[[], object], Callable[[], object]]
 
@@ -74,6 +75,8 @@ class Group:
         self._autoids_returned: list[str] = []
         self._ids_starting: set[str] = set()
         self._owner_pid = os.getpid()
+        # What warm workers are forked from, by what tells one from another.
+        self._templates: dict[object, Template] = {}
         self.set_execmodel(execmodel)
         atexit.register(self._cleanup_atexit)
         specs = list(xspecs)
@@ -222,9 +225,18 @@ class Group:
         """
         self._disown_in_forked_child()
         deadline = _Deadline(timeout)
-        while self._gateways or self._gateways_to_join:
-            exits = self._exit(_leaves(self._gateways), deadline)
-            self._await_end(list(self._gateways_to_join), deadline, exits)
+        try:
+            while self._gateways or self._gateways_to_join:
+                exits = self._exit(_leaves(self._gateways), deadline)
+                self._await_end(list(self._gateways_to_join), deadline, exits)
+        finally:
+            self._end_templates()
+
+    def _end_templates(self) -> None:
+        with self._lock:
+            templates, self._templates = self._templates, {}
+        for template in templates.values():
+            template.end()
 
     def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None:
         """Like terminate, for some of the members."""
@@ -264,7 +276,7 @@ class Group:
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
-        if not self._gateways and not self._gateways_to_join:
+        if not (self._gateways or self._gateways_to_join or self._templates):
             return
         import warnings  # lazy: start-up speed
 
@@ -279,6 +291,7 @@ class Group:
         self._owner_pid = os.getpid()
         self._gateways.clear()
         self._gateways_to_join.clear()
+        self._templates.clear()
         self._ids_starting.clear()
         self._lock = self._execmodel.Lock()
 
@@ -327,6 +340,10 @@ class _Start:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
 
         spec, group = self.spec, self.group
+        if spec.warm or spec.preload:
+            from execnet import gateway_warm  # lazy: start-up speed
+
+            return gateway_warm.create_io(spec, group)
         if spec.via:
             return gateway_io.create_proxy_io(spec, group[spec.via], group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:

@@ -28,6 +28,7 @@ class XSpec:
     newsession: str | bool | None = None
     nice: str | None = None
     popen: str | bool | None = None
+    preload: str | bool | None = None
     python: str | None = None
     socket: str | bool | None = None
     ssh: str | None = None
@@ -35,6 +36,7 @@ class XSpec:
     stderr: str | bool | None = None
     vagrant_ssh: str | None = None
     via: str | None = None
+    warm: str | bool | None = None
 
     def __init__(self, string: str) -> None:
         self._spec = string
