@@ -901,7 +901,8 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             self._trace("ignoring close() of a closed channel")
             return
         self._closed = True
-        if not self._queue.is_set():
+        # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
+        if not self._queue.is_set() or not self.gateway._channelfactory.finished:
             if error is None:
                 self.gateway._send(Message.CHANNEL_CLOSE, self.id)
             else:
@@ -956,14 +957,12 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             _as_remote_error(error).warn()
         if self._closed:
             return
-        if queue.callback is None:
-            code = Message.CHANNEL_CLOSE
-            forget = getattr(getattr(self.gateway, "_channelfactory", None), "_forget", None)
-            if forget is not None:
-                forget(self.id, queue)
-        else:
-            code = Message.CHANNEL_LAST_MESSAGE
-        if not queue.is_set():
+        factory = getattr(self.gateway, "_channelfactory", None)
+        if queue.callback is None and factory is not None:
+            factory._forget(self.id, queue)
+        if not queue.is_set() or not getattr(factory, "finished", True):
+            keeps = queue.callback is not None and not queue.is_set()
+            code = Message.CHANNEL_LAST_MESSAGE if keeps else Message.CHANNEL_CLOSE
             try:
                 getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
             except (IOError, ValueError):
