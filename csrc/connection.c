@@ -432,7 +432,8 @@ connection_watch(ConnectionObject *connection, PyObject *args)
         return NULL;
     }
     if (connection->sentinel == NULL) {
-        connection->sentinel = sentinel_start(connection->read_fd, (int64_t)(seconds * 1000));
+        connection->sentinel =
+            sentinel_start(connection->read_fd, connection->write_fd, (int64_t)(seconds * 1000));
     }
     return PyBool_FromLong(connection->sentinel != NULL);
 }

@@ -23,39 +23,64 @@
 
 enum {
     NEVER = -1,
+    LONGEST_WAIT = 1000000, /* milliseconds */
     STACK_SIZE = 64 * 1024,
     EXIT_STATUS = 1,
 };
 
 struct Sentinel {
     pthread_t thread;
-    int fd;
+    int read_fd, write_fd; /* its own duplicates */
     int64_t grace;
     FdioKick kick;
     _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
     atomic_bool stopped;
+    atomic_bool lost; /* nobody reads the output any more */
 };
 
-/* Wait for the kick, or with an fd for its hangup; false: neither came in time. */
-static bool
-wait_for_kick(const Sentinel *sentinel, int fd, int64_t milliseconds, bool *hung_up)
-{
-    struct pollfd fds[2] = {
-        {.fd = sentinel->kick.to_wait, .events = POLLIN},
-        {.fd = fd, .events = POLLRDHUP},
-    };
-    int timeout = milliseconds < 0 ? -1 : milliseconds > 1000000 ? 1000000 : (int)milliseconds;
-    int ready = poll(fds, fd < 0 ? 1 : 2, timeout);
+enum { KICK, INPUT, OUTPUT, WATCHED };
 
-    *hung_up = ready > 0 && fds[1].revents != 0 && fd >= 0;
-    return ready > 0 && fds[0].revents != 0;
+/* From the moment that the connection is lost, grace is left; or less, if it was to leave sooner.
+ */
+static void
+lose(Sentinel *sentinel)
+{
+    int64_t at_latest = fdio_now() + sentinel->grace;
+    int64_t leave_at = atomic_load(&sentinel->leave_at);
+
+    while ((leave_at == NEVER || leave_at > at_latest) &&
+           !atomic_compare_exchange_weak(&sentinel->leave_at, &leave_at, at_latest)) {
+    }
+}
+
+/* The input ends when the initiator is gone, and when it has nothing more to say, which it tells
+   before: then a time to leave is set already. The output is broken only when the initiator is
+   gone. */
+static void
+note_ends(Sentinel *sentinel, struct pollfd fds[WATCHED])
+{
+    if (fds[INPUT].revents != 0) {
+        fds[INPUT].fd = -1;
+        if (atomic_load(&sentinel->leave_at) == NEVER) {
+            lose(sentinel);
+        }
+    }
+    if (fds[OUTPUT].revents != 0) {
+        fds[OUTPUT].fd = -1;
+        atomic_store(&sentinel->lost, true);
+        lose(sentinel);
+    }
 }
 
 static void *
 sentinel_run(void *argument)
 {
     Sentinel *sentinel = argument;
-    int fd = sentinel->fd;
+    struct pollfd fds[WATCHED] = {
+        [KICK] = {.fd = sentinel->kick.to_wait, .events = POLLIN},
+        [INPUT] = {.fd = sentinel->read_fd, .events = POLLRDHUP},
+        [OUTPUT] = {.fd = sentinel->write_fd},
+    };
 
     for (;;) {
         int64_t leave_at = atomic_load(&sentinel->leave_at);
@@ -63,21 +88,16 @@ sentinel_run(void *argument)
         if (leave_at != NEVER && left <= 0) {
             _exit(EXIT_STATUS);
         }
-        bool hung_up;
-        if (wait_for_kick(sentinel, fd, left, &hung_up)) {
+        if (poll(fds, WATCHED, left < LONGEST_WAIT ? (int)left : LONGEST_WAIT) <= 0) {
+            continue;
+        }
+        if (fds[KICK].revents != 0) {
             fdio_kick_drain(&sentinel->kick);
             if (atomic_load(&sentinel->stopped)) {
                 return NULL;
             }
         }
-        if (hung_up) {
-            fd = -1;
-            if (leave_at == NEVER) {
-                int64_t expected = NEVER;
-                (void)atomic_compare_exchange_strong(&sentinel->leave_at, &expected,
-                                                     fdio_now() + sentinel->grace);
-            }
-        }
+        note_ends(sentinel, fds);
     }
 }
 
@@ -101,7 +121,7 @@ start_thread(Sentinel *sentinel)
 }
 
 Sentinel *
-sentinel_start(int fd, int64_t milliseconds)
+sentinel_start(int read_fd, int write_fd, int64_t milliseconds)
 {
     Sentinel *sentinel = calloc(1, sizeof *sentinel);
 
@@ -111,17 +131,14 @@ sentinel_start(int fd, int64_t milliseconds)
     sentinel->grace = milliseconds;
     atomic_init(&sentinel->leave_at, NEVER);
     atomic_init(&sentinel->stopped, false);
-    sentinel->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (sentinel->fd < 0) {
-        free(sentinel);
-        return NULL;
-    }
+    atomic_init(&sentinel->lost, false);
     if (!fdio_kick_open(&sentinel->kick)) {
-        (void)close(sentinel->fd);
         free(sentinel);
         return NULL;
     }
-    if (start_thread(sentinel) < 0) {
+    sentinel->read_fd = fcntl(read_fd, F_DUPFD_CLOEXEC, 3);
+    sentinel->write_fd = fcntl(write_fd, F_DUPFD_CLOEXEC, 3);
+    if (sentinel->read_fd < 0 || sentinel->write_fd < 0 || start_thread(sentinel) < 0) {
         sentinel_forget(sentinel);
         return NULL;
     }
@@ -132,6 +149,9 @@ void
 sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds)
 {
     atomic_store(&sentinel->leave_at, fdio_now() + milliseconds);
+    if (atomic_load(&sentinel->lost)) {
+        lose(sentinel);
+    }
     fdio_kick(&sentinel->kick);
 }
 
@@ -148,6 +168,7 @@ void
 sentinel_forget(Sentinel *sentinel)
 {
     fdio_kick_close(&sentinel->kick);
-    (void)close(sentinel->fd);
+    (void)close(sentinel->read_fd);
+    (void)close(sentinel->write_fd);
     free(sentinel);
 }

@@ -7,11 +7,12 @@
 
 typedef struct Sentinel Sentinel;
 
-/* Watch fd (duplicated here): `milliseconds` after its other end is gone, the process leaves. NULL
- * where that can't be had. */
-Sentinel *sentinel_start(int fd, int64_t milliseconds);
+/* Watch the descriptors of a connection (duplicated here): `milliseconds` after its other end is
+ * gone, the process leaves. NULL where that can't be had. */
+Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds);
 
-/* Let the process leave `milliseconds` from now, whatever becomes of fd. */
+/* Let the process leave `milliseconds` from now, or sooner where the other end is or will be gone.
+ */
 void sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds);
 
 /* Let the process live, and end the thread. */

@@ -1333,16 +1333,20 @@ class BaseGateway(object):
             self._send_unsent()
 
     def _is_writable(self):
-        descriptors = getattr(self._io, "descriptors", None)
-        fds = descriptors and descriptors()
-        if not fds:
-            return True
         import select
 
-        try:
-            return bool(select.select([], [fds[1]], [], 0)[1])
-        except (OSError, ValueError, select.error):
-            return True
+        return self._poll_output(getattr(select, "POLLOUT", 0), True)
+
+    def _poll_output(self, event, unknown):
+        # Whether the output is ready for event, or broken; unknown where it can't be asked.
+        import select
+
+        fds = getattr(self._io, "descriptors", tuple)()
+        if not fds or not hasattr(select, "poll"):
+            return unknown
+        poll = select.poll()
+        poll.register(fds[1], event)
+        return bool(poll.poll(0))
 
     def _send_unsent(self):
         while self._unsent and self._writelock.acquire(False):
@@ -1441,14 +1445,27 @@ class WorkerGateway(BaseGateway):
         interrupt_after, leave_after = _lost_times() if lost else (TERMINATE_TIMES[0], sum(TERMINATE_TIMES))
         # Should this thread never get to the end of this function, because another one holds the GIL:
         self._leave_in(leave_after + (0 if lost else 1))
-        if not pool.terminate(interrupt_after):
+        pool.trigger_shutdown()
+        if not self._tasks_end_within(interrupt_after, lost):
             self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
-            _interrupt_main()
-            if not pool.waitall(leave_after - interrupt_after):
+            _interrupt_main(self._main)
+            if not self._tasks_end_within(leave_after - interrupt_after, lost):
                 self._trace("execution did not end in %s seconds, leaving" % leave_after)
                 os._exit(1)
         if not lost:
             self._leave_in(None)
+
+    def _tasks_end_within(self, seconds, lost):
+        step = seconds if lost else 0.2
+        while not self._execpool.waitall(step):
+            seconds -= step
+            if seconds <= 0:
+                return False
+            if not lost and self._poll_output(0, False):
+                self._trace("the initiator has gone meanwhile")
+                self._terminate_execution(True)
+                break
+        return True
 
     def _leave_in(self, seconds):
         if self._connection is not None:

@@ -135,6 +135,19 @@ time.sleep(1000)
             assert wait_for_end([worker], 0.1 + SLACK) == []
         assert (tmp_path / "interrupted").exists()
 
+    def test_in_the_middle_of_a_termination(self, core):
+        source = f"""
+gateway = execnet.makegateway()
+gateway.remote_exec({SWALLOWING!r}.replace("channel", "import os, time; channel", 1)).receive(20)
+say(gateway.pid)
+gateway.exit()
+time.sleep(1000)
+"""
+        with Initiator(source, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) as initiator:
+            worker = initiator.hear()
+            initiator.kill()
+            assert wait_for_end([worker], 0.2 + 0.6 + SLACK) == []
+
     def test_workers_behind_others_go_as_well(self, core):
         source = """
 group = execnet.Group(["popen//id=a", "popen//id=b//via=a", "socket//id=c//installvia=a"])
