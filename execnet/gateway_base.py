@@ -1448,7 +1448,7 @@ class WorkerGateway(BaseGateway):
         pool.trigger_shutdown()
         if not self._tasks_end_within(interrupt_after, lost):
             self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
-            _interrupt_main(self._main)
+            _interrupt_main()
             if not self._tasks_end_within(leave_after - interrupt_after, lost):
                 self._trace("execution did not end in %s seconds, leaving" % leave_after)
                 os._exit(1)
