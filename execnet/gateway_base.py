@@ -13,6 +13,7 @@ in ``BaseGateway`` (the connection).
 import os
 import struct
 import sys
+from io import BytesIO
 from collections import deque
 
 PY3 = sys.version_info[0] >= 3
@@ -1591,6 +1592,8 @@ _int4 = struct.Struct("!i")
 _float8 = struct.Struct("!d")
 _complex16 = struct.Struct("!dd")
 _op_int4 = struct.Struct("!ci")
+_unpack_int4 = _int4.unpack
+_op_float8 = struct.Struct("!cd")
 
 
 class Unserializer(object):
@@ -1611,49 +1614,53 @@ class Unserializer(object):
             self.py2str_as_py3str, self.py3str_as_py2str = strconfig
         self.stream = stream
         self.channelfactory = getattr(gateway, "_channelfactory", gateway)
+        # What a BytesIO gives at once is there already, and no more is coming.
+        self._read = stream.read if type(stream) is BytesIO else self._read_whole
 
     def load(self, versioned=False):
         """The value; LoadError for what is none, EOFError where it ends early.  versioned: behind a version byte."""
         if versioned:
-            version = self._read(1)
+            version = self.stream.read(1)
+            if not version:
+                raise EOFError("expected 1 bytes, got 0")
             if version != DUMPFORMAT_VERSION:
                 raise LoadError("wrong dumpformat version %r" % (version,))
         self.stack = []
+        self._push = self.stack.append
         self.missing = {}
         self.unassignable = MAX_UNASSIGNED
-        functions = self.num2func
-        read = self.stream.read
-        while True:
-            op = read(1)
-            if op == b"Q":
-                break
+        try:
+            self._load_until_stop(self.num2func, self.stream.read)
+        except struct.error:
+            raise EOFError("value ends within a number")
+        if len(self.stack) != 1:
+            raise LoadError("%d objects on the stack at STOP" % len(self.stack))
+        self._finish(self.stack)
+        return self.stack[0]
+
+    def _load_until_stop(self, functions, read):
+        op = read(1)
+        while op != b"Q":
             function = functions.get(op)
             if function is None:
                 if op:
                     raise LoadError("unknown opcode %r - wire protocol corruption?" % (op,))
                 raise EOFError("value ends before its STOP")
             function(self)
-        if len(self.stack) != 1:
-            raise LoadError("%d objects on the stack at STOP" % len(self.stack))
-        self._finish(self.stack)
-        return self.stack[0]
+            op = read(1)
 
-    def _read(self, count):
-        data = self.stream.read(min(count, STREAM_PIECE))
-        if len(data) == count:
-            return data
+    def _read_whole(self, count):
         # A stream may give less than it was asked for, and is never asked for much more than it gave.
-        pieces = [data]
-        got = len(data)
+        pieces, got = [], 0
         while got < count:
-            if not pieces[-1]:
-                raise EOFError("expected %d bytes, got %d" % (count, got))
             pieces.append(self.stream.read(min(count - got, max(got, STREAM_PIECE))))
+            if not pieces[-1]:
+                break
             got += len(pieces[-1])
         return b"".join(pieces)
 
     def _read_int4(self):
-        return _int4.unpack(self._read(4))[0]
+        return _unpack_int4(self._read(4))[0]
 
     def _read_count(self):
         count = self._read_int4()
@@ -1662,8 +1669,15 @@ class Unserializer(object):
         return count
 
     def _read_sized(self):
-        count = self._read_count()
-        return self._read(count) if count else b""
+        count = _unpack_int4(self._read(4))[0]
+        if count <= 0:
+            if count:
+                raise LoadError("a size of %d" % count)
+            return b""
+        data = self._read(count)
+        if len(data) != count:
+            raise EOFError("expected %d bytes, got %d" % (count, len(data)))
+        return data
 
     def _read_text(self):
         try:
@@ -1673,72 +1687,73 @@ class Unserializer(object):
 
     def _read_digits(self):
         digits = self._read_sized()
-        if not digits[digits.startswith(b"-") :].isdigit():
+        if not digits.isdigit() and not (digits.startswith(b"-") and digits[1:].isdigit()):
             raise LoadError("an integer with other bytes than digits: %r" % digits[:20])
-        return _int_from_digits(digits)
+        return int(digits) if len(digits) <= _DIGITS_AT_ONCE else _int_from_digits(digits)
 
     def _pop_many(self):
         count = self._read_count()
-        if count > len(self.stack):
-            raise LoadError("a container of %d objects, there are %d" % (count, len(self.stack)))
+        stack = self.stack
+        if count > len(stack):
+            raise LoadError("a container of %d objects, there are %d" % (count, len(stack)))
         if not count:
             return []
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        self._finish(items)
+        items = stack[-count:]
+        del stack[-count:]
+        if self.missing:
+            self._finish(items)
         return items
 
     def _finish(self, items):
         # Lists among the items that were announced longer than they were filled: the rest is None.
-        if self.missing:
-            for item in items:
-                missing = self.missing.pop(id(item), 0)
+        for item in items:
+            if id(item) in self.missing:
+                missing = self.missing.pop(id(item)) - len(item)
                 if missing > self.unassignable:
                     raise LoadError("a list with %d elements that are never assigned" % missing)
-                if missing:
-                    self.unassignable -= missing
-                    item.extend([None] * missing)
+                self.unassignable -= missing
+                item.extend([None] * missing)
 
     def load_none(self):
-        self.stack.append(None)
+        self._push(None)
 
     def load_true(self):
-        self.stack.append(True)
+        self._push(True)
 
     def load_false(self):
-        self.stack.append(False)
+        self._push(False)
 
     def load_int(self):
-        self.stack.append(self._read_int4())
+        self._push(_unpack_int4(self._read(4))[0])
 
     def load_long(self):
-        self.stack.append(long(self._read_int4()))
+        self._push(long(self._read_int4()))
 
     def load_longint(self):
-        self.stack.append(self._read_digits())
+        self._push(self._read_digits())
 
     def load_longlong(self):
-        self.stack.append(long(self._read_digits()))
+        self._push(long(self._read_digits()))
 
     def load_float(self):
-        self.stack.append(_float8.unpack(self._read(8))[0])
+        self._push(_float8.unpack(self._read(8))[0])
 
     def load_complex(self):
-        self.stack.append(complex(*_complex16.unpack(self._read(16))))
+        self._push(complex(*_complex16.unpack(self._read(16))))
 
     def load_bytes(self):
-        self.stack.append(self._read_sized())
+        self._push(self._read_sized())
 
     def load_unicode(self):
-        self.stack.append(self._read_text())
+        self._push(self._read_text())
 
     def load_py3string(self):
         # A Python 3 str is text, unless it is wanted as the bytes that a str is on Python 2.
-        self.stack.append(self._read_sized() if self.py3str_as_py2str else self._read_text())
+        self._push(self._read_sized() if self.py3str_as_py2str else self._read_text())
 
     def load_py2string(self):
         data = self._read_sized()
-        self.stack.append(data.decode("latin-1") if PY3 and self.py2str_as_py3str else data)
+        self._push(data.decode("latin-1") if PY3 and self.py2str_as_py3str else data)
 
     def load_newlist(self):
         count = self._read_count()
@@ -1746,50 +1761,44 @@ class Unserializer(object):
         if count:
             # Filled as the elements arrive: memory follows what was sent, not what was announced.
             self.missing[id(items)] = count
-        self.stack.append(items)
+        self._push(items)
 
     def load_newdict(self):
-        self.stack.append({})
+        self._push({})
 
     def load_setitem(self):
-        if len(self.stack) < 3:
-            raise LoadError("SETITEM with %d objects on the stack" % len(self.stack))
-        value = self.stack.pop()
-        key = self.stack.pop()
-        container = self.stack[-1]
-        if self.missing:
-            self._finish((key, value))
+        stack = self.stack
+        if len(stack) < 3:
+            raise LoadError("SETITEM with %d objects on the stack" % len(stack))
+        value = stack.pop()
+        key = stack.pop()
+        container = stack[-1]
+        if type(value) is list and self.missing:
+            self._finish((value,))
         try:
-            if type(container) is dict:
-                _check_hashable(key)
+            if type(container) is list:
+                if type(key) is int and key == len(container) < self.missing.get(id(container), 0):
+                    container.append(value)
+                else:
+                    self._finish((container,))
+                    container[key] = value
+            elif type(container) is dict:
+                if type(key) is tuple:
+                    _check_hashable(key)
                 container[key] = value
-            elif type(container) is list:
-                self._set_list_item(container, key, value)
             else:
                 raise LoadError("SETITEM on %s, not on a list or dict" % type(container))
         except (TypeError, IndexError, RuntimeError) as exc:
             raise LoadError("an element that can't be stored: %s" % exc)
 
-    def _set_list_item(self, items, index, value):
-        missing = self.missing.get(id(items), 0)
-        if not missing or index != len(items) or type(index) is bool:
-            self._finish((items,))
-            items[index] = value
-            return
-        items.append(value)
-        if missing == 1:
-            del self.missing[id(items)]
-        else:
-            self.missing[id(items)] = missing - 1
-
     def load_buildtuple(self):
-        self.stack.append(tuple(self._pop_many()))
+        self._push(tuple(self._pop_many()))
 
     def load_set(self):
-        self.stack.append(self._set_of(set, self._pop_many()))
+        self._push(self._set_of(set, self._pop_many()))
 
     def load_frozenset(self):
-        self.stack.append(self._set_of(frozenset, self._pop_many()))
+        self._push(self._set_of(frozenset, self._pop_many()))
 
     def _set_of(self, kind, items):
         try:
@@ -1803,7 +1812,7 @@ class Unserializer(object):
         channelid = self._read_int4()
         if self.channelfactory is None:
             raise LoadError("a channel, where nobody holds channels")
-        self.stack.append(self.channelfactory.new(channelid))
+        self._push(self.channelfactory.new(channelid))
 
 
 for _name, _op in list(vars(opcode).items()):
@@ -1907,7 +1916,7 @@ class _Serializer(object):
                 leaf = _LEAVES.get(kind)
                 if leaf is not None:
                     try:
-                        write(leaf(obj))
+                        leaf(obj, write)
                     except _Unwritable as exc:
                         raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
                 elif kind in _CONTAINERS:
@@ -1930,10 +1939,11 @@ class _Unwritable(Exception):
     """Why an object of a type that can be written can't."""
 
 
-def _sized(op, data):
+def _sized(op, data, write):
     if len(data) > MAX_INT4:
         raise _Unwritable("too large")
-    return _op_int4.pack(op, len(data)) + data
+    write(_op_int4.pack(op, len(data)))
+    write(data)
 
 
 def _channel_id(kind, channel, root):
@@ -1944,9 +1954,9 @@ def _channel_id(kind, channel, root):
 
 
 def _save_text(op):
-    def save(text):
+    def save(text, write):
         try:
-            return _sized(op, text.encode("utf-8"))
+            _sized(op, text.encode("utf-8"), write)
         except UnicodeEncodeError:
             raise _Unwritable("strings must be utf-8 encodable")
 
@@ -1954,10 +1964,11 @@ def _save_text(op):
 
 
 def _save_integer(short_op, long_op):
-    def save(number):
+    def save(number, write):
         if MIN_INT4 <= number <= MAX_INT4:
-            return _op_int4.pack(short_op, number)
-        return _sized(long_op, _digits_from_int(number))
+            write(_op_int4.pack(short_op, number))
+        else:
+            _sized(long_op, _digits_from_int(number), write)
 
     return save
 
@@ -1988,17 +1999,17 @@ def _save_counted(op):
 
 
 _LEAVES = {
-    type(None): lambda obj: b"L",
-    bool: lambda obj: b"R" if obj else b"C",
+    type(None): lambda obj, write: write(b"L"),
+    bool: lambda obj, write: write(b"R" if obj else b"C"),
     int: _save_integer(opcode.INT, opcode.LONGINT),
-    float: lambda number: opcode.FLOAT + _float8.pack(number),
-    complex: lambda number: opcode.COMPLEX + _complex16.pack(number.real, number.imag),
+    float: lambda number, write: write(_op_float8.pack(b"D", number)),
+    complex: lambda number, write: write(opcode.COMPLEX + _complex16.pack(number.real, number.imag)),
     unicode: _save_text(opcode.PY3STRING if PY3 else opcode.UNICODE),
 }
 if PY3:
-    _LEAVES[bytes] = lambda data: _sized(opcode.BYTES, data)
+    _LEAVES[bytes] = lambda data, write: _sized(opcode.BYTES, data, write)
 else:
-    _LEAVES[str] = lambda data: _sized(opcode.PY2STRING, data)
+    _LEAVES[str] = lambda data, write: _sized(opcode.PY2STRING, data, write)
     _LEAVES[long] = _save_integer(opcode.LONG, opcode.LONGLONG)
 
 _CONTAINERS = {
@@ -2026,7 +2037,8 @@ def _path_to_unwritable(root):
 def _is_leaf(kind, obj):
     try:
         if kind in _LEAVES:
-            return bool(_LEAVES[kind](obj))
+            _LEAVES[kind](obj, [].append)
+            return True
         return isinstance(obj, Channel) and bool(_int4.pack(obj.id))
     except (_Unwritable, struct.error):
         return False
@@ -2076,10 +2088,7 @@ def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
     py2str_as_py3str: a str written by Python 2 is read as text; py3str_as_py2str: one written by Python 3 as bytes.
     LoadError for bytes that are no value, EOFError where they end early.
     """
-    # lazy: the C core does without
-    from io import BytesIO
-
-    return load(BytesIO(bytestring), py2str_as_py3str, py3str_as_py2str)
+    return Unserializer(BytesIO(bytestring), None, (py2str_as_py3str, py3str_as_py2str)).load(True)
 
 
 def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
@@ -2090,8 +2099,6 @@ def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
 
 def loads_internal(bytestring, channelfactory=None, strconfig=None):
     """The value that dumps_internal wrote; channelfactory makes the channels inside."""
-    from io import BytesIO
-
     return Unserializer(BytesIO(bytestring), channelfactory, strconfig).load()
 
 
