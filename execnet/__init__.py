@@ -1,11 +1,8 @@
 """The face of execnet: its names, each loaded when it is first touched, so that the import costs next to nothing."""
 
-from __future__ import annotations
-
-from ._version import version as __version__
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ._version import __version__
     from .gateway import Gateway
     from .gateway_base import (
         Channel,
@@ -48,6 +45,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "__version__": "_version",
     "Channel": "gateway_base",
     "DataFormatError": "gateway_base",
     "DumpError": "gateway_base",
@@ -69,7 +67,17 @@ _HOME = {
     "makegateway": "multi",
     "set_execmodel": "multi",
 }
-_MODULES = ("gateway", "gateway_base", "gateway_bootstrap", "gateway_io", "multi", "rsync", "rsync_remote", "xspec")
+_MODULES = (
+    "_version",
+    "gateway",
+    "gateway_base",
+    "gateway_bootstrap",
+    "gateway_io",
+    "multi",
+    "rsync",
+    "rsync_remote",
+    "xspec",
+)
 
 
 def __getattr__(name: str) -> object:
@@ -84,5 +92,5 @@ def __getattr__(name: str) -> object:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "list[str]":  # quoted: a far Python 3.6 looks here for the C core
     return sorted({*globals(), *__all__, *_MODULES})

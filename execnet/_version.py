@@ -1,3 +1,4 @@
 """The version of the distribution, read by setuptools and by users."""
 
 version = "2.2.0"
+__version__ = version

@@ -14,7 +14,6 @@ import os
 import struct
 import sys
 from io import BytesIO
-from collections import deque
 
 PY3 = sys.version_info[0] >= 3
 
@@ -211,6 +210,15 @@ class ExecModel(object):
 
     def __repr__(self):
         return "<ExecModel %r>" % self.backend
+
+    def start(self, func, args=()):
+        raise NotImplementedError("ExecModel is abstract: see get_execmodel()")
+
+    def get_ident(self):
+        return self.start(None)
+
+    def sleep(self, delay):
+        self.start(None)
 
     def _module(self, role):
         name = self._modules[role]
@@ -919,6 +927,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
         With an endmarker, callback(endmarker) is the last call.  OSError if a callback is set already.
         """
+        # Python before 3.13 takes the first importer of threading for the main thread: it must not be a callback.
+        import threading  # noqa: F401
+
         factory = self.gateway._channelfactory
         with self.gateway._receivelock:
             queue = self._queue
@@ -981,7 +992,7 @@ class ChannelFactory(object):
         self._lock = gateway.execmodel.Lock()
         self._queues = {}
         # Channels are dropped by finalizers, which may run anywhere and so take no lock: new() clears up behind them.
-        self._dropped = deque()
+        self._dropped = []
 
     def new(self, id=None):
         """The channel of that id, or a new one; OSError once the connection has ended."""
@@ -1203,7 +1214,7 @@ class BaseGateway(object):
         self._strconfig = (True, False)
         self._receivelock = self.execmodel.RLock()
         self._writelock = self.execmodel.Lock()
-        self._unsent = deque()
+        self._unsent = []
         self._connection = self._core_connection(io)
         self._channelfactory = ChannelFactory(self, _startcount)
         if self._connection is not None:
@@ -1352,7 +1363,7 @@ class BaseGateway(object):
     def _send_unsent(self):
         while self._unsent and self._writelock.acquire(False):
             try:
-                message = self._unsent.popleft()
+                message = self._unsent.pop(0)
                 self._write(message)
                 self._trace("sent", message)
             except IndexError:
@@ -1401,14 +1412,13 @@ def _lost_times():
     return interrupt_after, max(interrupt_after, leave_after)
 
 
-def _interrupt_main():
+def _interrupt_main(ident):
     # A signal ends what the main thread waits for; where there are none, it notices when it is back in Python.
     import signal
-    import threading
 
-    main = getattr(threading, "main_thread", lambda: None)()
     if hasattr(signal, "pthread_kill") and callable(signal.getsignal(signal.SIGINT)):
-        signal.pthread_kill(main.ident, signal.SIGINT)
+        threading = sys.modules.get("threading")
+        signal.pthread_kill(threading.main_thread().ident if threading else ident, signal.SIGINT)
     else:
         _thread.interrupt_main()
 
@@ -1426,6 +1436,10 @@ class WorkerGateway(BaseGateway):
             # The running task may be waiting for what the new one would do.
             channel.close(MAIN_THREAD_ONLY_DEADLOCK_TEXT)
             return
+        if self._execpool.active_count() and "threading" not in sys.modules:
+            from execnet import mainthread
+
+            mainthread.import_threading(self._main)
         self._count_task(1)
         try:
             self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
@@ -1449,7 +1463,7 @@ class WorkerGateway(BaseGateway):
         pool.trigger_shutdown()
         if not self._tasks_end_within(interrupt_after, lost):
             self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
-            _interrupt_main()
+            _interrupt_main(self._main)
             if not self._tasks_end_within(leave_after - interrupt_after, lost):
                 self._trace("execution did not end in %s seconds, leaving" % leave_after)
                 os._exit(1)
@@ -1474,10 +1488,14 @@ class WorkerGateway(BaseGateway):
 
     def serve(self):
         """Execute tasks until the initiator ends the connection or it is lost."""
+        self._main = _thread.get_ident()
         hasprimary = isinstance(self.execmodel, ThreadExecModel)
         self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
         self._trace("spawning receiver thread")
-        if self._connection is not None:
+        if self._connection is None:
+            # Python before 3.13 takes the first importer of threading for the main thread: it must not be the receiver.
+            import threading  # noqa: F401
+        else:
             self._connection.watch(_lost_times()[1])
             self._connection.answer_status(self.execmodel.backend)
         self._initreceive()
@@ -2134,8 +2152,5 @@ def init_popen_io(execmodel):
 
 def serve(io, id):
     """Be the worker at the other end of io until the connection ends."""
-    # Python before 3.13 takes the first importer of threading for the main thread: it must not be the receiver.
-    import threading  # noqa: F401
-
     trace("creating workergateway on", io)
     WorkerGateway(io=io, id=id, _startcount=2).serve()

@@ -44,9 +44,13 @@ if found:
 del found
 from execnet.gateway_base import get_execmodel, init_popen_io, serve
 """
+# What starting made lives as long as the process: frozen, it costs its end no search for garbage.
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
 io.write(b'1')
+import gc
+if hasattr(gc, 'freeze'):
+    gc.freeze()
 serve(io, id={id})
 """
 SHIPPED_START = """\
@@ -96,7 +100,7 @@ def shipped_text() -> str:
 
 
 def strip_source(source: str) -> str:
-    """``source`` without comments and docstrings, line for line.
+    """``source`` without comments and docstrings, line for line, indented by single spaces.
 
     A body that is nothing but a docstring becomes ``0``.
     """
@@ -121,6 +125,12 @@ def strip_source(source: str) -> str:
             is_whole_body = significant[index + 2].type == tokenize.DEDENT
             lines[first - 1 : last] = [""] * (last - first + 1)
             lines[first - 1] = " " * column + "0" if is_whole_body else ""
+    depth = 0
+    for token in significant:
+        depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        row, column = token.start
+        if token.type != tokenize.DEDENT and column and lines[row - 1][:column].isspace():
+            lines[row - 1] = " " * depth + lines[row - 1][column:]
     return "\n".join(lines) + "\n"
 
 

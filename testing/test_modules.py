@@ -1,0 +1,163 @@
+"""What start-up costs: which modules are loaded, how much is sent, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import interpreters
+
+import execnet
+from execnet import mainthread
+
+MakeGateway = Callable[..., execnet.Gateway]
+PACKAGE_PARENT = str(Path(execnet.__file__).resolve().parents[1])
+
+# A worker loads these, what they load, and no module more. Before adding one, measure what it costs:
+# `python -X importtime`, `make bench`.
+CORE_WORKER = "gc, struct"
+PORTABLE_WORKER = "gc, struct, queue, threading, weakref"
+EXECNET = {"execnet", "execnet.gateway_base"}
+
+NAMES = "sorted(name for name in sys.modules if name != '__main__')"
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules of a fresh interpreter behind that program, beyond those of one that runs nothing."""
+    lists = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", f"import sys\n{text}\nnames = {NAMES}\nimport json\nprint(json.dumps(names))"],
+                check=True,
+                stdout=subprocess.PIPE,
+                timeout=60,
+                env={**os.environ, "PYTHONPATH": PACKAGE_PARENT},
+            ).stdout
+        )
+        for text in ("", program)
+    ]
+    return set(lists[1]) - set(lists[0])
+
+
+def loaded_in(gateway: execnet.Gateway) -> set[str]:
+    """The modules of a worker in its first task, beyond those of an interpreter that runs nothing."""
+    bare = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.stdout.write(','.join({NAMES}))"],
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
+    names: list[str] = gateway.remote_exec(f"import sys\nchannel.send({NAMES})").receive()
+    return set(names) - set(bare.stdout.decode().split(","))
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    assert loaded_by("import execnet") == {"execnet"}
+
+
+def test_what_the_first_gateway_of_a_process_loads() -> None:
+    program = "import execnet\nexecnet.makegateway('popen').exit(wait=5)"
+    assert not loaded_by(program) & {"inspect", "socket", "tempfile", "typing", "shlex", "zlib", "json"}
+
+
+def test_a_worker_with_the_c_core_loads_these_modules_and_no_more(makegateway: MakeGateway) -> None:
+    if execnet.gateway_base.core == "c":
+        assert loaded_in(makegateway("popen")) == loaded_by(f"import {CORE_WORKER}") | EXECNET | {"execnet._core"}
+
+
+def test_a_portable_worker_loads_these_modules_and_no_more(
+    makegateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXECNET_PURE", "1")
+    assert loaded_in(makegateway("popen")) == loaded_by(f"import {PORTABLE_WORKER}") | EXECNET
+
+
+# threading, which a worker does not load before somebody wants it
+
+
+def second_importer(channel):  # type: ignore[no-untyped-def]
+    import _thread
+    import os
+    import sys
+    import threading
+
+    main = threading.main_thread()
+    channel.send((main.ident, main.native_id == os.getpid() or sys.platform != "linux", _thread.get_ident()))
+
+
+def test_a_second_task_that_imports_threading_first_is_not_the_main_thread(makegateway: MakeGateway) -> None:
+    gateway = makegateway("popen")
+    first = gateway.remote_exec(
+        "import _thread; channel.send(_thread.get_ident()); channel.receive(); import threading;"
+        "channel.send(threading.current_thread() is threading.main_thread())"
+    )
+    main = first.receive(10)
+    ident, native, own = gateway.remote_exec(second_importer).receive(10)
+    assert (ident, native) == (main, True)
+    assert own != main
+    first.send(None)
+    assert first.receive(10) is True
+
+
+def test_a_callback_in_a_worker_is_not_the_main_thread(makegateway: MakeGateway) -> None:
+    channel = makegateway("popen").remote_exec(
+        """
+        import _thread
+        def callback(item):
+            import threading
+            channel.send(threading.main_thread().ident)
+        inner = channel.gateway.newchannel()
+        inner.setcallback(callback)
+        channel.send((inner, _thread.get_ident()))
+        channel.receive()
+        """
+    )
+    inner, main = channel.receive(10)
+    inner.send(1)
+    assert channel.receive(10) == main
+    channel.send(None)
+
+
+IMPORT_IN_A_THREAD = """
+import _thread, sys
+sys.path.insert(0, {folder!r})
+import mainthread
+assert "threading" not in sys.modules
+main, done = _thread.get_ident(), _thread.allocate_lock()
+done.acquire()
+def run():
+    mainthread.import_threading(main)
+    done.release()
+_thread.start_new_thread(run, ())
+assert done.acquire(timeout=10)
+import threading
+assert threading.main_thread().ident == main
+assert threading.current_thread() is threading.main_thread()
+assert threading.enumerate() == [threading.main_thread()]
+thread = threading.Thread(target=sys.stdout.write, args=("joined",))
+thread.start()
+"""
+
+
+# Where there may be a C core; elsewhere it is imported at the start.
+CPYTHONS = [found for found in interpreters.found() if found.implementation == "cpython"]
+CORE_PYTHONS = [found for found in CPYTHONS if found.version >= (3, 9)]
+
+
+@pytest.mark.parametrize("python", CORE_PYTHONS, ids=lambda found: found.name)
+def test_threading_imported_in_another_thread_knows_the_main_one(python: interpreters.Interpreter) -> None:
+    program = IMPORT_IN_A_THREAD.format(folder=os.path.dirname(mainthread.__file__))
+    done = subprocess.run([python, "-S", "-c", program], capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (b"joined", b"", 0)
+
+
+def test_the_main_thread_is_left_alone_where_it_is_right() -> None:
+    main = threading.main_thread()
+    mainthread.import_threading(main.ident or 0)
+    assert threading.main_thread() is main
