@@ -9,8 +9,9 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Neither "python -m pytest" nor the checkout as working directory: here and in the processes that tests start, both
 # would import the checkout instead of the installed package.
 PYTEST = cd $(VENV) && EXECNET_TEST_INSTALLED=1 bin/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
-# More arguments for pytest: make test ARGS="-k rsync"
+# More arguments for pytest and the benchmarks: make test ARGS="-k rsync"
 ARGS ?=
+BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
 .PHONY: help demo test pure lint docs bench plots fuzz chaos clean check-machine
 .DELETE_ON_ERROR:
@@ -21,7 +22,7 @@ help:
 	@echo 'make pure   the tests over the portable core'
 	@echo 'make lint   ruff, mypy --strict, clang-format, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
-	@echo 'make bench  the benchmarks beside their peers; make plots draws them'
+	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
 	@echo 'make chaos  the long form of the tests that kill things'
 	@echo 'make clean  remove what the others built'
@@ -47,9 +48,12 @@ docs: $(VENV)/installed $(VENV)/requirements
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
 
 bench: $(VENV)/installed $(VENV)/bench-requirements
-	$(BIN)/python testing/bench/values.py --oracle "$$(cd testing && ../$(BIN)/python -m support.oracle)" $(ARGS)
+	for name in $(BENCHMARKS); do \
+	  $(BIN)/python testing/bench/$$name.py --json testing/bench/results/$$name.json $(ARGS) || exit 1; done
+	$(BIN)/python testing/bench/tables.py
 
-plots: $(VENV)/installed $(VENV)/bench-requirements
+plots: $(VENV)/bench-requirements
+	$(BIN)/python testing/bench/tables.py
 	$(BIN)/python testing/bench/plots.py
 
 fuzz: $(VENV)/installed-strict $(VENV)/requirements

@@ -1,8 +1,9 @@
 """What all benchmarks share: contestants in processes of their own, asked in turn; medians, goals, tables, JSON.
 
-A benchmark is a program. Run by a person it is the umpire: it starts itself once more for each contestant (``--play NAME``), with the
-environment that contestant needs, and asks all of them for one sample after another, round by round, so that whatever else the
-machine does meanwhile meets them all. The figure of a contestant is the median of its samples.
+A benchmark is a program. Run by a person it is the umpire: it starts itself once more for each contestant
+(``--play NAME``), with the environment that contestant needs, and asks all of them for one sample after another, round
+by round, so that whatever else the machine does meanwhile meets them all. The figure of a contestant is the median of
+its samples.
 """
 
 from __future__ import annotations
@@ -146,11 +147,10 @@ def count_for(sample: Callable[[int], float], seconds: float, most: int) -> int:
 
 
 def take_turns(row: Row, samplers: Mapping[str, Callable[[], float]], rounds: int) -> Row:
-    """Fill the row: one sample of each contestant in turn, `rounds` times."""
-    row.samples = {name: [] for name in samplers}
+    """Add to the row: one sample of each contestant in turn, `rounds` times."""
     for _ in range(rounds):
         for name, sampler in samplers.items():
-            row.samples[name].append(sampler())
+            row.samples.setdefault(name, []).append(sampler())
     return row
 
 
@@ -195,7 +195,9 @@ def machine() -> dict[str, str]:
     import execnet
     from execnet import gateway_base
 
-    model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
+    )
     memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "0")
     return {
         "processor": model or platform.machine(),

@@ -1,6 +1,7 @@
 """Plots for the documentation: each results/NAME.json becomes doc/performance/NAME.svg.
 
-A row is a line, a contestant a dot on it: how many times what execnet takes (to the right: slower). Rows in MiB show these.
+A row is a line, a contestant a dot on it: how many times what execnet takes (to the right: slower). Memory is shown in
+MiB.
 """
 
 from __future__ import annotations
@@ -50,7 +51,13 @@ def draw(axes: Axes, rows: list[Row], absolute: bool) -> None:
         lines = [line for line, row in enumerate(rows) if name in row.samples]
         figures = [rows[line].median(name) if absolute else slowness(rows[line], name) for line in lines]
         axes.plot(
-            figures, lines, linestyle="", marker="o", markersize=9 if name == OURS else 6, color=COLOURS[name], label=name
+            figures,
+            lines,
+            linestyle="",
+            marker="o",
+            markersize=9 if name == OURS else 6,
+            color=COLOURS[name],
+            label=name,
         )
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -19,6 +19,7 @@ import serving
 from harness import BEFORE, NO_SLOWER, OURS, PORTABLE, Goal, Options, Player, Row
 from support.sshd import SshServer, executable
 
+WARM = "execnet warm"
 BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
 EXECNETS = [OURS, PORTABLE, BEFORE]
 MANY, MANY_SSH = 8, 4
@@ -90,7 +91,9 @@ class Execnet(Starter):
         return self.group.makegateway(spec)
 
     def end(self, worker: Any) -> None:
-        self.group.terminate(10)
+        worker.exit()
+        worker.join()
+        worker._io.wait()
 
     def pid(self, worker: Any) -> int:
         return int(worker._io.popen.pid)
@@ -103,6 +106,15 @@ class Execnet(Starter):
         usable = time.perf_counter()
         group.terminate(10)
         return usable - begin, time.perf_counter() - usable
+
+
+class Warm(Execnet):
+    """Gateways forked from a template process."""
+
+    def usable(self, spec: str) -> Any:
+        return super().usable("popen//warm")
+
+    start_many = Starter.start_many
 
 
 class Bare(Starter):
@@ -187,6 +199,7 @@ class Mitogen(Starter):
 
 STARTERS = {
     **dict.fromkeys(EXECNETS, Execnet),
+    WARM: Warm,
     BARE: Bare,
     SPAWN: lambda: Multiprocessing("spawn"),
     FORKSERVER: lambda: Multiprocessing("forkserver"),
@@ -221,7 +234,8 @@ def play(name: str) -> None:
 
 def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
     """One worker, the import, idle memory."""
-    starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), NO_SLOWER])
+    warm_goals = [Goal(5, of=WARM), Goal(0.5, FORKSERVER, of=WARM)]
+    starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), *warm_goals, NO_SLOWER])
     harness.take_turns(
         starts,
         {name: lambda player=player: player.ask("start", "popen") * 1e3 for name, player in players.items()},
@@ -230,7 +244,7 @@ def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
     imports = Row("import", "ms", [Goal(2), NO_SLOWER])
     samplers = {name: lambda name=name: players[name].ask("import", IMPORTS[name]) * 1e3 for name in IMPORTS}
     harness.take_turns(imports, samplers, rounds)
-    memory = Row("private memory of an idle worker", "MiB", [Goal(1.2, BARE), NO_SLOWER])
+    memory = Row("private memory of an idle worker", "MiB", [Goal(1.2, BARE), Goal(1.0, OURS, of=WARM), NO_SLOWER])
     samplers = {name: lambda player=player: player.ask("private") / 1024 for name, player in players.items()}
     harness.take_turns(memory, samplers, min(rounds, 5))
     return [starts, imports, memory]

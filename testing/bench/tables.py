@@ -1,4 +1,4 @@
-"""Tables for the documentation: each results/NAME.json becomes doc/performance/NAME.inc, which doc/performance.rst includes."""
+"""Tables for the documentation: each results/NAME.json becomes doc/performance/NAME.inc, for doc/performance.rst."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Values: dumps and loads.
 
-Microseconds of one call, beside what Python programs use to write and read built-in types. Goal of a row: no slower than the faster
-of pickle 5 and msgpack (big ints, which msgpack does not have: than marshal); of all rows: a geometric mean no slower than marshal's.
+Microseconds of one call, beside what Python programs use to write and read built-in types. Goal of a row: no slower
+than the faster of pickle 5 and msgpack (big ints, which msgpack does not have: than marshal); of all rows: a geometric
+mean no slower than marshal's.
 """
 
 from __future__ import annotations
