@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from execnet.gateway_base import Popen2IO, dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
-from execnet.script.template import ENDED, FAILED, SIZE, STARTED
+from execnet.script.template import ENDED, FAILED, HEAD, STARTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,14 +124,16 @@ class Template:
         return self.usable and self.popen.poll() is None
 
     def fork(self, descriptors: list[int], request: dict[str, Any]) -> None:
-        """Ask for a worker; raises OSError where the template has ended."""
+        """Ask for a worker. A template that has ended closes the connection for what is told of it, as it would later."""
         data = dumps_internal(request)
-        message = SIZE.pack(len(data)) + data
+        message = HEAD.pack(len(data), len(descriptors)) + data
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
         with self._lock:
             try:
                 sent = self._control.sendmsg([message], rights)
                 self._control.sendall(message[sent:])
+            except ConnectionError:  # it has ended
+                self.usable = False
             except BaseException:  # interrupted half-way: what follows would not be understood
                 self.usable = False
                 raise
@@ -169,7 +171,7 @@ class WarmProcess:
 
     ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
     None while it runs; when its template was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
-    ``failure`` says why it was not started.
+    ``failure`` says why the template did not fork it.
     """
 
     stderr: IO[bytes] | None = None
@@ -198,13 +200,13 @@ class WarmProcess:
             descriptors = [stdin, stdout, folder, far_report.fileno()]
             if capture_stderr:
                 descriptors.append(stderr)
-            elif _is_open(STDERR):
+            elif _is_inheritable(STDERR):
                 descriptors.append(STDERR)
             changes = _changes(template.environment, dict(os.environb))
             template.fork(descriptors, {"newsession": newsession, "environment": changes})
             ours.pop_all()
-        self.stdin: IO[bytes] = execmodel.fdopen(near_stdin, "wb")
-        self.stdout: IO[bytes] = execmodel.fdopen(near_stdout, "rb")
+        self.stdin = _file(execmodel, near_stdin, "wb")
+        self.stdout = _file(execmodel, near_stdout, "rb")
         if capture_stderr:
             self.stderr = os.fdopen(near_stderr, "rb")
         _owned.add(self)
@@ -220,6 +222,10 @@ class WarmProcess:
             self._await_report(None)
             self.poll()
         return self._pid
+
+    def never_ran(self) -> bool:
+        """Whether it has been told that there will be no process."""
+        return self.poll() is not None and self._pid is None
 
     def poll(self) -> int | None:
         """The exit status, None while the process runs."""
@@ -338,10 +344,10 @@ class WarmIO(Popen2IOMaster):
 
             self._stderr = StderrTail(popen.stderr)
 
-    def abandon(self) -> tuple[bytes, int | None]:
-        """As Popen2IOMaster.abandon; a template's reason for not forking counts as output."""
-        output, returncode = super().abandon()
-        return self.popen.failure.encode() or output, returncode
+    def _last_words(self, deadline: float) -> bytes:
+        if self.popen.never_ran():
+            return self.popen.failure.encode()
+        return super()._last_words(deadline)
 
     def exit_status(self, timeout: float) -> int | None:
         """As Popen2IOMaster.exit_status; None as well where nobody is left to tell it."""
@@ -357,12 +363,21 @@ def _pipe(read: ExitStack, write: ExitStack) -> tuple[int, int]:
     return descriptors
 
 
-def _is_open(descriptor: int) -> bool:
+def _file(execmodel: ExecModel, descriptor: int, mode: str) -> IO[bytes]:
+    if execmodel.backend == "gevent":
+        # As gevent.subprocess does; the file of the execution model is for descriptors that others may share.
+        from gevent.fileobject import FileObject  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+        file: IO[bytes] = FileObject(descriptor, mode)
+        return file
+    return execmodel.fdopen(descriptor, mode)
+
+
+def _is_inheritable(descriptor: int) -> bool:
     try:
-        os.fstat(descriptor)
-    except OSError:
+        return os.get_inheritable(descriptor)
+    except OSError:  # closed
         return False
-    return True
 
 
 def _changes(before: dict[bytes, bytes], now: dict[bytes, bytes]) -> dict[bytes, bytes | None]:

@@ -9,13 +9,13 @@ the initiator is gone.
 from __future__ import annotations
 
 import _socket
+import _thread
 import gc
 import os
 import select
 import signal
 import struct
 import sys
-import threading
 
 from execnet import gateway_base
 
@@ -23,10 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# A request: its size, with the descriptors DESCRIPTORS names; then a value, the dict that become_worker reads.
-SIZE = struct.Struct("!I")
-# The worker's stdin, stdout, working directory, the connection for STARTED … FAILED; its stderr unless that is closed.
-DESCRIPTORS = 5
+# A request: the size of its value, and how many descriptors come along with this head; then the value, the dict that
+# become_worker reads. The descriptors: the worker's stdin, stdout and working directory, the connection for what is
+# told of it, its stderr unless that is closed.
+HEAD = struct.Struct("!II")
+MOST_DESCRIPTORS = 5
 
 # What the connection of a worker tells, one line each.
 STARTED = "started"  # and its pid
@@ -82,7 +83,10 @@ def _preload(names: list[str]) -> str:
         except (Exception, SystemExit) as error:
             sys.stderr.write(gateway_base.geterrortext(error))
             return f"preload={name}: {type(error).__name__}: {error}"
-    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    threading = sys.modules.get("threading")
+    threads = (
+        [thread.name for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
+    )
     if threads:
         return f"preload={','.join(names)} started threads, which no worker would have: {', '.join(threads)}"
     return ""
@@ -117,19 +121,19 @@ class _Template:
 
     def serve_request(self) -> bool:
         """Serve one request; true in the worker. At the end of requests the process ends."""
-        head, ancillary, _, _ = self.control.recvmsg(SIZE.size, _socket.CMSG_SPACE(DESCRIPTORS * 4))
+        head, ancillary, _, _ = self.control.recvmsg(HEAD.size, _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
         if not head:
             self.reap()
             os._exit(0)
-        descriptors = [fd for _, _, data in ancillary for fd in struct.unpack(f"{len(data) // 4}i", data)]
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        (size,) = SIZE.unpack(head + self.read(SIZE.size - len(head)))
+        size, count = HEAD.unpack(head + self.read(HEAD.size - len(head)))
+        # PyPy has the padding in it as well.
+        descriptors = list(struct.unpack_from(f"{count}i", b"".join(data for _, _, data in ancillary)))
         request = gateway_base.loads_internal(self.read(size))
         report = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptors.pop(3))
         if self.fork(report):
             self.become_worker(descriptors, request)
-            report.detach()  # open until the worker ends: should the template be gone then, it is this that tells
+            # Open until the worker ends: should the template be gone then, it is this that tells.
+            os.set_inheritable(report.detach(), False)
             return True
         for descriptor in descriptors:
             os.close(descriptor)
@@ -170,7 +174,7 @@ class _Template:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 # A pid is not given to another process for as long as it takes to tell this.
-                _tell(report, ENDED, os.waitstatus_to_exitcode(status))
+                _tell(report, ENDED, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
                 del self.workers[pid]
                 report.close()
 
@@ -188,7 +192,10 @@ class _Template:
         if request["newsession"]:
             os.setsid()
         _take_environment(request["environment"])
+        if gateway_base.DEBUG and gateway_base.DEBUG != "2":
+            gateway_base.fn, gateway_base._tracefile = gateway_base._open_tracefile()
         _reseed()
+        _correct_native_id()
         gc.enable()
 
 
@@ -239,3 +246,9 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
+
+
+def _correct_native_id() -> None:
+    threading = sys.modules.get("threading")
+    if threading is not None and hasattr(threading.Thread, "_set_native_id"):
+        threading.main_thread()._set_native_id()  # which Python before 3.13 leaves out after a fork
