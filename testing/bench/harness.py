@@ -284,4 +284,5 @@ def run(
     print(table(rows), end="\n\n", flush=True)
     if options.json and not options.quick:
         command = f"python testing/bench/{Path(file).name} --rounds {chosen.rounds}"
+        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
         Path(options.json).write_text(json.dumps(as_json(title, rows, command, about), indent=1) + "\n")

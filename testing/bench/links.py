@@ -330,6 +330,7 @@ def serve_rpyc() -> None:
             return item
 
     rpyc.connect_stdpipes(service=Service).serve_all()
+    os._exit(0)  # it leaves a sys.stdout behind that can't be flushed
 
 
 LINKS: dict[str, Callable[[], Link]] = {
