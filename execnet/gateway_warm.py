@@ -124,7 +124,7 @@ class Template:
         return self.usable and self.popen.poll() is None
 
     def fork(self, descriptors: list[int], request: dict[str, Any]) -> None:
-        """Ask for a worker. A template that has ended closes the connection for what is told of it, as it would later."""
+        """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
         data = dumps_internal(request)
         message = HEAD.pack(len(data), len(descriptors)) + data
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
@@ -368,9 +368,10 @@ def _file(execmodel: ExecModel, descriptor: int, mode: str) -> IO[bytes]:
         # As gevent.subprocess does; the file of the execution model is for descriptors that others may share.
         from gevent.fileobject import FileObject  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-        file: IO[bytes] = FileObject(descriptor, mode)
-        return file
-    return execmodel.fdopen(descriptor, mode)
+        green: IO[bytes] = FileObject(descriptor, mode)
+        return green
+    file: IO[bytes] = execmodel.fdopen(descriptor, mode)
+    return file
 
 
 def _is_inheritable(descriptor: int) -> bool:
