@@ -1,7 +1,8 @@
 /* Integers too large for a machine word, to decimal and back.
 
    Here is only what is small enough for simple arithmetic on the stack, quadratic with a small
-   bound: chunks of nine decimal digits on one side, CPython's own digits on the other. No public
+   bound: decimal digits in chunks on one side, nine on the way out and eight on the way in,
+   CPython's own digits on the other. Sizes that occur go straight through 128 bits. No public
    function of CPython gives or takes the digits of an int in all supported versions, so the layouts
    that are used are named in one place each. */
 #include "core.h"
@@ -14,9 +15,14 @@ enum {
     CHUNK_DIGITS = 9,
     CHUNK = 1000000000, /* 10 ** CHUNK_DIGITS */
     MOST_CHUNKS = BIGINT_DIGITS / CHUNK_DIGITS,
+    EIGHT_DIGITS = 100000000, /* 10 ** 8 */
     /* CPython digits of BIGINT_DIGITS decimal ones: log2(10) is 3.32 */
     MOST_DIGITS = BIGINT_DIGITS * 333 / 100 / PyLong_SHIFT + 2,
 };
+
+#if defined(__SIZEOF_INT128__) && PyLong_SHIFT == 30
+#define WITH_INT128
+#endif
 
 /* ---- CPython's layout ---- */
 
@@ -36,28 +42,27 @@ long_digits(PyObject *value, Py_ssize_t *count, bool *negative)
 #endif
 }
 
-/* The int of such digits, the most significant of them not 0. */
+/* An int of so many digits, at least two, to be filled in by the caller. */
 static inline PyObject *
-long_from_digits(const digit *digits, int count, bool negative)
+long_new(int count, bool negative, digit **digits)
 {
-    if (count <= 1) {
-        long number = count == 0 ? 0 : (long)digits[0];
-        return PyLong_FromLong(negative ? -number : number);
+    PyLongObject *self = _PyLong_New(count);
+
+    if (self == NULL) {
+        return NULL;
     }
 #if PY_VERSION_HEX >= 0x030C0000
-    return (PyObject *)_PyLong_FromDigits(negative, count, (digit *)digits);
-#else
-    PyLongObject *self = _PyLong_New(count);
-    if (self != NULL) {
-        for (int i = 0; i < count; i++) {
-            self->ob_digit[i] = digits[i];
-        }
-        if (negative) {
-            Py_SET_SIZE(self, -count);
-        }
+    if (negative) {
+        self->long_value.lv_tag |= 2;
     }
-    return (PyObject *)self;
+    *digits = self->long_value.ob_digit;
+#else
+    if (negative) {
+        Py_SET_SIZE(self, -count);
+    }
+    *digits = self->ob_digit;
 #endif
+    return (PyObject *)self;
 }
 
 /* ---- to decimal ---- */
@@ -70,37 +75,50 @@ static const char PAIRS[] = "0001020304050607080910111213141516171819"
                             "8081828384858687888990919293949596979899";
 
 static inline void
-put_four(char *to, uint32_t number)
+put_pair(char *to, uint64_t number)
 {
-    memcpy(to, PAIRS + 2 * (number / 100), 2);
-    memcpy(to + 2, PAIRS + 2 * (number % 100), 2);
+    memcpy(to, PAIRS + 2 * number, 2);
 }
 
-/* A chunk as exactly nine digits. */
-static inline void
+/* Exactly nine digits: the chunk / 10 ** 8 as a fixed-point number, rounded up by less than its
+   last digit is worth; each multiplication by 100 lifts the next two digits before the point. */
+static inline char *
 put_chunk(char *to, uint32_t chunk)
 {
-    uint32_t upper = chunk / 10000;
+    const int point = 57;
+    const uint64_t behind_point = (UINT64_C(1) << point) - 1;
+    uint64_t number = chunk * ((UINT64_C(1) << point) / 100000000 + 1);
 
-    to[0] = (char)('0' + upper / 10000);
-    put_four(to + 1, upper % 10000);
-    put_four(to + 5, chunk % 10000);
+    to[0] = (char)('0' + (number >> point));
+    number = (number & behind_point) * 100;
+    put_pair(to + 1, number >> point);
+    number = (number & behind_point) * 100;
+    put_pair(to + 3, number >> point);
+    number = (number & behind_point) * 100;
+    put_pair(to + 5, number >> point);
+    number = (number & behind_point) * 100;
+    put_pair(to + 7, number >> point);
+    return to + CHUNK_DIGITS;
 }
 
-/* A chunk without leading zeros; gives the end. Writes nine bytes in any case. */
+/* A number below 10 ** 19 without leading zeros; gives the end. */
 static inline char *
-put_first_chunk(char *to, uint32_t chunk)
+put_first(char *to, uint64_t number)
 {
-    char text[2 * CHUNK_DIGITS];
-    int length = 1;
+    char *end = to + 1;
 
-    for (uint32_t limit = 10; length < CHUNK_DIGITS && chunk >= limit; limit *= 10) {
-        length++;
+    for (uint64_t limit = 10; number >= limit; limit *= 10) {
+        end++;
     }
-    put_chunk(text, chunk);
-    memset(text + CHUNK_DIGITS, 0, CHUNK_DIGITS);
-    memcpy(to, text + CHUNK_DIGITS - length, CHUNK_DIGITS);
-    return to + length;
+    char *at = end;
+    for (; number >= 10; number /= 100) {
+        at -= 2;
+        put_pair(at, number % 100);
+    }
+    if (at > to) {
+        *to = (char)('0' + number);
+    }
+    return end;
 }
 
 /* The value in chunks, least significant first; gives their number, 0 if there are too many. */
@@ -127,68 +145,114 @@ split_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS]
     return used;
 }
 
-#if defined(__SIZEOF_INT128__) && PyLong_SHIFT == 30
-/* The same for 3 or 4 digits, the common sizes, in two divisions of words instead of a dozen. */
-static inline int
-split_few_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS])
+static char *
+format_chunks(const digit *digits, Py_ssize_t count, char *to)
 {
-    const uint64_t two_chunks = (uint64_t)CHUNK * CHUNK;
-    unsigned __int128 number = count == 4 ? (unsigned __int128)digits[3] << 90 : 0;
+    uint32_t chunks[MOST_CHUNKS];
+    int used = split_chunks(digits, count, chunks);
 
-    number |= (unsigned __int128)digits[2] << 60 | (uint64_t)digits[1] << 30 | digits[0];
-    uint64_t upper = (uint64_t)(number / two_chunks); /* below 2 ** 120 / 10 ** 18 < 2 ** 61 */
-    uint64_t lower = (uint64_t)(number - (unsigned __int128)upper * two_chunks);
-    chunks[0] = (uint32_t)(lower % CHUNK);
-    chunks[1] = (uint32_t)(lower / CHUNK);
-    int used = 2;
-    for (; upper != 0; upper /= CHUNK) {
-        chunks[used++] = (uint32_t)(upper % CHUNK);
+    if (used == 0) {
+        return NULL;
     }
-    return used;
+    to = put_first(to, chunks[used - 1]);
+    for (int k = used - 2; k >= 0; k--) {
+        to = put_chunk(to, chunks[k]);
+    }
+    return to;
 }
-#else
-#define split_few_chunks split_chunks
+
+#ifdef WITH_INT128
+/* The same for up to four digits: 18 decimal ones are split off at once. */
+static char *
+format_few(const digit *digits, Py_ssize_t count, char *to)
+{
+    const uint64_t split = UINT64_C(1000000000000000000);
+    /* 2 ** 123 / split: multiplying gives the quotient or one less, and is open code, where the
+       division of 128 bits is a function of the compiler's. */
+    const uint64_t inverse = UINT64_C(0x9392ee8e921d5d07);
+    uint64_t low = digits[0] | (count > 1 ? (uint64_t)digits[1] << 30 : 0);
+    uint64_t high = count > 2 ? digits[2] | (count > 3 ? (uint64_t)digits[3] << 30 : 0) : 0;
+    uint64_t upper = (uint64_t)((unsigned __int128)(high << 1 | low >> 59) * inverse >> 64);
+    uint64_t lower = (high << 60 | low) - upper * split;
+
+    if (lower >= split) {
+        upper++;
+        lower -= split;
+    }
+    if (upper == 0) {
+        return put_first(to, lower);
+    }
+    to = put_first(to, upper);
+    to = put_chunk(to, (uint32_t)(lower / CHUNK));
+    return put_chunk(to, (uint32_t)(lower % CHUNK));
+}
 #endif
 
 int
 bigint_format(PyObject *value, char text[BIGINT_TEXT])
 {
-    uint32_t chunks[MOST_CHUNKS];
     Py_ssize_t count;
     bool negative;
     const digit *digits = long_digits(value, &count, &negative);
-    int used = count == 3 || count == 4 ? split_few_chunks(digits, count, chunks)
-                                        : split_chunks(digits, count, chunks);
 
-    if (used == 0) {
-        return 0;
-    }
-    char *at = text;
-    if (negative) {
-        *at++ = '-';
-    }
-    at = put_first_chunk(at, chunks[used - 1]);
-    for (int k = used - 2; k >= 0; k--) {
-        put_chunk(at, chunks[k]);
-        at += CHUNK_DIGITS;
-    }
-    return (int)(at - text);
+    text[0] = '-';
+    char *start = text + negative;
+    char *end;
+#ifdef WITH_INT128
+    end = count <= 4 ? format_few(digits, count, start) : format_chunks(digits, count, start);
+#else
+    end = format_chunks(digits, count, start);
+#endif
+    return end == NULL ? 0 : (int)(end - text);
 }
 
 /* ---- from decimal ---- */
 
+/* The number of eight digits, given as a word with the first in its lowest byte. */
 static inline uint32_t
-get_four(const char *digits)
+number_of_eight(uint64_t digits)
 {
-    return (uint32_t)((digits[0] - '0') * 1000 + (digits[1] - '0') * 100 + (digits[2] - '0') * 10 +
-                      (digits[3] - '0'));
+    digits &= UINT64_C(0x0f0f0f0f0f0f0f0f);
+    digits = (digits * 10 + (digits >> 8)) & UINT64_C(0x00ff00ff00ff00ff);
+    digits = (digits * 100 + (digits >> 16)) & UINT64_C(0x0000ffff0000ffff);
+    return (uint32_t)(digits * 10000 + (digits >> 32));
+}
+
+static inline uint64_t
+word_of_eight(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+
+    return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 |
+           (uint64_t)at[4] << 32 | (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 |
+           (uint64_t)at[1] << 8 | at[0];
 }
 
 static inline uint32_t
-get_chunk(const char *digits)
+get_eight(const char *text)
 {
-    return (uint32_t)(digits[0] - '0') * 100000000 + get_four(digits + 1) * 10000 +
-           get_four(digits + 5);
+    return number_of_eight(word_of_eight(text));
+}
+
+/* The first 1 to 8 digits of `length`: as many as leave a multiple of eight. */
+static inline uint32_t
+get_first(const char *text, int count, int length)
+{
+    if (length >= 8) {
+        /* Shifted, zeros stand before them and the others are gone. */
+        return number_of_eight(word_of_eight(text) << 8 * (8 - count));
+    }
+    uint32_t number = 0;
+    for (int i = 0; i < count; i++) {
+        number = number * 10 + (uint32_t)(text[i] - '0');
+    }
+    return number;
+}
+
+static inline int
+count_of_first(int length)
+{
+    return ((length - 1) & 7) + 1;
 }
 
 /* digits = digits * factor + carry; gives the new number of digits. */
@@ -208,20 +272,73 @@ multiply_add(digit digits[MOST_DIGITS], int used, uint32_t factor, uint64_t carr
     return used;
 }
 
+#ifdef WITH_INT128
+/* The int of up to 32 digits. */
+static PyObject *
+parse_few(const char *text, int length, bool negative)
+{
+    int first = count_of_first(length);
+    uint64_t upper = get_first(text, first, length);
+
+    text += first;
+    if (length > 24) {
+        upper = upper * EIGHT_DIGITS + get_eight(text);
+        text += 8;
+    }
+    unsigned __int128 number = upper;
+    if (length > 16) {
+        const uint64_t sixteen_digits = (uint64_t)EIGHT_DIGITS * EIGHT_DIGITS;
+        uint64_t lower = (uint64_t)get_eight(text) * EIGHT_DIGITS + get_eight(text + 8);
+        number = number * sixteen_digits + lower;
+    } else if (length > 8) {
+        number = upper * EIGHT_DIGITS + get_eight(text);
+    }
+    if (number <= PyLong_MASK) {
+        return PyLong_FromLong(negative ? -(long)number : (long)number);
+    }
+    int count = number >> 60 == 0 ? 2 : number >> 90 == 0 ? 3 : 4;
+    digit *digits;
+    PyObject *self = long_new(count, negative, &digits);
+    if (self != NULL) {
+        for (int i = 0; i < count; i++, number >>= PyLong_SHIFT) {
+            digits[i] = (digit)number & PyLong_MASK;
+        }
+    }
+    return self;
+}
+#endif
+
+static PyObject *
+parse_chunks(const char *text, int length, bool negative)
+{
+    digit digits[MOST_DIGITS];
+    const char *end = text + length;
+    int first = count_of_first(length);
+    int used = multiply_add(digits, 0, EIGHT_DIGITS, get_first(text, first, length));
+
+    for (text += first; text < end; text += 8) {
+        used = multiply_add(digits, used, EIGHT_DIGITS, get_eight(text));
+    }
+    if (used <= 1) {
+        long number = used == 0 ? 0 : (long)digits[0];
+        return PyLong_FromLong(negative ? -number : number);
+    }
+    digit *to;
+    PyObject *self = long_new(used, negative, &to);
+    if (self != NULL) {
+        memcpy(to, digits, (size_t)used * sizeof(digit));
+    }
+    return self;
+}
+
 PyObject *
 bigint_parse(const char *text, int length, bool negative)
 {
-    digit digits[MOST_DIGITS];
-    int first = length % CHUNK_DIGITS;
-    uint32_t chunk = 0;
-
     assert(length > 0 && length <= BIGINT_DIGITS);
-    for (int i = 0; i < first; i++) {
-        chunk = chunk * 10 + (uint32_t)(text[i] - '0');
+#ifdef WITH_INT128
+    if (length <= 32) {
+        return parse_few(text, length, negative);
     }
-    int used = multiply_add(digits, 0, CHUNK, chunk);
-    for (int at = first; at < length; at += CHUNK_DIGITS) {
-        used = multiply_add(digits, used, CHUNK, get_chunk(text + at));
-    }
-    return long_from_digits(digits, used, negative);
+#endif
+    return parse_chunks(text, length, negative);
 }

@@ -81,6 +81,37 @@ wire_get_int4(const char *from)
     return (int32_t)((uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3]);
 }
 
+/* Spelled out, not as a loop: only so compilers make one load or store of it. */
+
+static inline void
+wire_put_double(char *to, double number)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &number, sizeof bits);
+    to[0] = (char)(bits >> 56);
+    to[1] = (char)(bits >> 48);
+    to[2] = (char)(bits >> 40);
+    to[3] = (char)(bits >> 32);
+    to[4] = (char)(bits >> 24);
+    to[5] = (char)(bits >> 16);
+    to[6] = (char)(bits >> 8);
+    to[7] = (char)bits;
+}
+
+static inline double
+wire_get_double(const char *from)
+{
+    const unsigned char *at = (const unsigned char *)from;
+    uint64_t bits = (uint64_t)at[0] << 56 | (uint64_t)at[1] << 48 | (uint64_t)at[2] << 40 |
+                    (uint64_t)at[3] << 32 | (uint64_t)at[4] << 24 | (uint64_t)at[5] << 16 |
+                    (uint64_t)at[6] << 8 | at[7];
+    double number;
+
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
 /* ---- limits that both cores share (gateway_base.py has the same names) ---- */
 
 /* Containers inside containers a writer accepts; also tuples inside a hashed tuple a reader
@@ -174,13 +205,17 @@ PyObject *load_from_stream(CodecObject *codec, PyObject *stream, PyObject *versi
 /* Raise LoadError for a value that starts with the wrong version. */
 void load_wrong_version(CodecObject *codec, const char *found);
 
+/* ---- utf8.c: text that is not all ASCII ---- */
+
+/* UnicodeDecodeError where it is not UTF-8. */
+PyObject *utf8_decode(const char *data, Py_ssize_t size);
+
 /* ---- bigint.c: integers beyond 64 bits in decimal ---- */
 
 enum {
     /* Converted in C up to here, by gateway_base's _digits_from_int and _int_from_digits beyond. */
     BIGINT_DIGITS = 576,
-    BIGINT_TEXT =
-        BIGINT_DIGITS + 10, /* a minus, and what putting the first digits may write behind them */
+    BIGINT_TEXT = BIGINT_DIGITS + 1, /* a minus before them */
 };
 
 /* Write the decimal text of `value`, an exact int other than 0, to `text`; its length, or 0 if it

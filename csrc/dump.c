@@ -321,17 +321,6 @@ write_int(Writer *writer, PyObject *value)
     return write_int4(writer, OP_INT, (int32_t)number);
 }
 
-static void
-put_double(char *to, double number)
-{
-    uint64_t bits;
-
-    memcpy(&bits, &number, sizeof bits);
-    for (int i = 0; i < 8; i++) {
-        to[i] = (char)(bits >> (56 - 8 * i));
-    }
-}
-
 static inline int
 write_float(Writer *writer, PyObject *value)
 {
@@ -340,7 +329,7 @@ write_float(Writer *writer, PyObject *value)
         return -1;
     }
     to[0] = OP_FLOAT;
-    put_double(to + 1, PyFloat_AS_DOUBLE(value));
+    wire_put_double(to + 1, PyFloat_AS_DOUBLE(value));
     return 0;
 }
 
@@ -352,8 +341,8 @@ write_complex(Writer *writer, PyObject *value)
         return -1;
     }
     to[0] = OP_COMPLEX;
-    put_double(to + 1, PyComplex_RealAsDouble(value));
-    put_double(to + 9, PyComplex_ImagAsDouble(value));
+    wire_put_double(to + 1, PyComplex_RealAsDouble(value));
+    wire_put_double(to + 9, PyComplex_ImagAsDouble(value));
     return 0;
 }
 

@@ -367,7 +367,8 @@ text_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
         }
         return text;
     }
-    PyObject *text = PyUnicode_DecodeUTF8(data, size, NULL);
+    /* CPython shares the texts of one character. */
+    PyObject *text = size > 2 ? utf8_decode(data, size) : PyUnicode_DecodeUTF8(data, size, NULL);
     if (text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
         refuse_caught(reader, "a text that is not UTF-8");
     }
@@ -467,32 +468,18 @@ read_py2_string(Reader *reader)
     return data == NULL ? NULL : PyUnicode_DecodeLatin1(data, size, NULL);
 }
 
-static double
-get_double(const char *from)
-{
-    const unsigned char *at = (const unsigned char *)from;
-    uint64_t bits = 0;
-    double number;
-
-    for (int i = 0; i < 8; i++) {
-        bits = bits << 8 | at[i];
-    }
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 static PyObject *
 read_float(Reader *reader)
 {
     const char *at = take(reader, 8);
-    return at == NULL ? NULL : PyFloat_FromDouble(get_double(at));
+    return at == NULL ? NULL : PyFloat_FromDouble(wire_get_double(at));
 }
 
 static PyObject *
 read_complex(Reader *reader)
 {
     const char *at = take(reader, 16);
-    return at == NULL ? NULL : PyComplex_FromDoubles(get_double(at), get_double(at + 8));
+    return at == NULL ? NULL : PyComplex_FromDoubles(wire_get_double(at), wire_get_double(at + 8));
 }
 
 static PyObject *
@@ -512,20 +499,29 @@ huge_int(Reader *reader, const char *digits, int32_t count)
     return number;
 }
 
+/* Upper halves of the bytes are not 0 where these are not all digits: one has 3 there, also when 6
+   is added. */
+static inline uint64_t
+wrong_digits(uint64_t word)
+{
+    const uint64_t threes = UINT64_C(0x3030303030303030);
+    const uint64_t sixes = UINT64_C(0x0606060606060606);
+
+    return (word ^ threes) | ((word + sixes) ^ threes);
+}
+
 static inline bool
 are_digits(const char *text, Py_ssize_t size)
 {
     const uint64_t upper_halves = UINT64_C(0xf0f0f0f0f0f0f0f0);
-    const uint64_t threes = UINT64_C(0x3030303030303030);
-    const uint64_t sixes = UINT64_C(0x0606060606060606);
 
-    /* Eight bytes at once: 3 in each upper half, there still when 6 is added. */
-    for (; size >= 8; text += 8, size -= 8) {
-        uint64_t word;
-        memcpy(&word, text, 8);
-        if ((word & upper_halves) != threes || ((word + sixes) & upper_halves) != threes) {
-            return false;
+    if (size >= 8) {
+        const char *last = text + size - 8;
+        uint64_t wrong = wrong_digits(word_at(last));
+        for (; text < last; text += 8) {
+            wrong |= wrong_digits(word_at(text));
         }
+        return (wrong & upper_halves) == 0;
     }
     for (; size > 0; text++, size--) {
         if (*text < '0' || *text > '9') {
