@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import mmap
 import os
@@ -326,6 +327,17 @@ def test_large_integers_are_written_in_decimal(base: ModuleType, value: int, neg
     assert base.loads_internal(b"I" + int4(len(str(value))) + str(value).encode() + b"Q") == value
 
 
+def test_integers_about_powers_and_their_multiples(base: ModuleType) -> None:
+    powers = [2**bits for bits in range(31, 160)] + [10**digits for digits in range(10, 48)]
+    multiples = [10**18 * (2**bits // 3) for bits in range(60)]
+    for middle in powers + multiples:
+        for value in (middle - 1, middle, middle + 1, -middle - 1):
+            if value < -(2**31) or value >= 2**31:
+                text = str(value).encode()
+                assert base.dumps_internal(value) == b"H" + int4(len(text)) + text + b"Q"
+                assert base.loads_internal(b"H" + int4(len(text)) + text + b"Q") == value
+
+
 def test_leading_zeros_are_digits(base: ModuleType) -> None:
     for text in (b"0", b"-0", b"-000", b"007", b"-" + b"0" * 2000 + b"7"):
         assert base.loads(b"\x02H" + int4(len(text)) + text + b"Q") == (
@@ -358,6 +370,38 @@ def test_texts_of_every_width(base: ModuleType, char: str, size: int) -> None:
         assert data[6:-1] == text.encode()
         assert base.loads(data) == text
         assert base.loads(base.dumps({text: text})) == {text: text}
+
+
+def test_every_character_goes_both_ways(base: ModuleType) -> None:
+    for step in (1, 7, 64, 4096):
+        for start, end in ((0, 0x100), (0x80, 0x900), (0, 0xD800), (0xE000, 0x10000), (0xF000, 0x110000)):
+            text = "".join(map(chr, range(start, end, step)))
+            assert base.loads(base.dumps(text)) == text
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "before, after", [(b"", b""), (b"abc", b"def"), (b"\xc3\xa9", b"12345678"), (b"\xf0\x9f\x98\x80", b"")]
+)
+def test_text_that_is_not_utf8_is_refused(base: ModuleType, before: bytes, after: bytes) -> None:
+    edges = (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF)
+    middles = [b"", *(bytes([one]) for one in edges), *(bytes(pair) for pair in itertools.product(edges, edges))]
+    for first in range(0x7F, 0x100):
+        for middle in middles:
+            data = before + bytes([first]) + middle + (b"\x80" if len(middle) == 2 else b"") + after
+            written = b"\x02N" + int4(len(data)) + data + b"Q"
+            if _is_utf8(data):
+                assert base.loads(written) == data.decode()
+            else:
+                with pytest.raises(base.LoadError):
+                    base.loads(written)
 
 
 def test_keys_that_look_alike_stay_apart(base: ModuleType) -> None:
