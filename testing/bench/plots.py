@@ -23,6 +23,7 @@ COLOURS = {
     OURS: "#d55e00",
     harness.PORTABLE: "#e69f00",
     harness.BEFORE: "#000000",
+    "execnet warm": "#a00000",
     "multiprocessing.Pipe": "#0072b2",
     "multiprocessing spawn": "#0072b2",
     "multiprocessing forkserver": "#56b4e9",

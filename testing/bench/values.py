@@ -170,4 +170,4 @@ def measure(options: Options) -> list[Row]:
 
 
 if __name__ == "__main__":
-    harness.run(__file__, __doc__, measure, play, rounds=7, seconds=0.02)
+    harness.run(__file__, __doc__, measure, play, rounds=15, seconds=0.01)
