@@ -65,7 +65,8 @@ class Row:
         for goal in self.goals:
             if goal.of in self.samples and (not goal.against or goal.against in self.samples):
                 reached = self.median(goal.of) / (self.median(goal.against) if goal.against else 1)
-                found.append((goal, reached, reached >= goal.limit if goal.at_least else reached <= goal.limit))
+                shown = round(reached, 2)  # less is no difference
+                found.append((goal, reached, shown >= goal.limit if goal.at_least else shown <= goal.limit))
         return found
 
 
