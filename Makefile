@@ -11,9 +11,12 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST = cd $(VENV) && EXECNET_TEST_INSTALLED=1 bin/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
 # More arguments for pytest and the benchmarks: make test ARGS="-k rsync"
 ARGS ?=
+# make fuzz: has libFuzzer with it (Debian: clang and libclang-rt-14-dev), and how long each fuzzer runs
+CLANG ?= clang
+FUZZ_SECONDS ?= 30
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
-.PHONY: help demo test pure lint docs bench plots fuzz chaos clean check-machine
+.PHONY: help demo test pure lint docs bench plots fuzz sanitize chaos clean check-machine
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +27,7 @@ help:
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
+	@echo 'make sanitize  the tests of the C core under sanitizers'
 	@echo 'make chaos  the long form of the tests that kill things'
 	@echo 'make clean  remove what the others built'
 
@@ -57,7 +61,23 @@ plots: $(VENV)/bench-requirements
 	$(BIN)/python testing/bench/plots.py
 
 fuzz: $(VENV)/installed-strict $(VENV)/requirements
-	for fuzzer in testing/fuzz/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
+	$(BIN)/python testing/fuzz/fuzz_values.py --seconds $(FUZZ_SECONDS)
+	mkdir -p $(VENV)/fuzz
+	$(CLANG) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
+	  testing/fuzz/fuzz_frame.c csrc/frame.c -o $(VENV)/fuzz/fuzz_frame
+	cd $(VENV)/fuzz && ./fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=512 -verbosity=0
+
+# The C core and all of Python's memory under AddressSanitizer and UndefinedBehaviorSanitizer of gcc. Leaks are not asked
+# for: the interpreter itself keeps what it has to the end.
+SANITIZED = $(CURDIR)/$(VENV)/sanitize
+sanitize: $(VENV)/installed-strict $(VENV)/requirements
+	rm -rf build $(SANITIZED)
+	CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	  EXECNET_BUILD_CORE=1 EXECNET_WERROR=1 $(PIP_INSTALL) --no-deps --target $(SANITIZED) .
+	rm -rf build
+	export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXECNET_TEST_CORE=c; \
+	  $(PYTEST) $(ARGS) $(foreach name,values receive channel,$(CURDIR)/testing/test_$(name).py)
 
 chaos: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_CHAOS=long; $(PYTEST) $(ARGS) $(CURDIR)/testing/chaos
