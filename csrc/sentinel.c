@@ -66,7 +66,6 @@ note_ends(Sentinel *sentinel, struct pollfd fds[WATCHED])
         }
     }
     if (fds[OUTPUT].revents != 0) {
-        fds[OUTPUT].fd = -1;
         atomic_store(&sentinel->lost, true);
         lose(sentinel);
     }
@@ -79,7 +78,7 @@ sentinel_run(void *argument)
     struct pollfd fds[WATCHED] = {
         [KICK] = {.fd = sentinel->kick.to_wait, .events = POLLIN},
         [INPUT] = {.fd = sentinel->read_fd, .events = POLLRDHUP},
-        [OUTPUT] = {.fd = sentinel->write_fd},
+        [OUTPUT] = {.fd = -1},
     };
 
     for (;;) {
@@ -88,6 +87,8 @@ sentinel_run(void *argument)
         if (leave_at != NEVER && left <= 0) {
             _exit(EXIT_STATUS);
         }
+        /* Not before it is needed: a descriptor that is polled keeps open what others close. */
+        fds[OUTPUT].fd = left == NEVER || atomic_load(&sentinel->lost) ? -1 : sentinel->write_fd;
         if (poll(fds, WATCHED, left < LONGEST_WAIT ? (int)left : LONGEST_WAIT) <= 0) {
             continue;
         }
