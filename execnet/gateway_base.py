@@ -1314,11 +1314,11 @@ class BaseGateway(object):
     def _send(self, msgcode, channelid=0, data=b""):
         if self._disowned:
             raise _without_traceback(self._error)
+        if self._connection is not None:
+            self._connection.send(msgcode, channelid, data)
+            return
+        message = Message(msgcode, channelid, data)
         try:
-            if self._connection is not None:
-                self._connection.send(msgcode, channelid, data)
-                return
-            message = Message(msgcode, channelid, data)
             with self._writelock:
                 self._write(message)
             self._send_unsent()
