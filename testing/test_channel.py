@@ -213,8 +213,12 @@ def test_a_dead_connection_ends_everything(pair: execnet.Gateway) -> None:
             call.result()
     pair.join(SECONDS)
     for target in (channel, other):
-        with pytest.raises(OSError, match=r"cannot send \(already closed\?\)"):
+        with pytest.raises(OSError, match=r"^cannot send \(already closed\?\): ") as error:
             target.send(1)
+        assert str(error.value).count("cannot send") == 1
+    with pytest.raises(OSError) as error:
+        pair.reconfigure()
+    assert str(error.value).count("cannot send") == 1
     assert isinstance(channel._getremoteerror(), EOFError)
     assert isinstance(pair._error, EOFError)
 
