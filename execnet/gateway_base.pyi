@@ -63,6 +63,9 @@ LOST_TIMES: tuple[float, float]
 DEBUG: str | None
 #: The path of the trace file; only while EXECNET_DEBUG=1.
 fn: str
+_tracefile: Any
+
+def _open_tracefile() -> tuple[str, Any]: ...
 
 def trace(*msg: object) -> None: ...
 def notrace(*msg: object) -> None: ...

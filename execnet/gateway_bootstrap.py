@@ -181,9 +181,11 @@ def begin(io: StartIO, spec: XSpec) -> None:
 
     Raises GatewayStartError or HostNotFound where it can't be sent.
     """
+    if spec.warm:
+        return  # the request for it said what to run
     if spec.socket:
         text = _socket_text(spec)
-    elif spec.popen and not spec.via and (spec.warm or not spec.python):
+    elif spec.popen and not spec.via and not spec.python:
         text = _import_text(spec)
     else:
         text = _exec_text(spec)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from execnet.multi import Group
     from execnet.xspec import XSpec
 
-# What runs in a template ahead of the line that every worker is started with.
+# What a template runs.
 PROGRAM = (
     "import sys;sys.path.insert(0,{importdir!r});"
-    "from execnet.script.template import serve;sys.path.remove({importdir!r});"
-    "serve({descriptor},{preload!r});del serve;"
+    "from execnet.script import template;sys.path.remove({importdir!r});"
+    "template.work(template.serve({descriptor},{preload!r}))"
 )
 # Variables that act when an interpreter starts: with other ones there, another template is needed.
 START_VARIABLES = (b"PYTHON", b"EXECNET_", b"LANG", b"LC_", b"LD_", b"DYLD_", b"TZ")
@@ -110,7 +110,7 @@ class Template:
         try:
             # Nothing is ever written to its stdin: its end is the end of this process.
             self.popen: subprocess.Popen[bytes] = execmodel.subprocess.Popen(
-                [*args[:-1], program + args[-1]], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
+                [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
             )
         except BaseException:
             self._control.close()
@@ -125,7 +125,7 @@ class Template:
 
     def fork(self, descriptors: list[int], request: dict[str, Any]) -> None:
         """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
-        data = dumps_internal(request)
+        data = dumps_internal({**request, "environment": _changes(self.environment, dict(os.environb))})
         message = HEAD.pack(len(data), len(descriptors)) + data
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
         with self._lock:
@@ -176,7 +176,7 @@ class WarmProcess:
 
     stderr: IO[bytes] | None = None
 
-    def __init__(self, template: Template, execmodel: ExecModel, capture_stderr: bool, newsession: bool) -> None:
+    def __init__(self, template: Template, request: dict[str, Any], execmodel: ExecModel, capture_stderr: bool) -> None:
         self.args = template.popen.args
         self.returncode: int | None = None
         self.status_lost = False
@@ -202,8 +202,7 @@ class WarmProcess:
                 descriptors.append(stderr)
             elif _is_inheritable(STDERR):
                 descriptors.append(STDERR)
-            changes = _changes(template.environment, dict(os.environb))
-            template.fork(descriptors, {"newsession": newsession, "environment": changes})
+            template.fork(descriptors, request)
             ours.pop_all()
         self.stdin = _file(execmodel, near_stdin, "wb")
         self.stdout = _file(execmodel, near_stdout, "rb")
@@ -335,8 +334,12 @@ class WarmIO(Popen2IOMaster):
 
     def __init__(self, template: Template, spec: XSpec, execmodel: ExecModel) -> None:
         options = process_options(spec)
-        capture_stderr = options.get("capture_stderr", False)
-        self.popen = popen = WarmProcess(template, execmodel, capture_stderr, options.get("newsession", False))
+        request = {
+            "id": f"{spec.id}-worker",
+            "execmodel": spec.execmodel or "thread",
+            "newsession": options.get("newsession", False),
+        }
+        self.popen = popen = WarmProcess(template, request, execmodel, options.get("capture_stderr", False))
         Popen2IO.__init__(self, popen.stdin, popen.stdout, execmodel)
         self._stderr = None
         if popen.stderr is not None:

@@ -1,19 +1,18 @@
 """The template of warm workers: a process that imports once and forks a worker for each request.
 
-Run by :mod:`execnet.gateway_warm` as ``python -c "…; serve(FD, 'modules'); WORKER"``: :func:`serve` returns in each
-worker, which goes on with the program of any other one, and never in the template. The template has a single thread,
-always, since only that one goes on in a worker. It ends when the initiator closes the connection, and by a signal when
-the initiator is gone.
+Run by :mod:`execnet.gateway_warm` as ``python -c "…; work(serve(FD, 'modules'))"``: :func:`serve` returns in each
+worker, and never in the template. The template has a single thread, always, since only that one goes on in a worker.
+It ends when the initiator closes the connection, and by a signal when the initiator is gone.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found, unused-ignore]  # without the enums of signal, slow in a new worker
 import _socket
 import _thread
 import gc
 import os
 import select
-import signal
 import struct
 import sys
 
@@ -37,22 +36,32 @@ FAILED = "failed"  # and why it was not started
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 
-def serve(descriptor: int, preload: str) -> None:
-    """Import ``preload`` (names, commas between), then fork a worker for each request on the socket ``descriptor``."""
+def serve(descriptor: int, preload: str) -> dict[str, Any]:
+    """Import ``preload`` (names, commas between), then fork a worker for each request on the socket ``descriptor``.
+
+    Returns in the worker, with the request.
+    """
     _end_with_initiator()
     # Ctrl-C is for the initiator and the workers of its process group.
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
     os.set_inheritable(descriptor, False)
     _occupy_standard_descriptors()
     template = _Template(control, _preload([name for name in preload.split(",") if name]))
-    template.handlers[signal.SIGINT] = interrupt
+    template.handlers[_signal.SIGINT] = interrupt
     os.chdir(os.sep)
     gc.collect()
     gc.disable()
     if hasattr(gc, "freeze"):
         gc.freeze()  # a collection in a worker would write to, and so copy, all that it shares
-    template.run()
+    return template.run()
+
+
+def work(request: dict[str, Any]) -> None:
+    """Do what the start text of gateway_bootstrap has any other worker do."""
+    io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
+    io.write(b"1")
+    gateway_base.serve(io, id=request["id"])
 
 
 def _end_with_initiator() -> None:
@@ -84,11 +93,10 @@ def _preload(names: list[str]) -> str:
             sys.stderr.write(gateway_base.geterrortext(error))
             return f"preload={name}: {type(error).__name__}: {error}"
     threading = sys.modules.get("threading")
-    threads = (
-        [thread.name for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
-    )
+    threads = [thread for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
     if threads:
-        return f"preload={','.join(names)} started threads, which no worker would have: {', '.join(threads)}"
+        found = ", ".join(thread.name for thread in threads)
+        return f"preload={','.join(names)} started threads, which no worker would have: {found}"
     return ""
 
 
@@ -103,11 +111,11 @@ class _Template:
         for descriptor in (self.wake_read, self.wake_write):
             os.set_blocking(descriptor, False)
         # What a worker gets back.
-        self.handlers = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, _note)}
-        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        self.handlers = {_signal.SIGCHLD: _signal.signal(_signal.SIGCHLD, _note)}
+        _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
 
-    def run(self) -> None:
-        """Serve requests; returns in a worker."""
+    def run(self) -> dict[str, Any]:
+        """Serve requests; returns in a worker, with its own."""
         poll = select.poll()
         poll.register(self.control.fileno(), select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
@@ -116,11 +124,13 @@ class _Template:
             if self.wake_read in ready:
                 os.read(self.wake_read, 4096)
                 self.reap()
-            if self.control.fileno() in ready and self.serve_request():
-                return
+            if self.control.fileno() in ready:
+                request = self.serve_request()
+                if request:
+                    return request
 
-    def serve_request(self) -> bool:
-        """Serve one request; true in the worker. At the end of requests the process ends."""
+    def serve_request(self) -> dict[str, Any] | None:
+        """Serve one request; returns it in the worker. At the end of requests the process ends."""
         head, ancillary, _, _ = self.control.recvmsg(HEAD.size, _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
         if not head:
             self.reap()
@@ -128,16 +138,16 @@ class _Template:
         size, count = HEAD.unpack(head + self.read(HEAD.size - len(head)))
         # PyPy has the padding in it as well.
         descriptors = list(struct.unpack_from(f"{count}i", b"".join(data for _, _, data in ancillary)))
-        request = gateway_base.loads_internal(self.read(size))
+        request: dict[str, Any] = gateway_base.loads_internal(self.read(size))
         report = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptors.pop(3))
         if self.fork(report):
             self.become_worker(descriptors, request)
             # Open until the worker ends: should the template be gone then, it is this that tells.
             os.set_inheritable(report.detach(), False)
-            return True
+            return request
         for descriptor in descriptors:
             os.close(descriptor)
-        return False
+        return None
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes of a request."""
@@ -165,7 +175,7 @@ class _Template:
         if pid:
             self.workers[pid] = report
             if not _tell(report, STARTED, pid):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, _signal.SIGKILL)
         return not pid
 
     def reap(self) -> None:
@@ -180,9 +190,9 @@ class _Template:
 
     def become_worker(self, descriptors: list[int], request: dict[str, Any]) -> None:
         """Turn the forked process into what a new one would be."""
-        signal.set_wakeup_fd(-1)
+        _signal.set_wakeup_fd(-1)
         for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
         for report in self.workers.values():
             report.close()
         self.control.close()
