@@ -29,6 +29,7 @@ COLOURS = {
     "multiprocessing forkserver": "#56b4e9",
     "os.pipe": "#009e73",
     "python -c": "#009e73",
+    "ssh HOST true": "#009e73",
     "pyzmq": "#cc79a7",
     "mitogen": "#8c6d31",
     "RPyC": "#999999",

@@ -19,7 +19,7 @@ import serving
 from harness import BEFORE, NO_SLOWER, OURS, PORTABLE, Goal, Options, Player, Row
 from support.sshd import SshServer, executable
 
-WARM = "execnet warm"
+WARM, SSH = "execnet warm", "ssh HOST true"
 BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
 EXECNETS = [OURS, PORTABLE, BEFORE]
 MANY, MANY_SSH = 8, 4
@@ -263,6 +263,15 @@ def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
     return [starts, ends]
 
 
+def ssh_seconds(server: SshServer, count: int) -> float:
+    """Seconds until so many connections by ssh, begun at once, have run a command that does nothing."""
+    command = [executable("ssh"), "-C", "-F", str(server.config), server.host, "true"]
+    begin = time.perf_counter()
+    for process in [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(count)]:
+        process.wait(60)
+    return time.perf_counter() - begin
+
+
 def measure_ssh(players: dict[str, Player], rounds: int) -> list[Row]:
     """Gateways over ssh to a server on this machine."""
     one = Row("a worker over ssh", "ms", [NO_SLOWER])
@@ -271,9 +280,14 @@ def measure_ssh(players: dict[str, Player], rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         server = SshServer(Path(folder))
         try:
+            samplers = {
+                name: lambda count, name=name: players[name].ask("start_many", server.spec(), count)[0]
+                for name in EXECNETS
+            }
+            samplers[SSH] = lambda count: ssh_seconds(server, count)
             for _ in range(rounds):
-                for name in EXECNETS:
-                    seconds = [players[name].ask("start_many", server.spec(), count)[0] for count in (1, MANY_SSH)]
+                for name, sampler in samplers.items():
+                    seconds = [sampler(count) for count in (1, MANY_SSH)]
                     for row, figure in zip((one, many, ratio), (*(1e3 * s for s in seconds), seconds[1] / seconds[0])):
                         row.samples.setdefault(name, []).append(figure)
         finally:
