@@ -12,11 +12,13 @@
 
 #if PY_VERSION_HEX < 0x030A0000
 static inline PyObject *
-Py_NewRef(PyObject *object)
+core_new_ref(PyObject *object)
 {
     Py_INCREF(object);
     return object;
 }
+/* As CPython's own, takes a pointer to any object. */
+#define Py_NewRef(object) core_new_ref((PyObject *)(object))
 #endif
 
 /* ---- module.c: one module, everything it needs in its own state ---- */
