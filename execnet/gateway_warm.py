@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from execnet.gateway_base import Popen2IO, dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
-from execnet.script.template import ENDED, FAILED, HEAD, STARTED
+from execnet.script.template import ENDED, FAILED, SIZE, STARTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,9 +126,11 @@ class Template:
     def fork(self, descriptors: list[int], request: dict[str, Any]) -> None:
         """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
         data = dumps_internal({**request, "environment": _changes(self.environment, dict(os.environb))})
-        message = HEAD.pack(len(data), len(descriptors)) + data
+        message = SIZE.pack(len(data)) + data
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
         with self._lock:
+            if self._control.fileno() < 0:
+                return  # ended meanwhile
             try:
                 sent = self._control.sendmsg([message], rights)
                 self._control.sendall(message[sent:])
@@ -151,7 +153,8 @@ class Template:
         if self not in _owned:
             return
         _owned.discard(self)
-        self._control.close()
+        with self._lock:
+            self._control.close()
         if self.exit_status(END_TIME) is None:
             self.popen.kill()
             self.exit_status(END_TIME)
@@ -187,6 +190,7 @@ class WarmProcess:
         self._pid: int | None = None
         self._cancelled = False
         self._told = b""
+        self._waiting = 0
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, near_stdin = _pipe(theirs, ours)
             near_stdout, stdout = _pipe(ours, theirs)
@@ -275,13 +279,20 @@ class WarmProcess:
     def disown(self) -> None:
         """In a forked child: the process is the parent's."""
         self._lock = self._execmodel.Lock()
-        self.status_lost = True
-        self._end(STATUS_LOST)
+        self.returncode, self.status_lost = STATUS_LOST, True
+        self._report.close()
 
     def _await_report(self, timeout: float | None) -> None:
-        descriptor = self._report.fileno()
-        if descriptor >= 0:
-            wait_readable(self._execmodel, descriptor, timeout)
+        with self._lock:
+            if self.returncode is not None:
+                return
+            self._waiting += 1
+        try:
+            wait_readable(self._execmodel, self._report.fileno(), timeout)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._close_after_end()
 
     def _take(self) -> bool:
         """Take what the template has told; false if that is nothing. With the lock held."""
@@ -323,8 +334,15 @@ class WarmProcess:
 
     def _end(self, returncode: int) -> None:
         self.returncode = returncode
-        self._report.close()
-        _owned.discard(self)
+        with suppress(OSError):  # the other end is closed
+            self._report.shutdown(_socket.SHUT_RDWR)  # wakes whoever waits
+        self._close_after_end()
+
+    def _close_after_end(self) -> None:
+        # Not while another thread waits: the number could become another file's, which it would then wait for.
+        if self.returncode is not None and not self._waiting:
+            self._report.close()
+            _owned.discard(self)
 
 
 class WarmIO(Popen2IOMaster):

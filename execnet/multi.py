@@ -230,7 +230,8 @@ class Group:
                 exits = self._exit(_leaves(self._gateways), deadline)
                 self._await_end(list(self._gateways_to_join), deadline, exits)
         finally:
-            self._end_templates()
+            if not self._gateways and not self._gateways_to_join:
+                self._end_templates()
 
     def _end_templates(self) -> None:
         with self._lock:

@@ -22,10 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# A request: the size of its value, and how many descriptors come along with this head; then the value, the dict that
-# become_worker reads. The descriptors: the worker's stdin, stdout and working directory, the connection for what is
-# told of it, its stderr unless that is closed.
-HEAD = struct.Struct("!II")
+# A request: the size of its value, with descriptors; then the value, a dict for become_worker() and work(). The
+# descriptors: the worker's stdin, stdout and working directory, the connection for what is told of it, and its stderr
+# unless that is closed.
+SIZE = struct.Struct("!I")
 MOST_DESCRIPTORS = 5
 
 # What the connection of a worker tells, one line each.
@@ -41,14 +41,16 @@ def serve(descriptor: int, preload: str) -> dict[str, Any]:
 
     Returns in the worker, with the request.
     """
+    # What a worker gets back. Ctrl-C is for the initiator and the workers of its process group.
+    handlers = {_signal.SIGINT: _signal.signal(_signal.SIGINT, _signal.SIG_IGN)}
+    handlers[_signal.SIGIO] = _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
     _end_with_initiator()
-    # Ctrl-C is for the initiator and the workers of its process group.
-    interrupt = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
     os.set_inheritable(descriptor, False)
     _occupy_standard_descriptors()
-    template = _Template(control, _preload([name for name in preload.split(",") if name]))
-    template.handlers[_signal.SIGINT] = interrupt
+    failure = _preload([name for name in preload.split(",") if name])
+    handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _note)
+    template = _Template(control, failure, handlers)
     os.chdir(os.sep)
     gc.collect()
     gc.disable()
@@ -103,15 +105,14 @@ def _preload(names: list[str]) -> str:
 class _Template:
     """The process that forks: its connection to the initiator, and one for each worker that has not ended."""
 
-    def __init__(self, control: _socket.socket, failure: str) -> None:
+    def __init__(self, control: _socket.socket, failure: str, handlers: dict[int, Any]) -> None:
         self.control = control
         self.failure = failure
         self.workers: dict[int, _socket.socket] = {}
         self.wake_read, self.wake_write = os.pipe()
         for descriptor in (self.wake_read, self.wake_write):
             os.set_blocking(descriptor, False)
-        # What a worker gets back.
-        self.handlers = {_signal.SIGCHLD: _signal.signal(_signal.SIGCHLD, _note)}
+        self.handlers = handlers
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
 
     def run(self) -> dict[str, Any]:
@@ -131,13 +132,12 @@ class _Template:
 
     def serve_request(self) -> dict[str, Any] | None:
         """Serve one request; returns it in the worker. At the end of requests the process ends."""
-        head, ancillary, _, _ = self.control.recvmsg(HEAD.size, _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
+        head, ancillary, _, _ = self.control.recvmsg(SIZE.size, _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
         if not head:
             self.reap()
             os._exit(0)
-        size, count = HEAD.unpack(head + self.read(HEAD.size - len(head)))
-        # PyPy has the padding in it as well.
-        descriptors = list(struct.unpack_from(f"{count}i", b"".join(data for _, _, data in ancillary)))
+        (size,) = SIZE.unpack(head + self.read(SIZE.size - len(head)))
+        descriptors = [fd for _, _, data in ancillary for fd in struct.unpack(f"{len(data) // 4}i", data)]
         request: dict[str, Any] = gateway_base.loads_internal(self.read(size))
         report = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptors.pop(3))
         if self.fork(report):
