@@ -54,8 +54,8 @@ if hasattr(gc, 'freeze'):
 serve(io, id={id})
 """
 SHIPPED_START = """\
-import base64, zlib
-exec(compile(zlib.decompress(base64.b64decode('{text}')), '{name}', 'exec'))
+import binascii, zlib
+exec(compile(zlib.decompress(binascii.a2b_base64('{text}')), '{name}', 'exec'))
 """
 SOCKET_START = """\
 execmodel = get_execmodel({execmodel})
@@ -141,10 +141,11 @@ def sendexec(io: StartIO, *sources: str) -> None:
 
 def _packed_text() -> str:
     if "packed" not in _shipped:
-        import base64  # lazy: start-up speed
+        import binascii  # lazy: start-up speed
         import zlib  # lazy: start-up speed
 
-        packed = base64.b64encode(zlib.compress(shipped_text().encode("ascii"), 9))
+        # Not base64, which imports re on the far side.
+        packed = binascii.b2a_base64(zlib.compress(shipped_text().encode("ascii"), 9), newline=False)
         _shipped["packed"] = SHIPPED_START.format(text=packed.decode("ascii"), name=SHIPPED_NAME)
     return _shipped["packed"]
 

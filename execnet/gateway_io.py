@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
+    from execnet.gateway_ssh import SshConnection
     from execnet.gateway_stderr import StderrTail
     from execnet.xspec import XSpec
 
@@ -49,6 +50,7 @@ class Popen2IOMaster(Popen2IO):
             options["start_new_session"] = True
         self.popen = popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
         self._stderr: StderrTail | None = None
+        self._connection: SshConnection | None = None
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
         if capture_stderr:
             from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it
@@ -60,7 +62,17 @@ class Popen2IOMaster(Popen2IO):
         returncode = self.popen.wait()
         if self._stderr is not None:
             self._stderr.finish()
+        self._let_connection_go()
         return returncode
+
+    def share(self, connection: SshConnection) -> None:
+        """Keep the connection that the process uses open until the process has ended."""
+        connection.use(self)
+        self._connection = connection
+
+    def _let_connection_go(self) -> None:
+        if self._connection is not None:
+            self._connection.release(self)
 
     def stderr_tail(self, timeout: float) -> str:
         """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end.
@@ -127,6 +139,7 @@ class Popen2IOMaster(Popen2IO):
                 stream.close()
         if self._stderr is not None:
             self._stderr.finish()
+        self._let_connection_go()
 
     def _last_words(self, deadline: float) -> bytes:
         output = b""
@@ -341,12 +354,14 @@ def _command(spec: XSpec) -> list[str]:
     return popen_args(spec)
 
 
-def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
-    """Start the process of a popen, ssh or vagrant_ssh spec.
+def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | None = None) -> Popen2IOMaster:
+    """Start the process of a popen, ssh or vagrant_ssh spec; ``connection`` is one that its ssh can use.
 
     Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
     """
     args = _command(spec)
+    if connection is not None:
+        args[1:1] = connection.options()
     options = process_options(spec)
     try:
         io = Popen2IOMaster(args, execmodel, **options)
@@ -354,6 +369,8 @@ def create_io(spec: XSpec, execmodel: ExecModel) -> Popen2IOMaster:
         import shlex  # lazy: start-up speed
 
         raise named_error(error, spec, shlex.join(args)) from None
+    if connection is not None:
+        io.share(connection)
     _set_remoteaddress(io, spec)
     return io
 

@@ -6,7 +6,7 @@ import atexit
 import os
 import time
 
-from execnet.gateway_base import NO_ENDMARKER_WANTED, BaseGateway, RemoteError, get_execmodel
+from execnet.gateway_base import NO_ENDMARKER_WANTED, BaseGateway, RemoteError, ThreadExecModel, get_execmodel
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
+    from execnet.gateway_ssh import SshConnection
     from execnet.gateway_warm import Template
 
     TermKill = tuple[Callable[[], object], Callable[[], object]]
@@ -315,6 +316,8 @@ class _Start:
         self.io: Any = None
         # Among several starts: the one that this one goes through, and whether this one is over.
         self.needed: _Start | None = None
+        # And the ssh connection that it shares with others.
+        self.connection: SshConnection | None = None
         self.over = group.execmodel.Event()
 
     @property
@@ -335,7 +338,7 @@ class _Start:
 
     def can_begin_at_once(self) -> bool:
         """Whether begin() depends on no other start and does not block."""
-        return self.needed is None and not self.spec.socket
+        return self.needed is None and not self.spec.socket and self.connection is None
 
     def _create_io(self) -> Any:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
@@ -348,7 +351,8 @@ class _Start:
         if spec.via:
             return gateway_io.create_proxy_io(spec, group[spec.via], group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
-            return gateway_io.create_io(spec, group.execmodel)
+            shared = () if self.connection is None else (self.connection,)
+            return gateway_io.create_io(spec, group.execmodel, *shared)
         if spec.socket:
             return gateway_socket.create_io(spec, group, group.execmodel)
         raise ValueError(f"no gateway type found for {spec._spec!r}")
@@ -416,6 +420,7 @@ class _Starts:
         self.failures: dict[_Start, Exception] = {}
         self.gateways: dict[_Start, Gateway] = {}
         self.cancelled = False
+        self.connections: set[SshConnection] = set()
         try:
             for spec in specs:
                 self.starts.append(_Start(group, spec))
@@ -443,6 +448,7 @@ class _Starts:
     def run(self, max_parallel: int | None) -> list[Gateway]:
         """Start all, wait for all; the gateways in the order of the specs."""
         try:
+            self._share_connections()
             if max_parallel is None:
                 for start in self.starts:
                     if start.can_begin_at_once():
@@ -456,11 +462,25 @@ class _Starts:
             raise
         finally:
             self._release_ids()
+            for connection in self.connections:
+                connection.all_started()
         return self._sorted()
+
+    def _share_connections(self) -> None:
+        """Have one ssh connect for several starts to the same host."""
+        if not any(start.spec.ssh for start in self.starts) or not isinstance(self.group.execmodel, ThreadExecModel):
+            return
+        from execnet import gateway_ssh  # lazy: start-up speed
+
+        for index, connection in gateway_ssh.shared([start.spec for start in self.starts]).items():
+            self.starts[index].connection = connection
+            self.connections.add(connection)
 
     def _cancel(self) -> None:
         """End what was begun; a start that is being finished right now ends itself."""
         self.cancelled = True
+        for connection in self.connections:
+            connection.close()
         with self.group._lock:
             abandoned, self.waiting = self.waiting, []
         for start in abandoned:
@@ -498,6 +518,8 @@ class _Starts:
             start.needed.over.wait()
             if start.needed in self.failures:
                 raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
+        if start.connection is not None:
+            start.connection.wait_until_open()
         if self.cancelled:
             return start.discard()
         if start.io is None:

@@ -133,7 +133,8 @@ class SshServer:
                 port=port,
                 folder=self.folder,
                 pam="yes" if _account_is_locked() else "no",
-                set_env=f"SetEnv {MARK}={mark}" if mark else "",
+                # A home of its own: the start-up files of whose shell it is would be timed, and differ between machines.
+                set_env=f"SetEnv HOME={self.folder}" + (f" {MARK}={mark}" if mark else ""),
             )
         )
         return subprocess.Popen(
