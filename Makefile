@@ -80,7 +80,8 @@ sanitize: $(VENV)/installed-strict $(VENV)/requirements
 	  $(PYTEST) $(ARGS) $(foreach name,values receive channel,$(CURDIR)/testing/test_$(name).py)
 
 chaos: $(VENV)/installed-strict $(VENV)/requirements
-	export EXECNET_CHAOS=long; $(PYTEST) $(ARGS) $(CURDIR)/testing/chaos
+	export EXECNET_CHAOS=long; $(PYTEST) $(CURDIR)/testing/chaos $(ARGS)
+	$(BIN)/python testing/chaos/figures.py
 
 clean:
 	rm -rf $(VENV) .cache .tox build dist doc/_build execnet.egg-info execnet/_core*.so
