@@ -17,13 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support import oracle  # noqa: E402
+from support import oracle
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KINDS = 5
 EACH = 20
 ORPHAN_SECONDS = 3.5
-SECONDS = 120
+SECONDS = 60
+HANGS = "hangs"
 
 PREAMBLE = """
 import json, os, signal, sys, threading, time
@@ -81,16 +82,17 @@ def interrupted(call):
         time.sleep(0.3)
         at.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=interrupt).start()
     try:
+        threading.Thread(target=interrupt).start()
         call()
     except KeyboardInterrupt:
         return 1000 * (time.monotonic() - at[0])
 gateway = execnet.makegateway("popen")
 pid = gateway.remote_exec("import os; channel.send(os.getpid())").receive()
 took = []
-for call in (lambda c: c.receive(), lambda c: c.receive(60), lambda c: c.waitclose()):
-    took.append(interrupted(lambda: call(gateway.remote_exec("channel.receive()"))))
+channels = [gateway.remote_exec("channel.receive()") for _ in range(3)]
+for call, channel in zip((lambda c: c.receive(), lambda c: c.receive(60), lambda c: c.waitclose()), channels):
+    took.append(interrupted(lambda: call(channel)))
 channel = gateway.remote_exec("channel.receive(); channel.receive()")
 os.kill(pid, signal.SIGSTOP)
 took.append(interrupted(lambda: channel.send(b"x" * (64 << 20))))
@@ -154,10 +156,15 @@ class Contender:
             cwd=tempfile.gettempdir(),  # "-c" looks for modules in the working directory first
         )
 
-    def run(self, program: str, *arguments: str) -> list[float]:
-        """What the program says."""
+    def run(self, program: str, *arguments: str) -> list[float] | None:
+        """What the program says, None if it hangs."""
         process = self.start(program, *arguments)
-        output, _ = process.communicate(timeout=1200)
+        try:
+            output, _ = process.communicate(timeout=SECONDS + 0.5 * float((*arguments, 0)[0]))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=SECONDS)
+            return None
         said: list[float] = json.loads(output.splitlines()[0])
         return said
 
@@ -180,21 +187,28 @@ class Contender:
 
     def wake(self) -> str:
         """How long after the worker's death the last of 40 waiting threads wakes."""
-        woken, slowest, told = self.run(WAKE)
+        said = self.run(WAKE)
+        if said is None:
+            return HANGS
+        woken, slowest, told = said
         return f"{slowest:.0f} ms, {woken} of 40, pid and signal {'told' if told else 'not told'}"
 
     def interrupt(self) -> str:
         """From SIGINT to KeyboardInterrupt."""
-        return ", ".join(f"{took:.0f}" for took in self.run(INTERRUPT)) + " ms"
+        said = self.run(INTERRUPT)
+        return HANGS if said is None else ", ".join(f"{took:.0f}" for took in said) + " ms"
 
     def terminate(self) -> str:
         """terminate(1.0) of a stopped, a swallowing and a looping worker."""
-        took, left = self.run(TERMINATE)
-        return f"{took:.2f} s, {left:.0f} left"
+        said = self.run(TERMINATE)
+        return HANGS if said is None else f"{said[0]:.2f} s, {said[1]:.0f} left"
 
     def cycles(self, count: int) -> str:
         """What is left of opening and closing."""
-        fds, threads, children, memory = self.run(CYCLES, str(count))
+        said = self.run(CYCLES, str(count))
+        if said is None:
+            return HANGS
+        fds, threads, children, memory = said
         return f"{fds:.0f}, {threads:.0f}, {children:.0f}, {memory:+.0f} KiB"
 
 

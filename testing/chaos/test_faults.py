@@ -67,11 +67,12 @@ def test_rsync_to_a_full_disk(group: execnet.Group, tmp_path: Path, capfd: pytes
     for name in ("a", "b"):
         (source / name).write_bytes(os.urandom(3 << 20))
     full, other = group.makegateways(["popen"] * 2)
-    full.remote_exec("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))").waitclose(SECONDS)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
+    full.remote_exec(limit).waitclose(SECONDS)
     rsync = execnet.RSync(source, verbose=False)
     for name, gateway in (("full", full), ("other", other)):
         rsync.add_target(gateway, tmp_path / name)
-    with pytest.raises((OSError, execnet.RemoteError), match="File too large|EFBIG"):
+    with pytest.raises((OSError, execnet.RemoteError), match=r"File too large|EFBIG"):
         rsync.send()
     for gateway in (full, other):
         assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
@@ -86,7 +87,7 @@ def test_rsync_to_a_full_disk(group: execnet.Group, tmp_path: Path, capfd: pytes
 def test_a_worker_that_closes_its_descriptors(pair: execnet.Gateway, which: str) -> None:
     channel = pair.remote_exec(f"import os, time; channel.receive(); os.closerange({which}); time.sleep(1000)")
     channel.send(1)
-    with pytest.raises(EOFError, match="has closed the connection|exited|killed"):
+    with pytest.raises(EOFError, match=r"has closed the connection|exited|killed"):
         channel.receive(SECONDS)
     started = time.monotonic()
     pair.exit(wait=1.0)
