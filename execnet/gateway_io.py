@@ -48,11 +48,14 @@ class Popen2IOMaster(Popen2IO):
         options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
         if newsession:
             options["start_new_session"] = True
-        self.popen = popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
+        self._own(execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options), execmodel)
+
+    def _own(self, popen: Any, execmodel: ExecModel) -> None:
+        self.popen = popen
         self._stderr: StderrTail | None = None
         self._connection: SshConnection | None = None
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
-        if capture_stderr:
+        if popen.stderr is not None:
             from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it
 
             self._stderr = StderrTail(popen.stderr)

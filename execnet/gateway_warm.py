@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 
-from execnet.gateway_base import Popen2IO, dumps_internal
+from execnet.gateway_base import dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
 from execnet.script.template import ENDED, FAILED, SIZE, STARTED
@@ -357,13 +357,7 @@ class WarmIO(Popen2IOMaster):
             "execmodel": spec.execmodel or "thread",
             "newsession": options.get("newsession", False),
         }
-        self.popen = popen = WarmProcess(template, request, execmodel, options.get("capture_stderr", False))
-        Popen2IO.__init__(self, popen.stdin, popen.stdout, execmodel)
-        self._stderr = None
-        if popen.stderr is not None:
-            from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it
-
-            self._stderr = StderrTail(popen.stderr)
+        self._own(WarmProcess(template, request, execmodel, options.get("capture_stderr", False)), execmodel)
 
     def _last_words(self, deadline: float) -> bytes:
         if self.popen.never_ran():

@@ -308,7 +308,7 @@ class TestPreload:
         with pytest.raises(GatewayStartError, match=r"preload=no\.such: ModuleNotFoundError: No module named 'no'"):
             group.makegateway("popen//warm//preload=json,no.such")
         assert list(group) == []
-        assert "ModuleNotFoundError" in capfd.readouterr().err
+        assert capfd.readouterr().err == ""
 
     def test_several_starts_with_a_module_that_is_missing(self, group):
         with pytest.raises(GatewayStartError) as caught:
@@ -316,11 +316,11 @@ class TestPreload:
         assert str(caught.value).count("preload=nosuch: ModuleNotFoundError") == 3
         assert list(group) == []
 
-    @pytest.mark.parametrize("source", ["1/0", "import sys; sys.exit('never')"])
+    @pytest.mark.parametrize("source", ["1/0", "import sys; sys.exit('never')", "import nosuch"])
     def test_a_module_that_fails_is_named(self, group, tmp_path, monkeypatch, source, capfd):
         (tmp_path / "failing.py").write_text(source)
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(GatewayStartError, match=r"preload=failing: (ZeroDivisionError|SystemExit: never)"):
+        with pytest.raises(GatewayStartError, match=r"preload=failing: (Zero|SystemExit: never|.* named 'nosuch')"):
             group.makegateway("popen//warm//preload=failing")
         assert 'failing.py", line 1' in capfd.readouterr().err
 

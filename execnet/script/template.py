@@ -92,7 +92,8 @@ def _preload(names: list[str]) -> str:
         try:
             __import__(name)
         except (Exception, SystemExit) as error:
-            sys.stderr.write(gateway_base.geterrortext(error))
+            if not (isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")):
+                sys.stderr.write(gateway_base.geterrortext(error))
             return f"preload={name}: {type(error).__name__}: {error}"
     threading = sys.modules.get("threading")
     threads = [thread for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
