@@ -75,6 +75,10 @@ class Group:
         # Auto ids of starts that failed: the next start takes them first.
         self._autoids_returned: list[str] = []
         self._ids_starting: set[str] = set()
+        #: How many of the specs that `allocate_id` has named are started before `makegateway` is called for them.
+        self.start_ahead = _start_ahead_wanted()
+        self._announced: list[XSpec] = []
+        self._ahead: list[_Start] = []
         self._owner_pid = os.getpid()
         # What warm workers are forked from, by what tells one from another.
         self._templates: dict[object, Template] = {}
@@ -151,6 +155,8 @@ class Group:
         self._disown_in_forked_child()
         with self._lock:
             self._allocate_id(spec)
+            if self.start_ahead:
+                self._announced.append(spec)
 
     def _allocate_id(self, spec: XSpec) -> str:
         """With the lock held."""
@@ -189,11 +195,50 @@ class Group:
         or ``installvia``, HostNotFound or another OSError where the start failed, and
         RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied.
         """
-        start = _Start(self, spec)
+        start = self._taken_from_ahead(spec) or _Start(self, spec)
         try:
-            start.begin()
+            if start.io is None:
+                start.begin()
+            if self.start_ahead:
+                self._begin_ahead()
             return start.finish()
         finally:
+            start.release_id()
+
+    def _taken_from_ahead(self, spec: XSpec | str | None) -> _Start | None:
+        with self._lock:
+            self._announced = [announced for announced in self._announced if announced is not spec]
+            for start in self._ahead:
+                if start.spec is spec:
+                    self._ahead.remove(start)
+                    return start
+        return None
+
+    def _begin_ahead(self) -> None:
+        """Start processes for announced specs, while that of another one comes up."""
+        while len(self._ahead) < self.start_ahead:
+            with self._lock:
+                if not self._announced:
+                    return
+                spec = self._announced.pop(0)
+            if spec.via or spec.socket or spec.warm or spec.preload:
+                continue
+            try:
+                start = _Start(self, spec)
+            except ValueError:
+                continue  # as its own makegateway will tell
+            try:
+                start.begin()
+            except (OSError, ValueError):
+                start.release_id()
+            else:
+                self._ahead.append(start)
+
+    def _discard_ahead(self) -> None:
+        self._announced.clear()
+        while self._ahead:
+            start = self._ahead.pop()
+            start.discard()
             start.release_id()
 
     def makegateways(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
@@ -225,6 +270,7 @@ class Group:
         RuntimeWarning.
         """
         self._disown_in_forked_child()
+        self._discard_ahead()
         deadline = _Deadline(timeout)
         try:
             while self._gateways or self._gateways_to_join:
@@ -278,7 +324,7 @@ class Group:
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
-        if not (self._gateways or self._gateways_to_join or self._templates):
+        if not (self._gateways or self._gateways_to_join or self._templates or self._ahead):
             return
         import warnings  # lazy: start-up speed
 
@@ -295,6 +341,8 @@ class Group:
         self._gateways_to_join.clear()
         self._templates.clear()
         self._ids_starting.clear()
+        self._announced.clear()
+        self._ahead.clear()
         self._lock = self._execmodel.Lock()
 
 
@@ -552,6 +600,14 @@ class _Starts:
     def _release_ids(self) -> None:
         for start in self.starts:
             start.release_id()
+
+
+def _start_ahead_wanted() -> int:
+    wanted = os.environ.get("EXECNET_START_AHEAD") or "0"
+    try:
+        return int(wanted)
+    except ValueError:
+        raise ValueError(f"EXECNET_START_AHEAD needs a whole number, not {wanted!r}") from None
 
 
 def _leaves(gateways: list[Gateway]) -> list[Gateway]:

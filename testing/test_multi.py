@@ -390,6 +390,56 @@ class TestMakegateways:
         assert leaks.processes() == before
 
 
+class TestStartAhead:
+    """What makes a loop over makegateway faster where its specs were announced to allocate_id, as pytest-xdist does."""
+
+    @staticmethod
+    def announced(group, count=4, string="popen"):
+        specs = [execnet.XSpec(string) for _ in range(count)]
+        for spec in specs:
+            group.allocate_id(spec)
+        return specs
+
+    def test_announced_specs_are_started_while_the_first_comes_up(self, group):
+        group.start_ahead = 2
+        specs = self.announced(group)
+        first = group.makegateway(specs[0])
+        ahead = {start.id: start.io.popen.pid for start in group._ahead}
+        assert list(ahead) == ["gw1", "gw2"]
+        gateways = [first, *map(group.makegateway, specs[1:])]
+        assert [gateway.id for gateway in gateways] == ["gw0", "gw1", "gw2", "gw3"] == [gateway.id for gateway in group]
+        assert [gateway.pid for gateway in gateways[1:3]] == list(ahead.values())
+        assert [gateway.spec for gateway in gateways] == specs
+        assert not group._ahead
+
+    def test_what_nobody_asked_for_ends_with_the_group(self, group):
+        group.start_ahead = 8
+        group.makegateway(self.announced(group)[0])
+        popens = [start.io.popen for start in group._ahead]
+        assert len(popens) == 3
+        group.terminate(5.0)
+        assert all(popen.returncode is not None for popen in popens)
+        assert group.makegateway("popen//id=gw1").id == "gw1"
+
+    def test_one_that_can_not_be_started_is_told_when_it_is_asked_for(self, group):
+        group.start_ahead = 8
+        (good,), (bad,) = self.announced(group, 1), self.announced(group, 1, "popen//python=no-such-python")
+        group.makegateway(good)
+        with pytest.raises(FileNotFoundError):
+            group.makegateway(bad)
+
+    def test_nothing_starts_ahead_by_default(self, group):
+        group.makegateway(self.announced(group)[0])
+        assert not group._ahead
+
+    def test_the_environment_variable_sets_it(self, monkeypatch):
+        monkeypatch.setenv("EXECNET_START_AHEAD", "3")
+        assert execnet.Group().start_ahead == 3
+        monkeypatch.setenv("EXECNET_START_AHEAD", "many")
+        with pytest.raises(ValueError, match="EXECNET_START_AHEAD"):
+            execnet.Group()
+
+
 class TestMultiChannel:
     class Fake:
         """A channel, as far as a MultiChannel needs one."""
