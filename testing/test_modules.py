@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 from support import interpreters
 
 import execnet
-from execnet import mainthread
+from execnet import gateway_bootstrap, mainthread
+from execnet.xspec import XSpec
 
 MakeGateway = Callable[..., execnet.Gateway]
 PACKAGE_PARENT = str(Path(execnet.__file__).resolve().parents[1])
@@ -76,6 +79,66 @@ def test_a_portable_worker_loads_these_modules_and_no_more(
 ) -> None:
     monkeypatch.setenv("EXECNET_PURE", "1")
     assert loaded_in(makegateway("popen")) == loaded_by(f"import {PORTABLE_WORKER}") | EXECNET
+
+
+# what is sent
+
+
+class CountingIO:
+    """An io that answers, and notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.sent = b""
+
+    def read(self, numbytes: int) -> bytes:
+        self.calls.append(f"read {numbytes}")
+        return b"1"
+
+    def write(self, data: bytes) -> None:
+        self.calls.append("write")
+        self.sent += data
+
+
+def started(spec: str) -> CountingIO:
+    io = CountingIO()
+    full = XSpec(spec)
+    gateway_bootstrap.begin(io, full)
+    gateway_bootstrap.await_answer(io, full)
+    return io
+
+
+@pytest.mark.parametrize(
+    "spec", ["popen//id=gw0", "popen//id=gw0//python=x", "ssh=host//id=gw0", "socket=host:1//id=gw0"]
+)
+def test_a_start_is_one_round_trip(spec: str) -> None:
+    assert started(spec).calls == ["write", "read 1"]
+
+
+def test_the_line_over_ssh_is_compressed_and_small() -> None:
+    line = started("ssh=host//id=gw0").sent
+    assert len(line) < 20_000 < len(gateway_bootstrap.shipped_text())
+    assert len(zlib.compress(line)) > 0.7 * len(line)
+
+
+def test_the_line_to_a_worker_of_our_own_is_small() -> None:
+    assert len(started("popen//id=gw0").sent) < 1000
+
+
+@pytest.mark.parametrize("spec", ["popen//id=gw0", "ssh=host//id=gw0"])
+def test_nothing_is_compiled_twice(spec: str) -> None:
+    text = ast.literal_eval(started(spec).sent.decode("ascii"))
+    calls = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    compiled = [
+        call.func.id for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("compile", "exec")
+    ]
+    assert compiled == ([] if spec.startswith("popen") else ["exec", "compile"])
+
+
+def test_packing_is_done_once() -> None:
+    assert gateway_bootstrap._packed_text() is gateway_bootstrap._packed_text()
 
 
 # threading, which a worker does not load before somebody wants it
