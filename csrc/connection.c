@@ -47,7 +47,7 @@ take_unsent(ConnectionObject *connection, char **bytes)
 static void
 unlock(ConnectionObject *connection)
 {
-    while (connection->unsent_size > 0 && !connection->write_closed) {
+    while (connection->unsent_size > 0) {
         char *bytes;
         size_t size = take_unsent(connection, &bytes);
         struct iovec piece = {bytes, size};
@@ -220,6 +220,7 @@ write_locked(ConnectionObject *connection, const Piece *pieces, int count)
             } else if (finish_elsewhere(connection, vectors, pieces, count) < 0) {
                 /* Half a message was sent, and its rest can't be: nothing may follow it. */
                 connection->write_closed = true;
+                connection->unsent_size = 0;
                 unlock(connection);
             }
             return -1;
@@ -301,7 +302,7 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "ii:send_soon", &code, &channel)) {
         return NULL;
     }
-    if (connection->disowned) {
+    if (connection->disowned || connection->write_closed) {
         Py_RETURN_NONE;
     }
     if (keep_unsent(connection, code, channel) < 0) {

@@ -175,6 +175,7 @@ class Gateway(BaseGateway):
         try:
             with self._writelock:
                 self._finish_writing()
+            self._send_unsent()
         except (ValueError, OSError) as exc:
             self._trace("finishing an interrupted message:", exc)
 

@@ -631,9 +631,21 @@ class TestInterruptedWaits:
             assert interrupted_after(channel.send, b"x" * (64 << 20)) <= INTERRUPT_SECONDS
         finally:
             os.kill(pair.pid, signal.SIGCONT)
-        if pair._core == "c":
-            assert channel.receive(SECONDS) == 64 << 20
-            assert pair.remote_exec("channel.send(1)").receive(SECONDS) == 1
+        assert channel.receive(SECONDS) == 64 << 20
+        assert pair.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_a_goodbye_behind_an_interrupted_send_is_heard(pair):
+    channel = pair.remote_exec("channel.send(len(channel.receive()))")
+    os.kill(pair.pid, signal.SIGSTOP)
+    try:
+        interrupted_after(channel.send, b"x" * (64 << 20))
+        pair.exit()
+    finally:
+        os.kill(pair.pid, signal.SIGCONT)
+    started = time.monotonic()
+    pair._group.terminate(SECONDS)
+    assert time.monotonic() - started < 3.0 and pair.returncode == 0
 
 
 FORKING = """

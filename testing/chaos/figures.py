@@ -29,6 +29,7 @@ HANGS = "hangs"
 PREAMBLE = """
 import json, os, signal, sys, threading, time
 import execnet
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
 def say(item):
     os.write(1, (json.dumps(item) + "\\n").encode())
 SWALLOWING = '''
