@@ -1251,6 +1251,11 @@ class BaseGateway(object):
             self._trace("EOF without prior gateway termination message")
             self._error = self._end_error(exc)
             lost = True
+        except (IOError, OSError) as exc:
+            # A socket whose other end died is reset.
+            self._trace("can't read:", exc)
+            self._error = self._end_error(EOFError("can't read: %s" % exc))
+            lost = True
         except Exception as exc:
             self._trace(self._geterrortext(exc))
             self._error = EOFError("connection given up: %s: %s" % (type(exc).__name__, exc))
@@ -1302,7 +1307,7 @@ class BaseGateway(object):
         self._channelfactory._disown()
 
     def _let_go(self):
-        # The numbers of the descriptors stay taken, for who closes them later, but they are no way to the other side any more.
+        # The descriptors' numbers stay taken, for who closes them later, but they are no way to the other side any more.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for name in ("infile", "outfile", "sock"):
             try:

@@ -182,17 +182,19 @@ class TestWorkerDies:
 
     def test_a_message_cut_off_is_told(self, gw):
         channel = gw.remote_exec(
-            "import os, threading, time\n"
+            "import os, select, threading\n"
+            "output = channel.gateway._io.outfile.fileno()\n"
             "channel.receive()\n"
             "threading.Thread(target=lambda: channel.send(b'x' * (64 << 20)), daemon=True).start()\n"
-            "channel2 = channel.receive(); time.sleep(0.05); os._exit(7)"
+            "channel.receive()\n"
+            "while select.select([], [output], [], 0)[1]: pass\n"
+            "os._exit(7)"
         )
         gate = threading.Event()
-        other = gw.newchannel()
         blocker = gw.remote_exec("channel.send(1)")
         blocker.setcallback(lambda item: gate.wait(SECONDS))
         channel.send(1)
-        channel.send(other)
+        channel.send(2)
         wait_until(lambda: gw.returncode == 7, SECONDS, "the worker's end")
         gate.set()
         with pytest.raises(GatewayDied, match="in the middle of a message: expected 67108"):
