@@ -54,7 +54,7 @@ def test_open_and_close(how: str, size: object, report: Callable[[str], None]) -
                 channel.receive(SECONDS)
             gateway.exit(wait=SECONDS)
 
-    for _ in range(cycles // 4):
+    for _ in range(cycles // 2):
         cycle()
     before, used = leaks.Snapshot.take(), memory()
     for _ in range(cycles):
