@@ -1358,7 +1358,9 @@ class BaseGateway(object):
         # Whether the output is ready for event, or broken; unknown where it can't be asked.
         import select
 
-        fds = getattr(self._io, "descriptors", tuple)()
+        # A green file may not even tell its descriptor while it is read.
+        threads = isinstance(self.execmodel, ThreadExecModel)
+        fds = threads and getattr(self._io, "descriptors", tuple)()
         if not fds or not hasattr(select, "poll"):
             return unknown
         poll = select.poll()
