@@ -62,17 +62,24 @@ offer_role(ConnectionObject *connection)
     return false;
 }
 
-/* A waiting thread leaves the role. */
+/* The role is free: let who waits for it know. */
 static void
-role_leave(ConnectionObject *connection)
+role_offer(ConnectionObject *connection)
 {
-    atomic_store(&connection->role_taken, false);
     if (atomic_load(&connection->handed_over)) {
         wake_receiver(connection);
     } else if (!offer_role(connection) && (atomic_exchange(&connection->receiver_wanted, false) ||
                                            atomic_load(&connection->has_callbacks))) {
         wake_receiver(connection);
     }
+}
+
+/* A waiting thread leaves the role. */
+static void
+role_leave(ConnectionObject *connection)
+{
+    atomic_store(&connection->role_taken, false);
+    role_offer(connection);
 }
 
 static void
@@ -360,6 +367,11 @@ receive_wait(ConnectionObject *connection, ItemQueueObject *queue, bool for_end,
         if (time_left(deadline) == 0) {
             break;
         }
+    }
+    /* A thread whose time is over may have been offered the role in this moment: it is for another
+     * one, then. */
+    if (!is_satisfied(queue, for_end) && !atomic_load(&connection->role_taken)) {
+        role_offer(connection);
     }
     Py_DECREF(queue);
     Py_DECREF(connection);
