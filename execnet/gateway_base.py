@@ -1188,6 +1188,17 @@ class ChannelFileRead(ChannelFile):
 # gateways
 
 
+def _files_of(io):
+    files = []
+    for name in ("infile", "outfile", "sock"):
+        try:
+            file = getattr(io, name)
+            files.append((file, file.fileno()))
+        except (AttributeError, IOError, ValueError):
+            pass  # there is none, or it is none of the system's
+    return files
+
+
 _receiving = set()
 
 
@@ -1215,6 +1226,8 @@ class BaseGateway(object):
         self._receivelock = self.execmodel.RLock()
         self._writelock = self.execmodel.Lock()
         self._unsent = []
+        # Asked for now: a green file does not tell its descriptor while it is being read.
+        self._files = _files_of(io)
         self._connection = self._core_connection(io)
         self._channelfactory = ChannelFactory(self, _startcount)
         if self._connection is not None:
@@ -1307,13 +1320,11 @@ class BaseGateway(object):
         self._channelfactory._disown()
 
     def _let_go(self):
-        # The descriptors' numbers stay taken, for who closes them later, but they are no way to the other side any more.
+        # The numbers of the descriptors stay taken, for who closes them later, but they are no way to the other side any more.
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for name in ("infile", "outfile", "sock"):
-            try:
-                os.dup2(nowhere, getattr(self._io, name).fileno(), False)
-            except (AttributeError, IOError, ValueError):
-                pass  # there is none, or it is closed
+        for file, fd in self._files:
+            if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
+                os.dup2(nowhere, fd, False)
         os.close(nowhere)
 
     def _send(self, msgcode, channelid=0, data=b""):
