@@ -1320,7 +1320,7 @@ class BaseGateway(object):
         self._channelfactory._disown()
 
     def _let_go(self):
-        # The numbers of the descriptors stay taken, for who closes them later, but they are no way to the other side any more.
+        # The descriptors' numbers stay taken, for who closes them later, but are no way to the other side any more.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for file, fd in self._files:
             if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
