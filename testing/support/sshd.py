@@ -133,7 +133,7 @@ class SshServer:
                 port=port,
                 folder=self.folder,
                 pam="yes" if _account_is_locked() else "no",
-                # A home of its own: the start-up files of the account's shell would be timed, and differ between machines.
+                # A home of its own: the start-up files of the account's shell differ between machines, and take time.
                 set_env=f"SetEnv HOME={self.folder}" + (f" {MARK}={mark}" if mark else ""),
             )
         )
