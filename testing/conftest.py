@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,9 @@ STDERR = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     leaks.mark_session()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So it is for what a shell runs in the background, and every process started here would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # While a test runs, descriptor 2 is pytest's capture file; here it is still the terminal.
     config.stash[STDERR] = os.dup(2)
     installed = CHECKOUT not in Path(execnet.__file__).resolve().parents or ".venv" in execnet.__file__
