@@ -19,6 +19,7 @@ from support import interpreters, leaks, oracle, packages
 from support.peer import Peer
 from support.socketserver import SocketServer
 from support.sshd import SshServer
+from support.twin import load_portable_twin
 
 import execnet
 
@@ -26,7 +27,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 TERMINATE_SECONDS = 5.0
 # The last resort behind pytest-timeout: a test stuck in C code, where no Python signal handler runs.
 STUCK_SECONDS = 60.0
-PORTABLE_TWIN = "gateway_base_portable"
 
 
 def tested_core() -> str:
@@ -170,21 +170,6 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)[0]
 
 
-def _load_portable_twin() -> ModuleType:
-    """`execnet/gateway_base.py` under a second name, over the portable core."""
-    if PORTABLE_TWIN in sys.modules:
-        return sys.modules[PORTABLE_TWIN]
-    spec = importlib.util.spec_from_file_location(PORTABLE_TWIN, execnet.gateway_base.__file__)
-    assert spec is not None and spec.loader is not None
-    twin = importlib.util.module_from_spec(spec)
-    sys.modules[PORTABLE_TWIN] = twin
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXECNET_PURE", "1")
-        spec.loader.exec_module(twin)
-    assert twin.core == "portable"
-    return twin
-
-
 def _package_in_use() -> dict[str, ModuleType]:
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "execnet"}
 
@@ -261,5 +246,5 @@ def peer(local: ModuleType, transport: str) -> Iterator[Peer]:
 @pytest.fixture(params=CORES)
 def base(request: pytest.FixtureRequest) -> ModuleType:
     """The gateway_base module, once over each core."""
-    module: ModuleType = execnet.gateway_base if request.param == "c" else _load_portable_twin()
+    module: ModuleType = execnet.gateway_base if request.param == "c" else load_portable_twin()
     return module

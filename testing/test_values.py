@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.twin import load_portable_twin
 
 import execnet
 
@@ -203,9 +204,7 @@ def outcome(call: Any, *args: Any) -> tuple[str, Any]:
 @pytest.fixture(scope="module")
 def twin() -> ModuleType:
     """The same file over the portable core."""
-    from conftest import _load_portable_twin
-
-    return _load_portable_twin()
+    return load_portable_twin()
 
 
 UNWRITABLE: list[Any] = [
