@@ -323,7 +323,3 @@ def _find_non_builtin_globals(source: str, codeobj: types.CodeType) -> list[str]
 def _local_names(codeobj: types.CodeType) -> set[str]:
     inner = (const for const in codeobj.co_consts if isinstance(const, types.CodeType))
     return {codeobj.co_name, *codeobj.co_varnames, *codeobj.co_cellvars}.union(*map(_local_names, inner))
-
-
-if TYPE_CHECKING:
-    __all__ = ["Gateway", "RInfo", "RemoteStatus", "gateway_base", "rinfo_source"]
