@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 /* Larger pieces are not copied for the thread that finishes an interrupted write: their owner is
- * kept. */
+   kept, also where they are written, but may still be lent to the pipe. */
 enum { COPY_LONGEST = 64 * 1024 };
 
 /* ---- the write lock ---- */
@@ -51,16 +51,14 @@ unlock(ConnectionObject *connection)
         char *bytes;
         size_t size = take_unsent(connection, &bytes);
         struct iovec piece = {bytes, size};
-        FdioWritten written;
-        int fd = connection->write_fd;
-        bool is_socket = connection->write_is_socket;
+        OutletOutcome written;
         Py_BEGIN_ALLOW_THREADS
             do {
-                written = fdio_write(fd, is_socket, &piece, 1);
-            } while (written == FDIO_WRITE_INTERRUPTED);
+                written = outlet_write(&connection->outlet, &piece, 1);
+            } while (written == OUTLET_INTERRUPTED);
         Py_END_ALLOW_THREADS
         PyMem_RawFree(bytes);
-        if (written == FDIO_WRITE_FAILED) {
+        if (written == OUTLET_FAILED) {
             break; /* Who is to be told is gone. */
         }
     }
@@ -71,7 +69,7 @@ void
 connection_flush(ConnectionObject *connection)
 {
     if (connection->unsent_size > 0 && PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
-        if (!connection->write_closed && fdio_writable(connection->write_fd)) {
+        if (!connection->write_closed && fdio_writable(connection->outlet.fd)) {
             unlock(connection);
         } else {
             PyThread_release_lock(connection->write_lock);
@@ -83,10 +81,10 @@ connection_flush(ConnectionObject *connection)
 
 typedef struct {
     ConnectionObject *connection;
-    struct iovec pieces[MOST_PIECES];
+    struct iovec pieces[OUTLET_MOST_PIECES];
     int count;
-    PyObject *owners[MOST_PIECES];
-    char *copies[MOST_PIECES];
+    PyObject *owners[OUTLET_MOST_PIECES];
+    char *copies[OUTLET_MOST_PIECES];
 } Remainder;
 
 static void
@@ -105,12 +103,11 @@ remainder_write(void *argument)
 {
     Remainder *remainder = argument;
     ConnectionObject *connection = remainder->connection;
-    FdioWritten written;
+    OutletOutcome written;
 
     do {
-        written = fdio_write(connection->write_fd, connection->write_is_socket, remainder->pieces,
-                             remainder->count);
-    } while (written == FDIO_WRITE_INTERRUPTED);
+        written = outlet_write(&connection->outlet, remainder->pieces, remainder->count);
+    } while (written == OUTLET_INTERRUPTED);
     PyGILState_STATE gil = PyGILState_Ensure();
     unlock(connection);
     remainder_free(remainder);
@@ -130,7 +127,7 @@ remainder_new(ConnectionObject *connection, const struct iovec *vectors, const P
     remainder->count = count;
     for (int i = 0; i < count; i++) {
         remainder->pieces[i] = vectors[i];
-        if (vectors[i].iov_len > COPY_LONGEST && pieces[i].owner != NULL) {
+        if (pieces[i].size > COPY_LONGEST && pieces[i].owner != NULL) {
             remainder->owners[i] = Py_NewRef(pieces[i].owner);
         } else if (vectors[i].iov_len > 0) {
             remainder->copies[i] = PyMem_RawMalloc(vectors[i].iov_len);
@@ -187,9 +184,7 @@ untouched(const struct iovec *vectors, const Piece *pieces, int count)
 static int
 write_locked(ConnectionObject *connection, const Piece *pieces, int count)
 {
-    struct iovec vectors[MOST_PIECES];
-    int fd = connection->write_fd;
-    bool is_socket = connection->write_is_socket;
+    struct iovec vectors[OUTLET_MOST_PIECES];
 
     if (connection->write_closed) {
         PyThread_release_lock(connection->write_lock);
@@ -200,17 +195,17 @@ write_locked(ConnectionObject *connection, const Piece *pieces, int count)
         vectors[i].iov_len = pieces[i].size;
     }
     for (;;) {
-        FdioWritten written;
+        OutletOutcome written;
         int error;
         Py_BEGIN_ALLOW_THREADS
-            written = fdio_write(fd, is_socket, vectors, count);
+            written = outlet_write(&connection->outlet, vectors, count);
             error = errno;
         Py_END_ALLOW_THREADS
-        if (written == FDIO_WRITTEN) {
+        if (written == OUTLET_WRITTEN) {
             unlock(connection);
             return 0;
         }
-        if (written == FDIO_WRITE_FAILED) {
+        if (written == OUTLET_FAILED) {
             unlock(connection);
             return closed_error(strerror(error));
         }
@@ -434,7 +429,7 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     }
     if (connection->sentinel == NULL) {
         connection->sentinel =
-            sentinel_start(connection->read_fd, connection->write_fd, (int64_t)(seconds * 1000));
+            sentinel_start(connection->read_fd, connection->outlet.fd, (int64_t)(seconds * 1000));
     }
     return PyBool_FromLong(connection->sentinel != NULL);
 }
@@ -481,23 +476,25 @@ connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 
 /* ---- the type ---- */
 
-/* Connection(codec, read_fd, write_fd) */
+/* Connection(codec, read_fd, write_fd, lends=False) */
 static int
 connection_init(ConnectionObject *connection, PyObject *args, PyObject *kwargs)
 {
     ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
     PyObject *codec;
+    int write_fd, lends = false;
 
     if (kwargs != NULL || connection->codec != NULL ||
-        !PyArg_ParseTuple(args, "O!ii", state->codec_type, &codec, &connection->read_fd,
-                          &connection->write_fd)) {
+        !PyArg_ParseTuple(args, "O!ii|p", state->codec_type, &codec, &connection->read_fd,
+                          &write_fd, &lends)) {
         if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "Connection(codec, read_fd, write_fd), once");
+            PyErr_SetString(PyExc_TypeError,
+                            "Connection(codec, read_fd, write_fd, lends=False), once");
         }
         return -1;
     }
     connection->codec = (CodecObject *)Py_NewRef(codec);
-    connection->write_is_socket = fdio_is_socket(connection->write_fd);
+    connection->outlet = outlet_on(write_fd, lends);
     connection->write_lock = PyThread_allocate_lock();
     connection->receiver_lock = PyThread_allocate_lock();
     if (connection->write_lock == NULL || connection->receiver_lock == NULL) {

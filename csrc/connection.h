@@ -7,6 +7,7 @@
 #include "core.h"
 #include "fdio.h"
 #include "frame.h"
+#include "outlet.h"
 #include "sentinel.h"
 
 #include <stdatomic.h>
@@ -93,13 +94,13 @@ typedef struct {
 struct ConnectionObject {
     PyObject_HEAD
     CodecObject *codec;
-    int read_fd, write_fd;
-    bool write_is_socket;
+    int read_fd;
     bool disowned;      /* this is a forked child: the connection is the parent's */
     Sentinel *sentinel; /* ends a worker that lost its connection, or NULL */
 
     /* Sending. Who holds the lock writes, with the GIL released. */
     PyThread_type_lock write_lock;
+    Outlet outlet;
     bool write_closed;
     char *unsent; /* whole small messages, left by finalizers for who writes next */
     size_t unsent_size, unsent_capacity;
@@ -113,7 +114,8 @@ struct ConnectionObject {
     PyObject *failure;  /* what made the input unreadable, or NULL */
     bool at_end;        /* end of input; set by who has the role */
     int read_errno;     /* of the last read, 0: it succeeded */
-    bool stopped;       /* the receiver has left: nobody reads any more */
+    FdioSpin spin;
+    bool stopped; /* the receiver has left: nobody reads any more */
     Waiter *waiters;
     ItemQueueObject
         *reader_queue; /* of the thread that waits for a queue in the reader role, else NULL */
@@ -145,8 +147,6 @@ typedef struct {
     size_t size;
     PyObject *owner; /* may be NULL */
 } Piece;
-
-enum { MOST_PIECES = 3 };
 
 /* Write a message whole, in the order of the callers. OSError if the connection is closed; what a
    signal handler raised, after which the message has either not begun to be written, or is written

@@ -6,16 +6,16 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/eventfd.h>
 #endif
+
+/* Large enough that reader and writer seldom wait for each other, small enough for the system's
+   quota of pipe pages per user, and for the CPU's caches. */
+enum { LARGE_PIPE = 256 * 1024 };
 
 int64_t
 fdio_now(void)
@@ -27,6 +27,50 @@ fdio_now(void)
 }
 
 /* ---- waiting ---- */
+
+enum {
+    SPIN_NANOSECONDS = 50 * 1000,
+    MOST_TO_SKIP = 1023,
+};
+
+static int64_t
+nanoseconds_since(const struct timespec *start)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)(now.tv_sec - start->tv_sec) * 1000000000 + now.tv_nsec - start->tv_nsec;
+}
+
+bool
+fdio_spin(FdioSpin *spin, int fd)
+{
+    struct timespec start;
+    int present;
+
+    if (spin->to_skip > 0) {
+        spin->to_skip--;
+        return false;
+    }
+    if (ioctl(fd, FIONREAD, &present) < 0) {
+        return false;
+    }
+    if (present > 0) {
+        return true;
+    }
+    (void)clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        if (ioctl(fd, FIONREAD, &present) == 0 && present > 0) {
+            spin->penalty /= 2;
+            return true;
+        }
+    } while (nanoseconds_since(&start) < SPIN_NANOSECONDS);
+    if (spin->penalty < MOST_TO_SKIP) {
+        spin->penalty = 2 * spin->penalty + 1;
+    }
+    spin->to_skip = spin->penalty;
+    return false;
+}
 
 static int
 poll_timeout(int64_t milliseconds)
@@ -125,112 +169,14 @@ fdio_read(int fd, char *to, size_t size)
     }
 }
 
-/* ---- writing ---- */
-
-/* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken
- * away. */
-static bool
-sigpipe_kills(void)
-{
-    struct sigaction action;
-
-    return sigaction(SIGPIPE, NULL, &action) == 0 && !(action.sa_flags & SA_SIGINFO) &&
-           action.sa_handler == SIG_DFL;
-}
-
-static ssize_t
-write_pipe_guarded(int fd, const struct iovec *pieces, int count)
-{
-    sigset_t pipe_only, before, pending;
-
-    (void)sigemptyset(&pipe_only);
-    (void)sigaddset(&pipe_only, SIGPIPE);
-    (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    ssize_t written = writev(fd, pieces, count);
-    int error = errno;
-    if (written < 0 && error == EPIPE && !sigismember(&before, SIGPIPE)) {
-        int taken;
-        if (sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE)) {
-            (void)sigwait(&pipe_only, &taken);
-        }
-    }
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    errno = error;
-    return written;
-}
-
-static ssize_t
-write_once(int fd, bool is_socket, struct iovec *pieces, int count)
-{
-#ifdef MSG_NOSIGNAL
-    if (is_socket) {
-        struct msghdr message = {.msg_iov = pieces};
-        message.msg_iovlen = count;
-        return sendmsg(fd, &message, MSG_NOSIGNAL);
-    }
-#endif
-    if (sigpipe_kills()) {
-        return write_pipe_guarded(fd, pieces, count);
-    }
-    return count == 1 ? write(fd, pieces->iov_base, pieces->iov_len) : writev(fd, pieces, count);
-}
-
-static bool
-all_written(const struct iovec *pieces, int count)
-{
-    for (int i = 0; i < count; i++) {
-        if (pieces[i].iov_len > 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void
-move_on(struct iovec *pieces, int count, size_t written)
-{
-    for (int i = 0; i < count && written > 0; i++) {
-        size_t part = written < pieces[i].iov_len ? written : pieces[i].iov_len;
-        pieces[i].iov_base = (char *)pieces[i].iov_base + part;
-        pieces[i].iov_len -= part;
-        written -= part;
-    }
-}
-
-FdioWritten
-fdio_write(int fd, bool is_socket, struct iovec *pieces, int count)
-{
-    ssize_t written = write_once(fd, is_socket, pieces, count);
-
-    if (written < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK) {
-            return errno == EINTR ? FDIO_WRITE_INTERRUPTED : FDIO_WRITE_FAILED;
-        }
-        struct pollfd one = {.fd = fd, .events = POLLOUT};
-        (void)poll(&one, 1, -1);
-        return FDIO_WRITE_INTERRUPTED;
-    }
-    move_on(pieces, count, (size_t)written);
-    return all_written(pieces, count) ? FDIO_WRITTEN : FDIO_WRITE_INTERRUPTED;
-}
-
-bool
-fdio_is_socket(int fd)
-{
-    struct stat status;
-
-    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
-}
-
 void
-fdio_enlarge_pipe(int fd, int size)
+fdio_enlarge_pipe(int fd)
 {
 #ifdef F_SETPIPE_SZ
-    if (fcntl(fd, F_GETPIPE_SZ) < size) {
-        (void)fcntl(fd, F_SETPIPE_SZ, size);
+    if (fcntl(fd, F_GETPIPE_SZ) < LARGE_PIPE) {
+        (void)fcntl(fd, F_SETPIPE_SZ, LARGE_PIPE);
     }
 #else
     (void)fd;
-    (void)size;
 #endif
 }

@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 
 typedef enum {
     FDIO_READY,  /* data, end of file or an error: a read will not block */
@@ -27,6 +26,17 @@ enum { FDIO_FOREVER = -1 };
  */
 FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
 
+/* What has been learned of fdio_spin on a descriptor; begins as zeros. */
+typedef struct {
+    unsigned to_skip; /* calls that return at once */
+    unsigned penalty; /* how many will, when one is in vain */
+} FdioSpin;
+
+/* Look for input again and again for a moment, before sleeping over it: on most machines it takes
+   longer to be woken than the other side takes to answer. Whether there is input; false where that
+   is not known, or spinning does not pay. */
+bool fdio_spin(FdioSpin *spin, int fd);
+
 /* Whether a write of a few bytes will not block. */
 bool fdio_writable(int fd);
 
@@ -39,20 +49,8 @@ void fdio_kick_drain(const FdioKick *kick);
  * (EINTR included). */
 ssize_t fdio_read(int fd, char *to, size_t size);
 
-typedef enum {
-    FDIO_WRITTEN,
-    FDIO_WRITE_INTERRUPTED, /* not all yet: a signal came, or the system took a part */
-    FDIO_WRITE_FAILED,      /* see errno */
-} FdioWritten;
-
-/* Write the pieces, and move them on by what was written. SIGPIPE does not get through to the
- * process. */
-FdioWritten fdio_write(int fd, bool is_socket, struct iovec *pieces, int count);
-
-bool fdio_is_socket(int fd);
-
-/* Let the pipe hold `size` bytes, where the system grants it. */
-void fdio_enlarge_pipe(int fd, int size);
+/* Give a pipe the size for large items, where the system grants it. */
+void fdio_enlarge_pipe(int fd);
 
 /* Milliseconds of a clock that only goes forward. */
 int64_t fdio_now(void);

@@ -5,7 +5,6 @@
 enum {
     /* A connection that carries such a payload gets a larger pipe. */
     HUGE_PAYLOAD = 512 * 1024,
-    ENLARGED_PIPE = 1024 * 1024,
     BYTES_VALUE_HEADER = 5,
     /* Payloads from here on that are not yet wholly read get an object of their own. */
     LARGE_PAYLOAD = 64 * 1024,
@@ -48,7 +47,7 @@ large_begin(ConnectionObject *connection, Frame *frame)
     memcpy(large->to, frame->payload + skip, large->filled);
     frame_consume(&connection->buffer, frame);
     if (frame->size >= HUGE_PAYLOAD) {
-        fdio_enlarge_pipe(connection->read_fd, ENLARGED_PIPE);
+        fdio_enlarge_pipe(connection->read_fd);
     }
     return 0;
 }

@@ -17,6 +17,8 @@
 
 enum {
     READ_SIZE = 128 * 1024,
+    /* Of a large payload, no more is read without a look at what else there is to do. */
+    LARGE_STRETCH = 4 * 1024 * 1024,
     QUIET_MS = 1,
 };
 
@@ -117,32 +119,58 @@ receive_count_callback(ConnectionObject *connection, int change)
 
 /* ---- reading ---- */
 
-/* Without the GIL, in the reader role: read once, which will not block. */
-static void
-fill(ConnectionObject *connection)
+/* Without the GIL, in the reader role, as the functions below: bytes read, 0 at the end of input or
+   where it can't be read. */
+static size_t
+read_some(ConnectionObject *connection, char *to, size_t size)
 {
-    LargePayload *large = &connection->large;
-    FrameBuffer *buffer = &connection->buffer;
     ssize_t count;
 
-    connection->read_errno = 0;
-    if (large->bytes == NULL && !frame_reserve(buffer, READ_SIZE)) {
-        connection->read_errno = ENOMEM;
-        return;
-    }
-    char *to = large->bytes != NULL ? large->to + large->filled : buffer->bytes + buffer->end;
-    size_t room = large->bytes != NULL ? large_missing(large) : buffer->capacity - buffer->end;
     do {
-        count = fdio_read(connection->read_fd, to, room);
+        count = fdio_read(connection->read_fd, to, size);
     } while (count < 0 && errno == EINTR);
     if (count < 0) {
         connection->read_errno = errno;
-    } else if (count == 0) {
+        return 0;
+    }
+    if (count == 0) {
         connection->at_end = true;
-    } else if (large->bytes != NULL) {
-        large->filled += (size_t)count;
+    }
+    return (size_t)count;
+}
+
+/* The rest of a large payload, as far as it comes without a pause. */
+static void
+fill_large(ConnectionObject *connection)
+{
+    LargePayload *large = &connection->large;
+    size_t count, missing = large_missing(large), left = LARGE_STRETCH;
+
+    do {
+        /* Whoever reads more at once keeps the other side from writing to the pipe. */
+        count = read_some(connection, large->to + large->filled,
+                          missing < READ_SIZE ? missing : READ_SIZE);
+        large->filled += count;
+        missing -= count;
+        left -= count;
+    } while (count > 0 && missing > 0 && left >= READ_SIZE &&
+             fdio_spin(&connection->spin, connection->read_fd));
+}
+
+/* Read once, which will not block. */
+static void
+fill(ConnectionObject *connection)
+{
+    FrameBuffer *buffer = &connection->buffer;
+
+    connection->read_errno = 0;
+    if (connection->large.bytes != NULL) {
+        fill_large(connection);
+    } else if (frame_reserve(buffer, READ_SIZE)) {
+        buffer->end +=
+            read_some(connection, buffer->bytes + buffer->end, buffer->capacity - buffer->end);
     } else {
-        buffer->end += (size_t)count;
+        connection->read_errno = ENOMEM;
     }
 }
 
@@ -258,7 +286,9 @@ wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_en
     connection->reader_queue = queue;
     connection->reader_for_end = for_end;
     Py_BEGIN_ALLOW_THREADS
-        outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+        outcome = fdio_spin(&connection->spin, connection->read_fd)
+                      ? FDIO_READY
+                      : fdio_wait(connection->read_fd, connection->kick.to_wait, left);
     Py_END_ALLOW_THREADS
     connection->reader_queue = NULL;
     if (connection->reader_kicked) {

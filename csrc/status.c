@@ -59,20 +59,20 @@ static bool
 answer_now(ConnectionObject *connection, int32_t channel)
 {
     Answer answer;
-    FdioWritten written = FDIO_WRITE_FAILED;
+    OutletOutcome written = OUTLET_FAILED;
 
     if (!PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
         return false;
     }
-    if (!connection->write_closed && fdio_writable(connection->write_fd)) {
+    if (!connection->write_closed && fdio_writable(connection->outlet.fd)) {
         compose(connection, channel, &answer);
         struct iovec piece = {answer.bytes, answer.size};
         do {
-            written = fdio_write(connection->write_fd, connection->write_is_socket, &piece, 1);
-        } while (written == FDIO_WRITE_INTERRUPTED);
+            written = outlet_write(&connection->outlet, &piece, 1);
+        } while (written == OUTLET_INTERRUPTED);
     }
     PyThread_release_lock(connection->write_lock);
-    return written == FDIO_WRITTEN;
+    return written == OUTLET_WRITTEN;
 }
 
 void

@@ -534,6 +534,8 @@ class Popen2IO(object):
     """Bytes over a pair of files: written to the first, read from the second."""
 
     error = (IOError, OSError, EOFError)
+    #: Whether the C core may lend what it writes to the pipe: certain that a process read()s it at the other end.
+    lends = False
 
     def __init__(self, outfile, infile, execmodel):
         self.outfile, self.infile, self.execmodel = outfile, infile, execmodel
@@ -1241,7 +1243,7 @@ class BaseGateway(object):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
-        return fds and _core.Connection(_codec, *fds)
+        return fds and _core.Connection(_codec, fds[0], fds[1], getattr(io, "lends", False))
 
     def _trace(self, *msg):
         trace(self.id, *msg)

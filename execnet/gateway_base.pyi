@@ -171,6 +171,7 @@ class WorkerPool:
 
 class Popen2IO:
     error: ClassVar[tuple[type[Exception], ...]]
+    lends: bool
     outfile: Any
     infile: Any
     execmodel: ExecModel

@@ -12,6 +12,7 @@ import os
 from execnet import gateway_base
 from execnet.gateway import Gateway
 from execnet.gateway_died import signal_name, watch_memory
+from execnet.gateway_io import named_error, runs_this_interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ from execnet.gateway_base import get_execmodel, init_popen_io, serve
 # What starting made lives as long as the process: frozen, it costs its end no search for garbage.
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
+io.lends = {lends}
 io.write(b'1')
 import gc
 if hasattr(gc, 'freeze'):
@@ -155,6 +157,7 @@ def _filled(start: str, spec: XSpec) -> str:
         importdir=ascii(importdir),
         execmodel=ascii(spec.execmodel or "thread"),
         id=ascii(f"{spec.id}-worker"),
+        lends=runs_this_interpreter(spec),
     )
 
 
@@ -186,7 +189,7 @@ def begin(io: StartIO, spec: XSpec) -> None:
         return  # the request for it said what to run
     if spec.socket:
         text = _socket_text(spec)
-    elif spec.popen and not spec.via and not spec.python:
+    elif runs_this_interpreter(spec):
         text = _import_text(spec)
     else:
         text = _exec_text(spec)
@@ -246,8 +249,6 @@ def await_answer(io: StartIO, spec: XSpec) -> None:
         answer = b""
     except OSError as error:
         discard(io)
-        from execnet.gateway_io import named_error  # lazy: start-up speed
-
         raise named_error(error, spec, _shown(_command(io))) from None
     if answer != ANSWER:
         raise start_error(io, spec, answer)

@@ -329,6 +329,11 @@ def popen_args(spec: XSpec) -> list[str]:
     return [*python, "-u", *options, "-c", popen_bootstrapline]
 
 
+def runs_this_interpreter(spec: XSpec) -> bool:
+    """Whether the other side is the interpreter we run in, started here: no wrapper between, the same execnet."""
+    return bool(spec.popen and not spec.via and not spec.python)
+
+
 def ssh_args(spec: XSpec) -> list[str]:
     """The command of an interpreter behind ``ssh``."""
     assert spec.ssh is not None
@@ -374,6 +379,7 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
         raise named_error(error, spec, shlex.join(args)) from None
     if connection is not None:
         io.share(connection)
+    io.lends = runs_this_interpreter(spec)
     _set_remoteaddress(io, spec)
     return io
 

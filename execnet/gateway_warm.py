@@ -349,6 +349,7 @@ class WarmIO(Popen2IOMaster):
     """As Popen2IOMaster, of a process that a template forks."""
 
     popen: WarmProcess  # type: ignore[assignment]
+    lends = True
 
     def __init__(self, template: Template, spec: XSpec, execmodel: ExecModel) -> None:
         options = process_options(spec)

@@ -62,6 +62,7 @@ def serve(descriptor: int, preload: str) -> dict[str, Any]:
 def work(request: dict[str, Any]) -> None:
     """Do what the start text of gateway_bootstrap has any other worker do."""
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
+    io.lends = True
     io.write(b"1")
     gateway_base.serve(io, id=request["id"])
 

@@ -222,7 +222,7 @@ def enlarge(*descriptors: int) -> None:
     import fcntl
 
     for descriptor in descriptors:
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, MIB)
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, MIB // 4)
 
 
 def read_block(descriptor: int, buffer: bytearray) -> None:

@@ -23,7 +23,10 @@ def frame(code: int, channel: int = 0, payload: bytes = b"") -> bytes:
 
 
 class Peer:
-    """A live `gateway` of the package `execnet`, over a socket or two pipes, and the test's end of it."""
+    """A live `gateway` of the package `execnet`, and the test's end of it.
+
+    transport: "socket", "pipe" (two of them), or "lending pipe", whose other end is known to be read with read().
+    """
 
     def __init__(self, execnet: ModuleType, transport: str = "socket") -> None:
         self.base = base = execnet.gateway_base
@@ -38,6 +41,7 @@ class Peer:
             self.out, self.in_ = open(to_read[1], "wb", 0), open(to_write[0], "rb", 0)  # noqa: SIM115
         self.transport = transport
         io = base.Popen2IO(outfile, infile, base.get_execmodel("thread"))
+        io.lends = transport == "lending pipe"
         self.gateway = execnet.Gateway(io, execnet.XSpec("popen//id=peer"))
         Message = base.Message
         self.DATA = Message.CHANNEL_DATA

@@ -1,0 +1,34 @@
+/* Where a connection writes: a pipe or a socket. Used without the GIL: no Python.h here. */
+#ifndef EXECNET_OUTLET_H
+#define EXECNET_OUTLET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/uio.h>
+
+/* Whose turn it is to write guards all of it. */
+typedef struct {
+    int fd;
+    bool is_socket;
+    bool lends;         /* large pieces are lent to the pipe: whoever reads it copies */
+    size_t capacity;    /* of a pipe that lends, 0: not known yet */
+    bool lent;          /* lent bytes may still be in the pipe ... */
+    size_t behind_lent; /* ... in front of so many others */
+} Outlet;
+
+typedef enum {
+    OUTLET_WRITTEN,
+    OUTLET_INTERRUPTED, /* not all yet: a signal came, or the system took a part */
+    OUTLET_FAILED,      /* see errno */
+} OutletOutcome;
+
+enum { OUTLET_MOST_PIECES = 3 };
+
+/* `lends`: the other end of the pipe, if it is one, is a process that read()s it. */
+Outlet outlet_on(int fd, bool lends);
+
+/* Write up to OUTLET_MOST_PIECES pieces, and move them on by what was written. Their memory may be
+   used again when all is written. SIGPIPE does not get through to the process. */
+OutletOutcome outlet_write(Outlet *outlet, struct iovec *pieces, int count);
+
+#endif
