@@ -77,7 +77,7 @@ sanitize: $(VENV)/installed-strict $(VENV)/requirements
 	rm -rf build
 	export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) EXECNET_TEST_CORE=c; \
-	  $(PYTEST) $(ARGS) $(foreach name,values receive channel,$(CURDIR)/testing/test_$(name).py)
+	  $(PYTEST) $(ARGS) $(foreach name,values receive channel sending,$(CURDIR)/testing/test_$(name).py)
 
 chaos: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_CHAOS=long; $(PYTEST) $(CURDIR)/testing/chaos $(ARGS)
