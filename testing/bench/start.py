@@ -19,7 +19,7 @@ import serving
 from harness import BEFORE, NO_SLOWER, OURS, PORTABLE, Goal, Options, Player, Row
 from support.sshd import SshServer, executable
 
-WARM, SSH = "execnet warm", "ssh HOST true"
+WARM, AHEAD, SSH = "execnet warm", "execnet ahead", "ssh HOST true"
 BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
 EXECNETS = [OURS, PORTABLE, BEFORE]
 MANY, MANY_SSH = 8, 4
@@ -83,7 +83,7 @@ class Execnet(Starter):
     def __init__(self) -> None:
         import execnet
 
-        self.group_class = execnet.Group
+        self.execnet = execnet
         self.group = execnet.Group()
         super().__init__()
 
@@ -100,12 +100,26 @@ class Execnet(Starter):
 
     def start_many(self, spec: str, count: int) -> tuple[float, float]:
         begin = time.perf_counter()
-        group = self.group_class([spec] * count)
+        group = self.execnet.Group([spec] * count)
         for gateway in group:
             gateway.remote_status()
         usable = time.perf_counter()
         group.terminate(10)
         return usable - begin, time.perf_counter() - usable
+
+    def start_loop(self, count: int, ahead: int) -> float:
+        """Seconds until so many gateways are usable that are started as pytest-xdist does, with EXECNET_START_AHEAD."""
+        os.environ["EXECNET_START_AHEAD"] = str(ahead)
+        group = self.execnet.Group()
+        specs = [self.execnet.XSpec("popen") for _ in range(count)]
+        begin = time.perf_counter()
+        for spec in specs:
+            group.allocate_id(spec)
+        for gateway in [group.makegateway(spec) for spec in specs]:
+            gateway.remote_status()
+        seconds = time.perf_counter() - begin
+        group.terminate(10)
+        return seconds
 
 
 class Warm(Execnet):
@@ -220,6 +234,7 @@ def play(name: str) -> None:
         {
             "start": starter.start,
             "start_many": starter.start_many,
+            "start_loop": getattr(starter, "start_loop", None),
             "private": starter.private,
             "import": import_seconds,
         }
@@ -251,7 +266,7 @@ def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
 
 
 def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
-    """Eight workers and their end."""
+    """Eight workers, all at once and one after another, and their end."""
     starts = Row(f"{MANY} workers", "ms", [Goal(0.6, BARE), NO_SLOWER])
     ends = Row(f"end of the {MANY} workers", "ms", [Goal(15), NO_SLOWER])
     for _ in range(rounds):
@@ -260,7 +275,11 @@ def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
             starts.samples.setdefault(name, []).append(start * 1e3)
             if name != BARE:
                 ends.samples.setdefault(name, []).append(end * 1e3)
-    return [starts, ends]
+    loops = Row(f"{MANY} workers, makegateway in a loop", "ms", [Goal(1.0, OURS, of=AHEAD), NO_SLOWER])
+    samplers = {name: lambda name=name: players[name].ask("start_loop", MANY, 0) * 1e3 for name in EXECNETS}
+    samplers[AHEAD] = lambda: players[OURS].ask("start_loop", MANY, MANY) * 1e3
+    harness.take_turns(loops, samplers, rounds)
+    return [starts, ends, loops]
 
 
 def ssh_seconds(server: SshServer, count: int) -> float:
