@@ -14,6 +14,7 @@ import pytest
 from support.blocked import Call, interrupted_after
 from support.initiator import Initiator, is_running, wait_for_end
 from support.processes import wait_until
+from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 import execnet
 from execnet import GatewayDied, gateway_died
@@ -25,24 +26,15 @@ INTERRUPT_SECONDS = 0.02
 SLACK = 0.5
 
 CORES = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
-SLEEPING = "channel.send(os.getpid()); time.sleep(1000)"
-SWALLOWING = """
-channel.send(os.getpid())
-while True:
-    try:
-        time.sleep(1000)
-    except BaseException:
-        pass
-"""
 WORK = {
-    "idle": "channel.send(os.getpid())",
+    "idle": IDLE,
     "sleeping": SLEEPING,
-    "looping": "channel.send(os.getpid())\nwhile True: pass",
+    "looping": LOOPING,
     "swallowing": SWALLOWING,
-    "blocked in send": "channel.send(os.getpid()); channel.send(b'x' * (64 << 20))",
+    "blocked in send": BLOCKED_IN_SEND,
     "several tasks": SWALLOWING,
-    "with children": "channel.send(os.getpid()); time.sleep(1000)",
-    "looping in C": "channel.send(os.getpid()); sum(range(10**12))",
+    "with children": SLEEPING,
+    "looping in C": C_LOOPING,
 }
 ORPHANS = f"""
 work = {WORK!r}
@@ -53,7 +45,7 @@ gateways = dict(zip(work, group.makegateways(["popen"] * len(work))))
 pids = {{}}
 for kind, source in work.items():
     tasks = 4 if kind == "several tasks" else 1
-    channels = [gateways[kind].remote_exec("import os, time\\n" + source) for _ in range(tasks)]
+    channels = [gateways[kind].remote_exec(source) for _ in range(tasks)]
     pids[kind] = [channel.receive(20) for channel in channels][0]
     if kind == "blocked in send":
         channels[0].setcallback(lambda item: time.sleep(1000))
@@ -138,7 +130,7 @@ time.sleep(1000)
     def test_in_the_middle_of_a_termination(self, core):
         source = f"""
 gateway = execnet.makegateway()
-gateway.remote_exec({SWALLOWING!r}.replace("channel", "import os, time; channel", 1)).receive(20)
+gateway.remote_exec({SWALLOWING!r}).receive(20)
 say(gateway.pid)
 gateway.exit()
 time.sleep(1000)
@@ -419,7 +411,7 @@ class TestOneGateway:
 
     def test_exit_with_wait_ends_a_stuck_one_and_leaves_the_others(self, group):
         stuck, other = group.makegateways(["popen"] * 2)
-        stuck.remote_exec("import os, time\n" + SWALLOWING).receive(SECONDS)
+        stuck.remote_exec(SWALLOWING).receive(SECONDS)
         started = time.monotonic()
         stuck.exit(wait=0.3)
         assert time.monotonic() - started < 0.3 + SLACK
@@ -468,8 +460,8 @@ class TestOneGateway:
 STUCK = f"""
 stopped, swallowing, looping = gateways = group.makegateways(["popen"] * 3)
 pids = [gateway.pid for gateway in group]
-for gateway, source in zip(gateways, [{SLEEPING!r}, {SWALLOWING!r}, "channel.send(os.getpid()); sum(range(10**12))"]):
-    gateway.remote_exec("import os, time\\n" + source).receive(20)
+for gateway, source in zip(gateways, [{SLEEPING!r}, {SWALLOWING!r}, {C_LOOPING!r}]):
+    gateway.remote_exec(source).receive(20)
 os.kill(pids[0], signal.SIGSTOP)
 """
 

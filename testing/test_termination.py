@@ -13,24 +13,13 @@ from pathlib import Path
 
 import pytest
 from support import leaks
+from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
 from execnet import Group, XSpec, gateway_base, multi
 
 SECONDS = 10.0
 THREAD = gateway_base.get_execmodel("thread")
-
-SLEEPING = "channel.send(1); import time; time.sleep(1000)"
-SWALLOWING = """
-import time
-channel.send(1)
-while True:
-    try:
-        time.sleep(1000)
-    except BaseException:
-        pass
-"""
-C_LOOPING = "channel.send(1); sum(range(10**12))"
 
 
 class StandIn:

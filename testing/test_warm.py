@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.initiator import Initiator, is_running, wait_for_end
 from support.processes import wait_until
+from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
 import execnet
 from execnet import GatewayDied, gateway_warm
@@ -62,7 +63,6 @@ channel.send({
 })
 """
 LISTENING = "channel.send(__import__('os').getpid()); channel.receive()"
-C_LOOPING = "channel.send(__import__('os').getpid()); sum(range(10**12))"
 
 
 def facts_of(gateway):
@@ -625,15 +625,12 @@ class TestTemplateKilled:
         assert template.popen.returncode == -signal.SIGKILL
 
 
-INITIATOR = """
+INITIATOR = f"""
 group = execnet.Group(["popen//warm"] * 4)
-sources = ["", "time.sleep(1000)", "sum(range(10**12))", "while True: pass"]
+sources = [{IDLE!r}, {SLEEPING!r}, {C_LOOPING!r}, {LOOPING!r}]
 if "EXECNET_PURE" in os.environ:
-    sources[2] = ""  # nothing but C ends a process whose GIL is held
-channels = [
-    gateway.remote_exec("import os, time; channel.send(os.getpid())\\n" + source)
-    for gateway, source in zip(group, sources)
-]
+    sources[2] = {IDLE!r}  # nothing but C ends a process whose GIL is held
+channels = [gateway.remote_exec(source) for gateway, source in zip(group, sources)]
 pids = [channel.receive(20) for channel in channels]
 (template,) = group._templates.values()
 say([template.popen.pid, pids])

@@ -18,36 +18,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import oracle
+from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KINDS = 5
 EACH = 20
 ORPHAN_SECONDS = 3.5
 SECONDS = 60
 HANGS = "hangs"
 
-PREAMBLE = """
+WORK = [IDLE, SLEEPING, LOOPING, SWALLOWING, C_LOOPING]
+PREAMBLE = f"""
 import json, os, signal, sys, threading, time
 import execnet
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
 def say(item):
     os.write(1, (json.dumps(item) + "\\n").encode())
-SWALLOWING = '''
-import os, time
-channel.send(os.getpid())
-while True:
-    try:
-        time.sleep(1000)
-    except BaseException:
-        pass
-'''
-WORK = [
-    "import os; channel.send(os.getpid())",
-    "import os, time; channel.send(os.getpid()); time.sleep(1000)",
-    "import os; channel.send(os.getpid())\\nwhile True: pass",
-    SWALLOWING,
-    "import os; channel.send(os.getpid()); sum(range(10**12))",
-]
+WORK = {WORK!r}
 """
 ORPHANS = """
 say([execnet.makegateway("popen").remote_exec(source).receive() for source in WORK])
@@ -171,7 +157,7 @@ class Contender:
 
     def orphans(self) -> str:
         """Of five kinds of workers, how many live on after their initiator's SIGKILL."""
-        alive, batch = [0] * KINDS, 4
+        alive, batch = [0] * len(WORK), 4
         for _ in range(EACH // batch):
             initiators = [self.start(ORPHANS) for _ in range(batch)]
             pids = [json.loads(initiator.stdout.readline()) for initiator in initiators if initiator.stdout]
@@ -184,7 +170,7 @@ class Contender:
                     if is_running(pid):
                         alive[kind] += 1
                         os.kill(pid, signal.SIGKILL)
-        return f"{sum(alive)} of {KINDS * EACH} ({', '.join(map(str, alive))})"
+        return f"{sum(alive)} of {len(WORK) * EACH} ({', '.join(map(str, alive))})"
 
     def wake(self) -> str:
         """How long after the worker's death the last of 40 waiting threads wakes."""

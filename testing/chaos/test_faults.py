@@ -11,28 +11,12 @@ from pathlib import Path
 
 import pytest
 from support import leaks
+from support.stuck import C_LOOPING, DEAF, IDLE, LOOPING, SENDING, SLEEPING, SWALLOWING
 
 import execnet
 
 SECONDS = 20.0
-WORK = {
-    "idle": "channel.send(1)",
-    "sleeping": "channel.send(1); import time; time.sleep(1000)",
-    "swallowing": """
-import time
-channel.send(1)
-while True:
-    try:
-        time.sleep(1000)
-    except BaseException:
-        pass
-""",
-    "looping": "channel.send(1)\nwhile True: pass",
-    "looping in C": "channel.send(1); sum(range(10**12))",
-    "deaf": "import signal\nfor number in (2, 15): signal.signal(number, signal.SIG_IGN)\n"
-    "channel.send(1)\nimport time; time.sleep(1000)",
-    "sending": "channel.send(1)\nwhile True: channel.send(b'x' * 100000)",
-}
+WORK = [IDLE, SLEEPING, SWALLOWING, LOOPING, C_LOOPING, DEAF, SENDING]
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -44,9 +28,9 @@ def test_stopped_and_busy_workers_are_terminated_in_time(
     for _ in range(rounds):
         before = leaks.Snapshot.take()
         group = execnet.Group()
-        kinds = [dice.choice(list(WORK)) for _ in range(6)]
-        for gateway, kind in zip(group.makegateways(["popen"] * len(kinds)), kinds):
-            gateway.remote_exec(WORK[kind]).receive(SECONDS)
+        work = [dice.choice(WORK) for _ in range(6)]
+        for gateway, source in zip(group.makegateways(["popen"] * len(work)), work):
+            gateway.remote_exec(source).receive(SECONDS)
         for gateway in group:
             if dice.random() < 0.4:
                 os.kill(gateway.pid or 0, signal.SIGSTOP)
@@ -55,7 +39,7 @@ def test_stopped_and_busy_workers_are_terminated_in_time(
         group.terminate(timeout)
         latest = max(latest, time.monotonic() - started - timeout)
         del group, gateway
-        assert leaks.wait_for_none(before) == [], kinds
+        assert leaks.wait_for_none(before) == [], work
     assert latest <= 0.5
     report(f"terminate() of 6 stopped and busy workers, {rounds} times: nothing left, at most {latest:.2f} s over time")
     capfd.readouterr()
