@@ -1,7 +1,7 @@
 /* Receiving: who reads.
 
    One thread at a time reads a connection: the one that holds the reader role. By default that is
-   the receiver thread, which is blocked in poll() meanwhile. A thread that waits for an item takes
+   the receiver thread, which is blocked in read() meanwhile. A thread that waits for an item takes
    the role when it is free, and reads until its own item is there: the item reaches it without a
    second thread being woken. The receiver stays out of the way as long as the role is taken again
    and again, and comes back after a millisecond (QUIET_MS) in which nobody took it.
@@ -157,7 +157,7 @@ fill_large(ConnectionObject *connection)
              fdio_spin(&connection->spin, connection->read_fd));
 }
 
-/* Read once, which will not block. */
+/* Read once. */
 static void
 fill(ConnectionObject *connection)
 {
@@ -419,8 +419,7 @@ park(ConnectionObject *connection, PY_TIMEOUT_T microseconds)
     }
 }
 
-/* Without the GIL: wait until the role is the receiver's, and there is something to read (false) or
- * was handed over (true). */
+/* Without the GIL: wait until the role is the receiver's; whether it was handed over to it. */
 static bool
 await_role(ConnectionObject *connection, unsigned *seen_uses)
 {
@@ -436,8 +435,6 @@ await_role(ConnectionObject *connection, unsigned *seen_uses)
         unsigned uses = atomic_load(&connection->role_uses);
         if ((uses == *seen_uses || atomic_load(&connection->has_callbacks)) &&
             role_try_take(connection)) {
-            while (fdio_wait(connection->read_fd, -1, FDIO_FOREVER) != FDIO_READY) {
-            }
             return false;
         }
         if (uses != *seen_uses) {
