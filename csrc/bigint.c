@@ -199,14 +199,15 @@ bigint_format(PyObject *value, char text[BIGINT_TEXT])
 
 /* ---- from decimal ---- */
 
-/* The number of eight digits, given as a word with the first in its lowest byte. */
+/* The number of eight digits, given as a word with the first in its lowest byte: each product adds
+   neighbours, the first of them as much more as it is worth. */
 static inline uint32_t
 number_of_eight(uint64_t digits)
 {
-    digits &= UINT64_C(0x0f0f0f0f0f0f0f0f);
-    digits = (digits * 10 + (digits >> 8)) & UINT64_C(0x00ff00ff00ff00ff);
-    digits = (digits * 100 + (digits >> 16)) & UINT64_C(0x0000ffff0000ffff);
-    return (uint32_t)(digits * 10000 + (digits >> 32));
+    digits = (digits & UINT64_C(0x0f0f0f0f0f0f0f0f)) * (1 + (10 << 8)) >> 8;
+    digits = (digits & UINT64_C(0x00ff00ff00ff00ff)) * (1 + (100 << 16)) >> 16;
+    return (uint32_t)((digits & UINT64_C(0x0000ffff0000ffff)) * (1 + (UINT64_C(10000) << 32)) >>
+                      32);
 }
 
 static inline uint64_t
