@@ -7,10 +7,6 @@
    that are used are named in one place each. */
 #include "core.h"
 
-#if PY_VERSION_HEX < 0x030B0000
-#include <longintrepr.h>
-#endif
-
 enum {
     CHUNK_DIGITS = 9,
     CHUNK = 1000000000, /* 10 ** CHUNK_DIGITS */
@@ -25,22 +21,6 @@ enum {
 #endif
 
 /* ---- CPython's layout ---- */
-
-/* The value's digits in base 2 ** PyLong_SHIFT, least significant first. */
-static inline const digit *
-long_digits(PyObject *value, Py_ssize_t *count, bool *negative)
-{
-    PyLongObject *self = (PyLongObject *)value;
-#if PY_VERSION_HEX >= 0x030C0000
-    *count = (Py_ssize_t)(self->long_value.lv_tag >> 3);
-    *negative = (self->long_value.lv_tag & 3) == 2;
-    return self->long_value.ob_digit;
-#else
-    *count = Py_ABS(Py_SIZE(self));
-    *negative = Py_SIZE(self) < 0;
-    return self->ob_digit;
-#endif
-}
 
 /* An int of so many digits, at least two, to be filled in by the caller. */
 static inline PyObject *
@@ -101,24 +81,35 @@ put_chunk(char *to, uint32_t chunk)
     return to + CHUNK_DIGITS;
 }
 
-/* A number below 10 ** 19 without leading zeros; gives the end. */
-static inline char *
+static inline void
+put_four(char *to, uint64_t number)
+{
+    put_pair(to, number / 100);
+    put_pair(to + 2, number % 100);
+}
+
+/* A number without leading zeros; gives the end. */
+static char *
 put_first(char *to, uint64_t number)
 {
-    char *end = to + 1;
-
-    for (uint64_t limit = 10; number >= limit; limit *= 10) {
-        end++;
+    if (number >= 10000) {
+        to = put_first(to, number / 10000);
+        put_four(to, number % 10000);
+        return to + 4;
     }
-    char *at = end;
-    for (; number >= 10; number /= 100) {
-        at -= 2;
-        put_pair(at, number % 100);
+    if (number >= 1000) {
+        put_four(to, number);
+        return to + 4;
     }
-    if (at > to) {
+    if (number >= 100) {
+        *to++ = (char)('0' + number / 100);
+        number %= 100;
+    } else if (number < 10) {
         *to = (char)('0' + number);
+        return to + 1;
     }
-    return end;
+    put_pair(to, number);
+    return to + 2;
 }
 
 /* The value in chunks, least significant first; gives their number, 0 if there are too many. */
@@ -145,7 +136,7 @@ split_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS]
     return used;
 }
 
-static char *
+static NEVER_INLINE char *
 format_chunks(const digit *digits, Py_ssize_t count, char *to)
 {
     uint32_t chunks[MOST_CHUNKS];
@@ -193,7 +184,7 @@ bigint_format(PyObject *value, char text[BIGINT_TEXT])
 {
     Py_ssize_t count;
     bool negative;
-    const digit *digits = long_digits(value, &count, &negative);
+    const digit *digits = bigint_digits(value, &count, &negative);
 
     text[0] = '-';
     char *start = text + negative;
@@ -208,14 +199,15 @@ bigint_format(PyObject *value, char text[BIGINT_TEXT])
 
 /* ---- from decimal ---- */
 
-/* The number of eight digits, given as a word with the first in its lowest byte. */
+/* The number of eight digits, given as a word with the first in its lowest byte: each product adds
+   neighbours, the first of them as much more as it is worth. */
 static inline uint32_t
 number_of_eight(uint64_t digits)
 {
-    digits &= UINT64_C(0x0f0f0f0f0f0f0f0f);
-    digits = (digits * 10 + (digits >> 8)) & UINT64_C(0x00ff00ff00ff00ff);
-    digits = (digits * 100 + (digits >> 16)) & UINT64_C(0x0000ffff0000ffff);
-    return (uint32_t)(digits * 10000 + (digits >> 32));
+    digits = (digits & UINT64_C(0x0f0f0f0f0f0f0f0f)) * (1 + (10 << 8)) >> 8;
+    digits = (digits & UINT64_C(0x00ff00ff00ff00ff)) * (1 + (100 << 16)) >> 16;
+    return (uint32_t)((digits & UINT64_C(0x0000ffff0000ffff)) * (1 + (UINT64_C(10000) << 32)) >>
+                      32);
 }
 
 static inline uint64_t
@@ -293,22 +285,29 @@ parse_few(const char *text, int length, bool negative)
     } else if (length > 8) {
         number = upper * EIGHT_DIGITS + get_eight(text);
     }
-    if (number <= PyLong_MASK) {
-        return PyLong_FromLong(negative ? -(long)number : (long)number);
+    uint64_t low = (uint64_t)number & ((UINT64_C(1) << 60) - 1);
+    uint64_t high = (uint64_t)(number >> 60);
+    if (high == 0 && low <= PyLong_MASK) {
+        return PyLong_FromLong(negative ? -(long)low : (long)low);
     }
-    int count = number >> 60 == 0 ? 2 : number >> 90 == 0 ? 3 : 4;
+    int count = high == 0 ? 2 : high <= PyLong_MASK ? 3 : 4;
     digit *digits;
     PyObject *self = long_new(count, negative, &digits);
     if (self != NULL) {
-        for (int i = 0; i < count; i++, number >>= PyLong_SHIFT) {
-            digits[i] = (digit)number & PyLong_MASK;
+        digits[0] = (digit)low & PyLong_MASK;
+        digits[1] = (digit)(low >> PyLong_SHIFT);
+        if (count > 2) {
+            digits[2] = (digit)high & PyLong_MASK;
+        }
+        if (count > 3) {
+            digits[3] = (digit)(high >> PyLong_SHIFT);
         }
     }
     return self;
 }
 #endif
 
-static PyObject *
+static NEVER_INLINE PyObject *
 parse_chunks(const char *text, int length, bool negative)
 {
     digit digits[MOST_DIGITS];

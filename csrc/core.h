@@ -5,6 +5,9 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#if PY_VERSION_HEX < 0x030B0000
+#include <longintrepr.h>
+#endif
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,6 +22,13 @@ core_new_ref(PyObject *object)
 }
 /* As CPython's own, takes a pointer to any object. */
 #define Py_NewRef(object) core_new_ref((PyObject *)(object))
+#endif
+
+/* For what is called seldom: inlined, it would have its frequent caller save registers for it. */
+#ifdef __GNUC__
+#define NEVER_INLINE __attribute__((noinline))
+#else
+#define NEVER_INLINE
 #endif
 
 /* ---- module.c: one module, everything it needs in its own state ---- */
@@ -219,6 +229,22 @@ enum {
     BIGINT_DIGITS = 576,
     BIGINT_TEXT = BIGINT_DIGITS + 1, /* a minus before them */
 };
+
+/* The value's digits in base 2 ** PyLong_SHIFT, least significant first. */
+static inline const digit *
+bigint_digits(PyObject *value, Py_ssize_t *count, bool *negative)
+{
+    PyLongObject *self = (PyLongObject *)value;
+#if PY_VERSION_HEX >= 0x030C0000
+    *count = (Py_ssize_t)(self->long_value.lv_tag >> 3);
+    *negative = (self->long_value.lv_tag & 3) == 2;
+    return self->long_value.ob_digit;
+#else
+    *count = Py_ABS(Py_SIZE(self));
+    *negative = Py_SIZE(self) < 0;
+    return self->ob_digit;
+#endif
+}
 
 /* Write the decimal text of `value`, an exact int other than 0, to `text`; its length, or 0 if it
  * is too long. */

@@ -45,7 +45,7 @@ dump_release(DumpBuffer *buffer)
     Py_CLEAR(buffer->big);
 }
 
-static int
+static NEVER_INLINE int
 buffer_grow(DumpBuffer *buffer, Py_ssize_t more)
 {
     Py_ssize_t used = buffer->pos - buffer->start;
@@ -89,7 +89,7 @@ buffer_take(DumpBuffer *buffer, Py_ssize_t count)
 
 /* ---- errors ---- */
 
-static int
+static NEVER_INLINE int
 fail(Writer *writer, PyObject *value, const char *reason)
 {
     writer->bad_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(value));
@@ -291,7 +291,7 @@ write_huge_int(Writer *writer, PyObject *value)
     return result;
 }
 
-static int
+static NEVER_INLINE int
 write_large_int(Writer *writer, PyObject *value)
 {
     char *to = buffer_take(writer->out, 5 + BIGINT_TEXT);
@@ -312,10 +312,21 @@ write_large_int(Writer *writer, PyObject *value)
 static inline int
 write_int(Writer *writer, PyObject *value)
 {
-    int overflow;
-    long number = PyLong_AsLongAndOverflow(value, &overflow);
+    Py_ssize_t count;
+    bool negative;
+    const digit *digits = bigint_digits(value, &count, &negative);
+    int64_t number = 0;
 
-    if (overflow != 0 || number < INT32_MIN || number > INT32_MAX) {
+    if (count > 62 / PyLong_SHIFT) {
+        return write_large_int(writer, value);
+    }
+    while (count > 0) {
+        number = number << PyLong_SHIFT | digits[--count];
+    }
+    if (negative) {
+        number = -number;
+    }
+    if (number < INT32_MIN || number > INT32_MAX) {
         return write_large_int(writer, value);
     }
     return write_int4(writer, OP_INT, (int32_t)number);
@@ -358,7 +369,7 @@ text_failed(Writer *writer, PyObject *value)
     return fail(writer, value, "strings must be utf-8 encodable");
 }
 
-static int
+static NEVER_INLINE int
 write_other_text(Writer *writer, PyObject *value)
 {
     if (PyUnicode_GetLength(value) <= CACHED_UTF8_LONGEST) {
@@ -389,6 +400,23 @@ write_text(Writer *writer, PyObject *value)
 
 /* ---- containers and channels ---- */
 
+/* What stands before an element of a list: its index, and SETITEM for the element before it. */
+static inline int
+write_index(Writer *writer, int32_t index)
+{
+    if (index == 0) {
+        return write_int4(writer, OP_INT, index);
+    }
+    char *to = buffer_take(writer->out, 6);
+    if (to == NULL) {
+        return -1;
+    }
+    to[0] = OP_SETITEM;
+    to[1] = OP_INT;
+    wire_put_int4(to + 2, index);
+    return 0;
+}
+
 static int
 write_list(Writer *writer, PyObject *list)
 {
@@ -401,7 +429,7 @@ write_list(Writer *writer, PyObject *list)
         return -1;
     }
     for (Py_ssize_t i = 0; i < size; i++) {
-        if (write_int4(writer, OP_INT, (int32_t)i) < 0) {
+        if (write_index(writer, (int32_t)i) < 0) {
             return -1;
         }
         if (i >= PyList_GET_SIZE(list)) {
@@ -412,11 +440,8 @@ write_list(Writer *writer, PyObject *list)
             note_index(writer, i);
             return -1;
         }
-        if (write_opcode(writer, OP_SETITEM) < 0) {
-            return -1;
-        }
     }
-    return 0;
+    return size > 0 ? write_opcode(writer, OP_SETITEM) : 0;
 }
 
 static int
@@ -523,7 +548,7 @@ write_channel(Writer *writer, PyObject *channel)
     return write_int4(writer, OP_CHANNEL, (int32_t)number);
 }
 
-static int
+static NEVER_INLINE int
 write_container(Writer *writer, PyObject *value, PyTypeObject *type)
 {
     int result;
@@ -548,7 +573,7 @@ write_container(Writer *writer, PyObject *value, PyTypeObject *type)
     return result;
 }
 
-static int
+static NEVER_INLINE int
 write_rare(Writer *writer, PyObject *value)
 {
     if (PyComplex_CheckExact(value)) {

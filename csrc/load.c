@@ -164,7 +164,7 @@ stream_read_all(Reader *reader, Py_ssize_t count)
     return whole;
 }
 
-static const char *
+static NEVER_INLINE const char *
 take_slowly(Reader *reader, Py_ssize_t count)
 {
     if (reader->read == NULL) {
@@ -482,7 +482,7 @@ read_complex(Reader *reader)
     return at == NULL ? NULL : PyComplex_FromDoubles(wire_get_double(at), wire_get_double(at + 8));
 }
 
-static PyObject *
+static NEVER_INLINE PyObject *
 huge_int(Reader *reader, const char *digits, int32_t count)
 {
     PyObject *convert = PyDict_GetItemString(reader->codec->names, "_int_from_digits");

@@ -387,7 +387,16 @@ def _is_utf8(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(
-    "before, after", [(b"", b""), (b"abc", b"def"), (b"\xc3\xa9", b"12345678"), (b"\xf0\x9f\x98\x80", b"")]
+    "before, after",
+    [
+        (b"", b""),
+        (b"abc", b"def"),
+        (b"\xc3\xa9", b"12345678"),
+        (b"\xf0\x9f\x98\x80", b""),
+        pytest.param(b"x" * 62, b"y" * 200, id="across a block of 64"),
+        pytest.param(b"x" * 20 + b"\xe2\x82\xac" * 14, b"\xe2\x82\xac" * 90, id="in a dense block"),
+        pytest.param(b"\xf0\x9f\x98\x80" * 15, b"z" * 20 + b"\xc3\xa9" * 90, id="in a block of wide characters"),
+    ],
 )
 def test_text_that_is_not_utf8_is_refused(base: ModuleType, before: bytes, after: bytes) -> None:
     edges = (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF)
@@ -395,6 +404,18 @@ def test_text_that_is_not_utf8_is_refused(base: ModuleType, before: bytes, after
     for first in range(0x7F, 0x100):
         for middle in middles:
             data = before + bytes([first]) + middle + (b"\x80" if len(middle) == 2 else b"") + after
+            written = b"\x02N" + int4(len(data)) + data + b"Q"
+            if _is_utf8(data):
+                assert base.loads(written) == data.decode()
+            else:
+                with pytest.raises(base.LoadError):
+                    base.loads(written)
+
+
+def test_text_with_a_byte_out_of_place_is_refused_wherever_it_stands(base: ModuleType) -> None:
+    text = ("Größe: 5 µm ≤ 7 €; " * 8 + "plain " * 20 + "中文字符" * 15 + "😀é" * 9 + "end " * 30).encode()
+    for place in range(len(text)):
+        for data in (text[:place] + text[place + 1 :], text[:place] + b"\x80" + text[place:]):
             written = b"\x02N" + int4(len(data)) + data + b"Q"
             if _is_utf8(data):
                 assert base.loads(written) == data.decode()

@@ -18,6 +18,8 @@ import harness
 from harness import NO_SLOWER, Goal, Options, Player, Row
 
 PICKLE, MARSHAL, MSGPACK = "pickle 5", "marshal", "msgpack"
+# Some figures differ from process to process, and stay so within one: several are measured.
+GENERATIONS = 5
 EXECNETS = [harness.OURS, harness.PORTABLE, harness.BEFORE]
 NAMES = [*EXECNETS, PICKLE, MARSHAL, MSGPACK]
 
@@ -135,18 +137,20 @@ def call_often(function: Callable[[Any], Any], argument: Any, count: int) -> Non
         function(argument)
 
 
-def measure_row(options: Options, players: dict[str, Player], operation: str, name: str) -> Row:
-    """One operation on one value."""
+def measure_row(options: Options, row: Row, players: dict[str, Player], operation: str, name: str) -> None:
+    """Add samples of one operation on one value."""
     samplers: dict[str, Callable[[], float]] = {}
     for player in players.values():
         if player.ask("able", name):
             sample = lambda count, player=player: player.ask(operation, name, count)  # noqa: E731
             count = harness.count_for(sample, options.seconds, 10**6)
             samplers[player.name] = lambda sample=sample, count=count: sample(count) / count * 1e6
-    row = harness.take_turns(Row(f"{operation}: {name}", "µs"), samplers, options.rounds)
-    goal = MARSHAL if MSGPACK not in row.samples else min((PICKLE, MSGPACK), key=row.median)
-    row.goals = [Goal(1.0, goal), NO_SLOWER]
-    return row
+    harness.take_turns(row, samplers, options.rounds)
+
+
+def goals(row: Row) -> list[Goal]:
+    """What is to be reached in the row of a value."""
+    return [Goal(1.0, MARSHAL if MSGPACK not in row.samples else min((PICKLE, MSGPACK), key=row.median)), NO_SLOWER]
 
 
 def geometric_mean(operation: str, rows: list[Row]) -> Row:
@@ -160,15 +164,21 @@ def geometric_mean(operation: str, rows: list[Row]) -> Row:
 
 def measure(options: Options) -> list[Row]:
     """All rows of dumps, then of loads."""
-    players = {name: options.player(name) for name in NAMES}
-    rows = []
-    for operation in ("dumps", "loads"):
-        measured = [measure_row(options, players, operation, name) for name in VALUES]
-        rows += [*measured, geometric_mean(operation, measured)]
-    for player in players.values():
-        player.close()
-    return rows
+    rows = {operation: {name: Row(f"{operation}: {name}", "µs") for name in VALUES} for operation in ("dumps", "loads")}
+    for _ in range(1 if options.quick else GENERATIONS):
+        players = {name: options.player(name) for name in NAMES}
+        for operation, row_of in rows.items():
+            for name, row in row_of.items():
+                measure_row(options, row, players, operation, name)
+        for player in players.values():
+            player.close()
+    result = []
+    for operation, row_of in rows.items():
+        for row in row_of.values():
+            row.goals = goals(row)
+        result += [*row_of.values(), geometric_mean(operation, list(row_of.values()))]
+    return result
 
 
 if __name__ == "__main__":
-    harness.run(__file__, __doc__, measure, play, rounds=15, seconds=0.01)
+    harness.run(__file__, __doc__, measure, play, rounds=5, seconds=0.01)
