@@ -2031,42 +2031,46 @@ class _Serializer(object):
 
         DumpError if it can't be written.
         """
-        chunks = [DUMPFORMAT_VERSION] if versioned else []
-        self._save(obj, chunks.append)
-        chunks.append(b"Q")
-        data = b"".join(chunks)
+        data = _serialized(obj, [DUMPFORMAT_VERSION] if versioned else [])
         if self._write is None:
             return data
         self._write(data)
         return None
 
-    def _save(self, root, write):
-        # The containers being written are generators on a stack: depth costs memory, not recursion.
-        containers = []
-        current = iter((root,))
-        while True:
-            for obj in current:
-                kind = type(obj)
-                leaf = _LEAVES.get(kind)
-                if leaf is not None:
-                    try:
-                        leaf(obj, write)
-                    except _Unwritable as exc:
-                        raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
-                elif kind in _CONTAINERS:
-                    containers.append(current)
-                    if len(containers) > MAX_DEPTH:
-                        raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
-                    current = _CONTAINERS[kind](obj, write)
-                    break
-                elif isinstance(obj, Channel):
-                    write(_channel_id(kind, obj, root))
-                else:
-                    raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
+
+def _serialized(obj, chunks):
+    _save(obj, chunks.append)
+    chunks.append(b"Q")
+    return b"".join(chunks)
+
+
+def _save(root, write):
+    # The containers being written are generators on a stack: depth costs memory, not recursion.
+    containers = []
+    current = iter((root,))
+    while True:
+        for obj in current:
+            kind = type(obj)
+            leaf = _LEAVES.get(kind)
+            if leaf is not None:
+                try:
+                    leaf(obj, write)
+                except _Unwritable as exc:
+                    raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
+            elif kind in _CONTAINERS:
+                containers.append(current)
+                if len(containers) > MAX_DEPTH:
+                    raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
+                current = _CONTAINERS[kind](obj, write)
+                break
+            elif isinstance(obj, Channel):
+                write(_channel_id(kind, obj, root))
             else:
-                if not containers:
-                    return
-                current = containers.pop()
+                raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
+        else:
+            if not containers:
+                return
+            current = containers.pop()
 
 
 class _Unwritable(Exception):
@@ -2203,7 +2207,7 @@ def dumps(obj):
     Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
     DumpError for anything else.
     """
-    return _Serializer().save(obj, versioned=True)
+    return _serialized(obj, [DUMPFORMAT_VERSION])
 
 
 def dump(byteio, obj):
@@ -2213,7 +2217,7 @@ def dump(byteio, obj):
 
 def dumps_internal(obj):
     """Serialize obj as the payload of a message: without the version byte."""
-    return _Serializer().save(obj)
+    return _serialized(obj, [])
 
 
 def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
