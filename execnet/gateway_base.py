@@ -1591,6 +1591,8 @@ MAX_DEPTH = 400
 MAX_UNASSIGNED = 65536
 #: What a stream is asked for at once, at most, before it gave as much.
 STREAM_PIECE = 65536
+#: Bytes of a value that are not worth the preparations of reading it by _load_ahead.
+SHORT_VALUE = 32
 MAX_INT4 = 2**31 - 1
 MIN_INT4 = -(2**31)
 
@@ -1631,6 +1633,8 @@ _float8 = struct.Struct("!d")
 _complex16 = struct.Struct("!dd")
 _op_int4 = struct.Struct("!ci")
 _unpack_int4 = _int4.unpack
+_unpack_op_int4 = struct.Struct("!bi").unpack_from
+_unpack_float8 = _float8.unpack_from
 _op_float8 = struct.Struct("!cd")
 
 
@@ -1643,6 +1647,8 @@ class Unserializer(object):
     num2func = {}
     py2str_as_py3str = True
     py3str_as_py2str = False
+    #: All that the stream holds, where it is at hand and not short.
+    _data = b""
 
     def __init__(self, stream, channel_or_gateway=None, strconfig=None):
         gateway = getattr(channel_or_gateway, "gateway", channel_or_gateway)
@@ -1665,18 +1671,22 @@ class Unserializer(object):
                 raise LoadError("wrong dumpformat version %r" % (version,))
         self.stack = []
         self._push = self.stack.append
-        self.missing = {}
+        self.announced = {}
         self.unassignable = MAX_UNASSIGNED
         try:
             self._load_until_stop(self.num2func, self.stream.read)
         except struct.error:
             raise EOFError("value ends within a number")
+        except UnicodeDecodeError as exc:
+            raise LoadError("a text that is not UTF-8: %s" % exc)
         if len(self.stack) != 1:
             raise LoadError("%d objects on the stack at STOP" % len(self.stack))
         self._finish(self.stack)
         return self.stack[0]
 
     def _load_until_stop(self, functions, read):
+        if self._data and functions == _FUNCTIONS:  # nobody replaced one
+            self._load_ahead(self._data, functions)
         op = read(1)
         while op != b"Q":
             function = functions.get(op)
@@ -1686,6 +1696,67 @@ class Unserializer(object):
                 raise EOFError("value ends before its STOP")
             function(self)
             op = read(1)
+
+    def _load_ahead(self, data, functions):
+        # The frequent operations without a call for each, and SETITEM together with the value before it. What is
+        # unusual is left to their functions, and the end to who goes on reading. A full list stays announced: where
+        # its id comes back, it is that of an object of another type, or of a list announced anew.
+        stream, at, last = self.stream, self.stream.tell(), len(data) - 5
+        stack, announced, push, pop = self.stack, self.announced, self.stack.append, self.stack.pop
+        sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
+        unpack, filling, size = _unpack_op_int4, None, 0
+        while at < last:
+            op, number = unpack(data, at)
+            if op == 0x46:  # INT
+                value = number
+                at += 5
+            elif op in sized and 0 <= number < last - at:
+                start = at + 5
+                at = start + number
+                value = sized[op](data[start:at])
+            elif op == 0x50 and len(stack) > 2:  # SETITEM
+                value = pop()
+            elif op == 0x40 and number >= 0:  # BUILDTUPLE
+                value = tuple(self._pop_many(number))
+                at += 5
+            elif op == 0x4B and number >= 0:  # NEWLIST
+                value = []
+                announced[id(value)] = number
+                at += 5
+            elif op == 0x4A:  # NEWDICT
+                value = {}
+                at += 1
+            elif op in _CONSTANTS:
+                value = _CONSTANTS[op]
+                at += 1
+            elif op == 0x44 and at + 4 < last:  # FLOAT
+                value = _unpack_float8(data, at + 1)[0]
+                at += 9
+            else:
+                function = functions.get(data[at : at + 1])
+                if function is None:
+                    break
+                stream.seek(at + 1)
+                function(self)
+                at = stream.tell()
+                continue
+            if data[at] != _SETITEM or len(stack) < 2:
+                push(value)
+                continue
+            at += 1
+            key, container = pop(), stack[-1]
+            if type(value) is list and announced.get(id(value), 0) > len(value):
+                self._finish((value,))
+            if container is not filling:
+                filling = container
+                size = announced.get(id(container), 0) if type(container) is list else 0
+            if size and type(key) is int and key == len(container) < size:
+                container.append(value)
+            elif type(container) is dict and type(key) in _LEAVES:
+                container[key] = value
+            else:
+                self._set_item(container, key, value)
+        stream.seek(at)
 
     def _read_whole(self, count):
         # A stream may give less than it was asked for, and is never asked for much more than it gave.
@@ -1717,20 +1788,7 @@ class Unserializer(object):
             raise EOFError("expected %d bytes, got %d" % (count, len(data)))
         return data
 
-    def _read_text(self):
-        try:
-            return self._read_sized().decode("utf-8")
-        except UnicodeDecodeError as exc:
-            raise LoadError("a text that is not UTF-8: %s" % exc)
-
-    def _read_digits(self):
-        digits = self._read_sized()
-        if not digits.isdigit() and not (digits.startswith(b"-") and digits[1:].isdigit()):
-            raise LoadError("an integer with other bytes than digits: %r" % digits[:20])
-        return int(digits) if len(digits) <= _DIGITS_AT_ONCE else _int_from_digits(digits)
-
-    def _pop_many(self):
-        count = self._read_count()
+    def _pop_many(self, count):
         stack = self.stack
         if count > len(stack):
             raise LoadError("a container of %d objects, there are %d" % (count, len(stack)))
@@ -1738,15 +1796,15 @@ class Unserializer(object):
             return []
         items = stack[-count:]
         del stack[-count:]
-        if self.missing:
+        if self.announced:
             self._finish(items)
         return items
 
     def _finish(self, items):
         # Lists among the items that were announced longer than they were filled: the rest is None.
         for item in items:
-            if id(item) in self.missing:
-                missing = self.missing.pop(id(item)) - len(item)
+            if type(item) is list and id(item) in self.announced:
+                missing = self.announced.pop(id(item)) - len(item)
                 if missing > self.unassignable:
                     raise LoadError("a list with %d elements that are never assigned" % missing)
                 self.unassignable -= missing
@@ -1768,10 +1826,10 @@ class Unserializer(object):
         self._push(long(self._read_int4()))
 
     def load_longint(self):
-        self._push(self._read_digits())
+        self._push(_int_of(self._read_sized()))
 
     def load_longlong(self):
-        self._push(long(self._read_digits()))
+        self._push(_long_of(self._read_sized()))
 
     def load_float(self):
         self._push(_float8.unpack(self._read(8))[0])
@@ -1783,22 +1841,21 @@ class Unserializer(object):
         self._push(self._read_sized())
 
     def load_unicode(self):
-        self._push(self._read_text())
+        self._push(_utf8_of(self._read_sized()))
 
     def load_py3string(self):
         # A Python 3 str is text, unless it is wanted as the bytes that a str is on Python 2.
-        self._push(self._read_sized() if self.py3str_as_py2str else self._read_text())
+        data = self._read_sized()
+        self._push(data if self.py3str_as_py2str else _utf8_of(data))
 
     def load_py2string(self):
         data = self._read_sized()
-        self._push(data.decode("latin-1") if PY3 and self.py2str_as_py3str else data)
+        self._push(_latin1_of(data) if PY3 and self.py2str_as_py3str else data)
 
     def load_newlist(self):
-        count = self._read_count()
+        # Filled as the elements arrive: memory follows what was sent, not what was announced.
         items = []
-        if count:
-            # Filled as the elements arrive: memory follows what was sent, not what was announced.
-            self.missing[id(items)] = count
+        self.announced[id(items)] = self._read_count()
         self._push(items)
 
     def load_newdict(self):
@@ -1810,12 +1867,14 @@ class Unserializer(object):
             raise LoadError("SETITEM with %d objects on the stack" % len(stack))
         value = stack.pop()
         key = stack.pop()
-        container = stack[-1]
-        if type(value) is list and self.missing:
+        self._set_item(stack[-1], key, value)
+
+    def _set_item(self, container, key, value):
+        if type(value) is list and self.announced:
             self._finish((value,))
         try:
             if type(container) is list:
-                if type(key) is int and key == len(container) < self.missing.get(id(container), 0):
+                if type(key) is int and key == len(container) < self.announced.get(id(container), 0):
                     container.append(value)
                 else:
                     self._finish((container,))
@@ -1830,13 +1889,13 @@ class Unserializer(object):
             raise LoadError("an element that can't be stored: %s" % exc)
 
     def load_buildtuple(self):
-        self._push(tuple(self._pop_many()))
+        self._push(tuple(self._pop_many(self._read_count())))
 
     def load_set(self):
-        self._push(self._set_of(set, self._pop_many()))
+        self._push(self._set_of(set, self._pop_many(self._read_count())))
 
     def load_frozenset(self):
-        self._push(self._set_of(frozenset, self._pop_many()))
+        self._push(self._set_of(frozenset, self._pop_many(self._read_count())))
 
     def _set_of(self, kind, items):
         try:
@@ -1859,6 +1918,45 @@ for _name, _op in list(vars(opcode).items()):
 if not PY3:
     for _op, _load in list(Unserializer.num2func.items()):
         Unserializer.num2func[_op] = getattr(_load, "__func__", _load)
+_FUNCTIONS = dict(Unserializer.num2func)
+
+
+def _bytes_of(data):
+    return data
+
+
+def _latin1_of(data):
+    return data.decode("latin-1")
+
+
+_utf8_of = bytes.decode if PY3 else lambda data: data.decode("utf-8")
+
+
+def _int_of(digits):
+    if not digits.isdigit() and not (digits.startswith(b"-") and digits[1:].isdigit()):
+        raise LoadError("an integer with other bytes than digits: %r" % digits[:20])
+    return int(digits) if len(digits) <= _DIGITS_AT_ONCE else _int_from_digits(digits)
+
+
+def _long_of(digits):
+    return long(_int_of(digits))
+
+
+# For _load_ahead, which has operations as numbers: what is made of a sized operand, by how strings are wanted.
+_SIZED = {
+    (py2_is_bytes, py3_is_text): {
+        0x41: _bytes_of,  # BYTES
+        0x48: _int_of,  # LONGINT
+        0x49: _long_of,  # LONGLONG
+        0x4D: _bytes_of if py2_is_bytes or not PY3 else _latin1_of,  # PY2STRING
+        0x4E: _utf8_of if py3_is_text else _bytes_of,  # PY3STRING
+        0x53: _utf8_of,  # UNICODE
+    }
+    for py2_is_bytes in (False, True)
+    for py3_is_text in (False, True)
+}
+_CONSTANTS = {0x43: False, 0x4C: None, 0x52: True}
+_SETITEM = opcode.SETITEM[0]
 
 
 def _check_hashable(key):
@@ -1935,42 +2033,46 @@ class _Serializer(object):
 
         DumpError if it can't be written.
         """
-        chunks = [DUMPFORMAT_VERSION] if versioned else []
-        self._save(obj, chunks.append)
-        chunks.append(b"Q")
-        data = b"".join(chunks)
+        data = _serialized(obj, [DUMPFORMAT_VERSION] if versioned else [])
         if self._write is None:
             return data
         self._write(data)
         return None
 
-    def _save(self, root, write):
-        # The containers being written are generators on a stack: depth costs memory, not recursion.
-        containers = []
-        current = iter((root,))
-        while True:
-            for obj in current:
-                kind = type(obj)
-                leaf = _LEAVES.get(kind)
-                if leaf is not None:
-                    try:
-                        leaf(obj, write)
-                    except _Unwritable as exc:
-                        raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
-                elif kind in _CONTAINERS:
-                    containers.append(current)
-                    if len(containers) > MAX_DEPTH:
-                        raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
-                    current = _CONTAINERS[kind](obj, write)
-                    break
-                elif isinstance(obj, Channel):
-                    write(_channel_id(kind, obj, root))
-                else:
-                    raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
+
+def _serialized(obj, chunks):
+    _save(obj, chunks.append)
+    chunks.append(b"Q")
+    return b"".join(chunks)
+
+
+def _save(root, write):
+    # The containers being written are generators on a stack: depth costs memory, not recursion.
+    containers = []
+    current = iter((root,))
+    while True:
+        for obj in current:
+            kind = type(obj)
+            leaf = _LEAVES.get(kind)
+            if leaf is not None:
+                try:
+                    leaf(obj, write)
+                except _Unwritable as exc:
+                    raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
+            elif kind in _CONTAINERS:
+                containers.append(current)
+                if len(containers) > MAX_DEPTH:
+                    raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
+                current = _CONTAINERS[kind](obj, write)
+                break
+            elif isinstance(obj, Channel):
+                write(_channel_id(kind, obj, root))
             else:
-                if not containers:
-                    return
-                current = containers.pop()
+                raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
+        else:
+            if not containers:
+                return
+            current = containers.pop()
 
 
 class _Unwritable(Exception):
@@ -2107,7 +2209,7 @@ def dumps(obj):
     Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
     DumpError for anything else.
     """
-    return _Serializer().save(obj, versioned=True)
+    return _serialized(obj, [DUMPFORMAT_VERSION])
 
 
 def dump(byteio, obj):
@@ -2117,7 +2219,7 @@ def dump(byteio, obj):
 
 def dumps_internal(obj):
     """Serialize obj as the payload of a message: without the version byte."""
-    return _Serializer().save(obj)
+    return _serialized(obj, [])
 
 
 def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
@@ -2126,7 +2228,7 @@ def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
     py2str_as_py3str: a str written by Python 2 is read as text; py3str_as_py2str: one written by Python 3 as bytes.
     LoadError for bytes that are no value, EOFError where they end early.
     """
-    return Unserializer(BytesIO(bytestring), None, (py2str_as_py3str, py3str_as_py2str)).load(True)
+    return _unserializer_of(bytestring, None, (py2str_as_py3str, py3str_as_py2str)).load(True)
 
 
 def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
@@ -2137,7 +2239,14 @@ def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
 
 def loads_internal(bytestring, channelfactory=None, strconfig=None):
     """The value that dumps_internal wrote; channelfactory makes the channels inside."""
-    return Unserializer(BytesIO(bytestring), channelfactory, strconfig).load()
+    return _unserializer_of(bytestring, channelfactory, strconfig).load()
+
+
+def _unserializer_of(bytestring, channelfactory, strconfig):
+    made = Unserializer(BytesIO(bytestring), channelfactory, strconfig)
+    if type(bytestring) is bytes and len(bytestring) > SHORT_VALUE:
+        made._data = bytestring
+    return made
 
 
 if _core is not None:

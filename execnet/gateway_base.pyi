@@ -338,6 +338,7 @@ DUMPFORMAT_VERSION: bytes
 MAX_DEPTH: int
 MAX_UNASSIGNED: int
 STREAM_PIECE: int
+SHORT_VALUE: int
 MAX_INT4: int
 MIN_INT4: int
 
@@ -373,7 +374,7 @@ class Unserializer:
     stream: _Reads
     channelfactory: ChannelFactory | None
     stack: list[Any]
-    missing: dict[int, int]
+    announced: dict[int, int]  # how many elements a list is to have, by its id
     unassignable: int
     def __init__(
         self,

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 from support.blocked import Call
 from support.peer import frame
 from support.processes import wait_until
+from support.twin import load_portable_twin
 
 import execnet
 
@@ -780,6 +782,24 @@ def test_the_unserializers_functions_can_be_replaced(base: ModuleType, monkeypat
     changed[base.opcode.NONE] = lambda self: self.stack.append("replaced")
     monkeypatch.setattr(base.Unserializer, "num2func", changed)
     assert base.Unserializer(io.BytesIO(base.dumps_internal([None]))).load() == ["replaced"]
+
+
+def test_replaced_functions_are_called_for_values_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = load_portable_twin()
+    data = twin.dumps([None] * 100)
+    monkeypatch.setitem(twin.Unserializer.num2func, b"L", lambda self: self.stack.append(self.stream.tell()))
+    assert twin.loads(data) == list(range(12, 12 + 100 * 7, 7))
+
+
+def test_a_list_that_takes_a_dead_lists_place_in_memory_has_its_own_size(base: ModuleType) -> None:
+    def int4(number: int) -> bytes:
+        return struct.pack("!i", number)
+
+    list_of_two = b"K" + int4(2) + b"F" + int4(0) + b"LPF" + int4(1) + b"LP"
+    # A dict whose one key gets a list again and again; then empty lists and a dict come.
+    data = b"J" + (b"L" + list_of_two + b"P") * 20
+    data += b"LK" + int4(0) + b"PRK" + int4(0) + b"PCJF" + int4(0) + b"LPPQ"
+    assert base.loads(b"\x02" + data) == {None: [], True: [], False: {0: None}}
 
 
 def test_channels_inside_values_are_made_by_the_factory(base: ModuleType, factory: Any, fake: FakeGateway) -> None:
