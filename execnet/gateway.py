@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from .gateway_base import Channel, IOLike
-    from .gateway_writing import Writing
     from .multi import Group
     from .xspec import XSpec
 
@@ -40,13 +39,6 @@ class RInfo(dict):  # type: ignore[type-arg]
 RemoteStatus = RInfo
 
 
-class _Collector:
-    """An io that keeps what is written to it."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self.write = pieces.append
-
-
 class Gateway(BaseGateway):
     """A connection to a Python interpreter that executes code for this process.
 
@@ -56,7 +48,6 @@ class Gateway(BaseGateway):
     _group: Group
     _cache_rinfo: RInfo
     _exiting = False
-    _writing: Writing | None = None
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
@@ -132,59 +123,8 @@ class Gateway(BaseGateway):
             return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
         return gateway_died.died(self._io, self.spec, self.id, exc)
 
-    def _write(self, message: Message) -> None:
-        from .gateway_writing import LARGE, Writing  # lazy: the C core does without
-
-        self._finish_writing()
-        fd = self._descriptor_to_write() if len(message.data) > LARGE else None
-        if fd is None:
-            super()._write(message)
-            return
-        pieces: list[bytes] = []
-        message.to_io(_Collector(pieces))
-        self._writing = Writing(fd, *pieces)
-        try:
-            self._writing.go_on()
-        except OSError:
-            raise
-        except BaseException:  # a signal handler raised: what has begun is written to its end
-            self.execmodel.start(self._finish_interrupted)
-            raise
-        self._writing = None
-
-    def _descriptor_to_write(self) -> int | None:
-        # lazy: start-up speed
-        import os
-
-        descriptors = getattr(self._io, "descriptors", None)
-        fds = descriptors() if descriptors and os.name == "posix" and self._has_threads else None
-        if not fds:
-            return None
-        outfile = getattr(self._io, "outfile", None)
-        if outfile is not None:
-            outfile.flush()
-        descriptor: int = fds[1]
-        return descriptor
-
-    def _finish_writing(self) -> None:
-        if self._writing is not None and self._writing.begun:
-            self._writing.go_on()
-        self._writing = None
-
-    def _finish_interrupted(self) -> None:
-        try:
-            with self._writelock:
-                self._finish_writing()
-            self._send_unsent()
-        except (ValueError, OSError) as exc:
-            self._trace("finishing an interrupted message:", exc)
-
-    @property
-    def _has_threads(self) -> bool:
-        return isinstance(self.execmodel, gateway_base.ThreadExecModel)
-
     def _close_write(self, timeout: float = 0.0) -> None:
-        if self._connection is not None or not self._has_threads:
+        if self._connection is not None or not isinstance(self.execmodel, gateway_base.ThreadExecModel):
             super()._close_write(timeout)
         elif self._writelock.acquire(timeout=timeout):
             try:

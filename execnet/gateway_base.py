@@ -580,6 +580,42 @@ class Popen2IO(object):
         self.outfile.close()
 
 
+#: A message with a longer payload is written past the buffer of its file ...
+LONGEST_BUFFERED = 8192
+#: ... in pieces of so many bytes: who writes more at once to a pipe keeps the reader from it.
+PIPE_STRETCH = 65536
+
+
+class _Writing(object):
+    # A large message on its way to a descriptor. A signal handler may raise at any byte of it, and then it can go on.
+
+    def __init__(self, fd, data):
+        self._fd = fd
+        self._data = memoryview(data)
+        self._counts = []
+
+    def begun(self):
+        # Whether something was written, so that the rest must follow.
+        return bool(self._counts)
+
+    def go_on(self):
+        # lazy: the C core does without
+        import errno
+        import itertools
+
+        at = sum(self._counts)
+        while at < len(self._data):
+            piece = self._data[at : at + PIPE_STRETCH]
+            try:
+                # From the system call into the list without a bytecode between: a handler that raises loses no count.
+                self._counts.extend(itertools.starmap(os.write, ((self._fd, piece),)))
+            except OSError as exc:
+                if exc.errno != errno.EINTR:  # which Python 2 tells of
+                    raise
+            else:
+                at += self._counts[-1]
+
+
 class Message(object):
     """One message: its code, the channel it is for, and its payload (WIRE.md, "Messages")."""
 
@@ -609,7 +645,10 @@ class Message(object):
 
     def to_io(self, io):
         """Write the message with one call of io.write."""
-        io.write(self._header.pack(self.msgcode, self.channelid, len(self.data)) + self.data)
+        io.write(self._to_bytes())
+
+    def _to_bytes(self):
+        return self._header.pack(self.msgcode, self.channelid, len(self.data)) + self.data
 
     def received(self, gateway):
         """Do what the message asks of gateway."""
@@ -1218,6 +1257,7 @@ class BaseGateway(object):
 
     _core = core
     _disowned = False
+    _writing = None
     id = "<worker>"
 
     def __init__(self, io, id, _startcount=2):
@@ -1347,8 +1387,42 @@ class BaseGateway(object):
         self._trace("sent", message)
 
     def _write(self, message):
-        # With the write lock held.
-        message.to_io(self._io)
+        # With the write lock held. What is short goes through a buffer, whole: no handler can raise in the middle of it.
+        self._finish_writing()
+        fds = self._descriptors() if len(message.data) > LONGEST_BUFFERED and os.name == "posix" else None
+        if not fds:
+            message.to_io(self._io)
+            return
+        outfile = getattr(self._io, "outfile", None)
+        if outfile is not None:
+            outfile.flush()
+        self._writing = _Writing(fds[1], message._to_bytes())
+        try:
+            self._writing.go_on()
+        except (IOError, OSError):
+            raise
+        except BaseException:  # a signal handler raised: what has begun is written to its end
+            self.execmodel.start(self._finish_interrupted)
+            raise
+        self._writing = None
+
+    def _finish_writing(self):
+        if self._writing is not None and self._writing.begun():
+            self._writing.go_on()
+        self._writing = None
+
+    def _finish_interrupted(self):
+        try:
+            with self._writelock:
+                self._finish_writing()
+            self._send_unsent()
+        except (IOError, OSError, ValueError) as exc:
+            self._trace("finishing an interrupted message:", exc)
+
+    def _descriptors(self):
+        # To read and to write, or nothing: a green file may not even tell its descriptor while it is read.
+        threads = isinstance(self.execmodel, ThreadExecModel)
+        return threads and getattr(self._io, "descriptors", tuple)()
 
     def _send_soon(self, msgcode, channelid=0):
         # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
@@ -1371,9 +1445,7 @@ class BaseGateway(object):
         # Whether the output is ready for event, or broken; unknown where it can't be asked.
         import select
 
-        # A green file may not even tell its descriptor while it is read.
-        threads = isinstance(self.execmodel, ThreadExecModel)
-        fds = threads and getattr(self._io, "descriptors", tuple)()
+        fds = self._descriptors()
         if not fds or not hasattr(select, "poll"):
             return unknown
         poll = select.poll()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import array
 import ctypes
 import fcntl
+import os
 import random
+import signal
 import termios
+import threading
 import time
 from typing import Any
 
 import pytest
-from support.blocked import Call, interrupted_after
+from support.blocked import Call, await_blocked, interrupted_after
+from support.interpreters import Interpreter
 from support.peer import HEADER, Peer
 from support.processes import wait_until
 
@@ -125,6 +129,50 @@ def test_large_items_of_many_threads_come_back_whole(pair: execnet.Gateway) -> N
 
     for call in [Call(back_and_forth, channel) for channel in channels]:
         call.result(60)
+
+
+INTERRUPTED = """
+channel.send("next comes a large item")
+try:
+    channel.send(b'x' * (16 << 20))
+except KeyboardInterrupt:
+    channel.send("interrupted")
+"""
+
+
+def items_of_interrupted(gateway: execnet.Gateway) -> list[Any]:
+    """What the worker sends that gets a SIGINT when the large item is half in the pipe."""
+    channel, pid = gateway.remote_exec(INTERRUPTED), gateway.pid
+    assert pid is not None
+    items: list[Any] = []
+    may_read = threading.Event()
+
+    def receive(item: object) -> None:
+        items.append(item)
+        may_read.wait(SECONDS)
+
+    channel.setcallback(receive)
+    wait_until(lambda: items, SECONDS, "the first item")
+    await_blocked(pid, pid)
+    os.kill(pid, signal.SIGINT)
+    await_blocked(pid, pid)
+    may_read.set()
+    channel.waitclose(SECONDS)
+    return items
+
+
+def test_a_large_item_is_sent_whole_by_a_worker_that_is_interrupted(pair: execnet.Gateway) -> None:
+    assert items_of_interrupted(pair) == ["next comes a large item", b"x" * (16 * MIB), "interrupted"]
+
+
+def test_a_large_item_is_sent_whole_by_any_python(group: execnet.Group, other_python: Interpreter) -> None:
+    gateway = group.makegateway(f"popen//python={other_python}")
+    gateway.reconfigure(py2str_as_py3str=False)
+    first, large, last = items_of_interrupted(gateway)
+    assert (first, large, last) in [
+        ("next comes a large item", b"x" * (16 * MIB), "interrupted"),
+        (b"next comes a large item", b"x" * (16 * MIB), b"interrupted"),
+    ]
 
 
 # waiting

@@ -50,18 +50,19 @@ class Call:
         return self
 
 
-def _switches(tid: int) -> tuple[str, str]:
-    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/self/task/{tid}/status").read_text().splitlines())
+def _switches(tid: int, pid: int) -> tuple[str, str]:
+    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines())
     return lines["State"], lines["voluntary_ctxt_switches"]
 
 
-def await_blocked(tid: int) -> None:
-    """Wait until the thread of kernel id tid sleeps and does not wake up for a while."""
-    before, since = _switches(tid), time.monotonic()
+def await_blocked(tid: int, pid: int | None = None) -> None:
+    """Wait until the thread of kernel id tid, of this or another process, sleeps and does not wake up for a while."""
+    pid = pid or os.getpid()
+    before, since = _switches(tid, pid), time.monotonic()
 
     def quiet() -> bool:
         nonlocal before, since
-        now = _switches(tid)
+        now = _switches(tid, pid)
         if now != before or not now[0].startswith("S"):
             before, since = now, time.monotonic()
         # Longer than the interval at which a thread asks for the GIL.
