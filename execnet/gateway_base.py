@@ -589,9 +589,9 @@ PIPE_STRETCH = 65536
 class _Writing(object):
     # A large message on its way to a descriptor. A signal handler may raise at any byte of it, and then it can go on.
 
-    def __init__(self, fd, data):
+    def __init__(self, fd, message):
         self._fd = fd
-        self._data = memoryview(data)
+        self._header, self._data = message._header(), memoryview(message.data)
         self._counts = []
 
     def begun(self):
@@ -603,9 +603,9 @@ class _Writing(object):
         import errno
         import itertools
 
-        at = sum(self._counts)
+        at = sum(self._counts) - len(self._header)
         while at < len(self._data):
-            piece = self._data[at : at + PIPE_STRETCH]
+            piece = self._data[at : at + PIPE_STRETCH] if at >= 0 else self._header[at:]
             try:
                 # From the system call into the list without a bytecode between: a handler that raises loses no count.
                 self._counts.extend(itertools.starmap(os.write, ((self._fd, piece),)))
@@ -616,13 +616,15 @@ class _Writing(object):
                 at += self._counts[-1]
 
 
+_header = struct.Struct("!bii")
+
+
 class Message(object):
     """One message: its code, the channel it is for, and its payload (WIRE.md, "Messages")."""
 
     STATUS, RECONFIGURE, GATEWAY_TERMINATE, CHANNEL_EXEC = range(4)
     CHANNEL_DATA, CHANNEL_CLOSE, CHANNEL_CLOSE_ERROR, CHANNEL_LAST_MESSAGE = range(4, 8)
     _types = {}
-    _header = struct.Struct("!bii")
 
     def __init__(self, msgcode, channelid=0, data=b""):
         self.msgcode = msgcode
@@ -638,17 +640,17 @@ class Message(object):
                 raise EOFError("empty read")
         except EOFError as exc:
             raise EOFError("couldn't load message header, %s" % exc)
-        msgcode, channelid, size = Message._header.unpack(header)
+        msgcode, channelid, size = _header.unpack(header)
         if msgcode not in Message._types or size < 0:
             raise LoadError("not a message header: %r" % (header,))
         return Message(msgcode, channelid, io.read(size) if size else b"")
 
     def to_io(self, io):
         """Write the message with one call of io.write."""
-        io.write(self._to_bytes())
+        io.write(self._header() + self.data)
 
-    def _to_bytes(self):
-        return self._header.pack(self.msgcode, self.channelid, len(self.data)) + self.data
+    def _header(self):
+        return _header.pack(self.msgcode, self.channelid, len(self.data))
 
     def received(self, gateway):
         """Do what the message asks of gateway."""
@@ -1387,7 +1389,7 @@ class BaseGateway(object):
         self._trace("sent", message)
 
     def _write(self, message):
-        # With the write lock held. What is short goes through a buffer, whole: no handler can raise in the middle of it.
+        # With the write lock held. What is short goes through a buffer, whole: no handler can raise in its middle.
         self._finish_writing()
         fds = self._descriptors() if len(message.data) > LONGEST_BUFFERED and os.name == "posix" else None
         if not fds:
@@ -1396,7 +1398,7 @@ class BaseGateway(object):
         outfile = getattr(self._io, "outfile", None)
         if outfile is not None:
             outfile.flush()
-        self._writing = _Writing(fds[1], message._to_bytes())
+        self._writing = _Writing(fds[1], message)
         try:
             self._writing.go_on()
         except (IOError, OSError):

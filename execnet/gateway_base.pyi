@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from queue import Queue, SimpleQueue
-from struct import Struct
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol, overload, type_check_only
 
@@ -183,6 +182,9 @@ class Popen2IO:
     def close_read(self) -> None: ...
     def close_write(self) -> None: ...
 
+LONGEST_BUFFERED: int
+PIPE_STRETCH: int
+
 class Message:
     STATUS: ClassVar[int]
     RECONFIGURE: ClassVar[int]
@@ -193,7 +195,6 @@ class Message:
     CHANNEL_CLOSE_ERROR: ClassVar[int]
     CHANNEL_LAST_MESSAGE: ClassVar[int]
     _types: ClassVar[dict[int, tuple[str, Callable[[Message, BaseGateway], None]]]]
-    _header: ClassVar[Struct]
     msgcode: int
     channelid: int
     data: bytes
