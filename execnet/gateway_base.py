@@ -529,6 +529,12 @@ class WorkerPool(object):
 
 # input and output
 
+#: Bytes read at once from which on a connection is worth a larger pipe, and the size of that.
+HUGE_READ = 512 * 1024
+ENLARGED_PIPE = 256 * 1024
+#: Linux's number of the command, which Python names from 3.10 on.
+F_SETPIPE_SZ = 1031
+
 
 class Popen2IO(object):
     """Bytes over a pair of files: written to the first, read from the second."""
@@ -536,6 +542,7 @@ class Popen2IO(object):
     error = (IOError, OSError, EOFError)
     #: Whether the C core may lend what it writes to the pipe: certain that a process read()s it at the other end.
     lends = False
+    _is_enlarged = False
 
     def __init__(self, outfile, infile, execmodel):
         self.outfile, self.infile, self.execmodel = outfile, infile, execmodel
@@ -544,6 +551,8 @@ class Popen2IO(object):
 
     def read(self, numbytes):
         """Exactly numbytes bytes; EOFError where they end before."""
+        if numbytes >= HUGE_READ and not self._is_enlarged:
+            self._enlarge_pipe()
         data = self._read(numbytes)
         if len(data) == numbytes:
             return data
@@ -555,6 +564,18 @@ class Popen2IO(object):
         if missing:
             raise EOFError("expected %d bytes, got %d" % (numbytes, numbytes - missing))
         return b"".join(chunks)
+
+    def _enlarge_pipe(self):
+        self._is_enlarged = True
+        # A green file does not tell its descriptor while it is read.
+        fds = isinstance(self.execmodel, ThreadExecModel) and self.descriptors()
+        if fds and sys.platform.startswith("linux"):
+            import fcntl  # lazy: start-up speed
+
+            try:
+                fcntl.fcntl(fds[0], F_SETPIPE_SZ, ENLARGED_PIPE)
+            except (IOError, OSError):
+                pass  # it is no pipe, or the system grants no larger one
 
     def write(self, data):
         """Write all of data and flush it."""
@@ -1708,8 +1729,14 @@ _complex16 = struct.Struct("!dd")
 _op_int4 = struct.Struct("!ci")
 _unpack_int4 = _int4.unpack
 _unpack_op_int4 = struct.Struct("!bi").unpack_from
-_unpack_float8 = _float8.unpack_from
 _op_float8 = struct.Struct("!cd")
+
+
+def _load_sized(op):
+    def load(self):
+        self._push(self._sized[op](self._read_sized()))
+
+    return load
 
 
 class Unserializer(object):
@@ -1747,6 +1774,7 @@ class Unserializer(object):
         self._push = self.stack.append
         self.announced = {}
         self.unassignable = MAX_UNASSIGNED
+        self._sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
         try:
             self._load_until_stop(self.num2func, self.stream.read)
         except struct.error:
@@ -1777,8 +1805,8 @@ class Unserializer(object):
         # its id comes back, it is that of an object of another type, or of a list announced anew.
         stream, at, last = self.stream, self.stream.tell(), len(data) - 5
         stack, announced, push, pop = self.stack, self.announced, self.stack.append, self.stack.pop
-        sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
-        unpack, filling, size = _unpack_op_int4, None, 0
+        sized, unpack, setitem = self._sized, _unpack_op_int4, opcode.SETITEM[0]
+        filling, size = None, 0
         while at < last:
             op, number = unpack(data, at)
             if op == 0x46:  # INT
@@ -1804,7 +1832,7 @@ class Unserializer(object):
                 value = _CONSTANTS[op]
                 at += 1
             elif op == 0x44 and at + 4 < last:  # FLOAT
-                value = _unpack_float8(data, at + 1)[0]
+                value = _float8.unpack_from(data, at + 1)[0]
                 at += 9
             else:
                 function = functions.get(data[at : at + 1])
@@ -1814,7 +1842,7 @@ class Unserializer(object):
                 function(self)
                 at = stream.tell()
                 continue
-            if data[at] != _SETITEM or len(stack) < 2:
+            if data[at] != setitem or len(stack) < 2:
                 push(value)
                 continue
             at += 1
@@ -1899,32 +1927,18 @@ class Unserializer(object):
     def load_long(self):
         self._push(long(self._read_int4()))
 
-    def load_longint(self):
-        self._push(_int_of(self._read_sized()))
-
-    def load_longlong(self):
-        self._push(_long_of(self._read_sized()))
-
     def load_float(self):
         self._push(_float8.unpack(self._read(8))[0])
 
     def load_complex(self):
         self._push(complex(*_complex16.unpack(self._read(16))))
 
-    def load_bytes(self):
-        self._push(self._read_sized())
-
-    def load_unicode(self):
-        self._push(_utf8_of(self._read_sized()))
-
-    def load_py3string(self):
-        # A Python 3 str is text, unless it is wanted as the bytes that a str is on Python 2.
-        data = self._read_sized()
-        self._push(data if self.py3str_as_py2str else _utf8_of(data))
-
-    def load_py2string(self):
-        data = self._read_sized()
-        self._push(_latin1_of(data) if PY3 and self.py2str_as_py3str else data)
+    load_bytes = _load_sized(0x41)
+    load_longint = _load_sized(0x48)
+    load_longlong = _load_sized(0x49)
+    load_py2string = _load_sized(0x4D)
+    load_py3string = _load_sized(0x4E)
+    load_unicode = _load_sized(0x53)
 
     def load_newlist(self):
         # Filled as the elements arrive: memory follows what was sent, not what was announced.
@@ -1995,15 +2009,11 @@ if not PY3:
 _FUNCTIONS = dict(Unserializer.num2func)
 
 
-def _bytes_of(data):
-    return data
+_utf8_of = bytes.decode if PY3 else lambda data: data.decode("utf-8")
 
 
 def _latin1_of(data):
     return data.decode("latin-1")
-
-
-_utf8_of = bytes.decode if PY3 else lambda data: data.decode("utf-8")
 
 
 def _int_of(digits):
@@ -2016,21 +2026,21 @@ def _long_of(digits):
     return long(_int_of(digits))
 
 
-# For _load_ahead, which has operations as numbers: what is made of a sized operand, by how strings are wanted.
+# What is made of an operation's sized operand, by how strings are wanted. A Python 3 str is text, unless it is
+# wanted as the bytes that a str is on Python 2.
 _SIZED = {
     (py2_is_bytes, py3_is_text): {
-        0x41: _bytes_of,  # BYTES
+        0x41: bytes,  # BYTES
         0x48: _int_of,  # LONGINT
         0x49: _long_of,  # LONGLONG
-        0x4D: _bytes_of if py2_is_bytes or not PY3 else _latin1_of,  # PY2STRING
-        0x4E: _utf8_of if py3_is_text else _bytes_of,  # PY3STRING
+        0x4D: bytes if py2_is_bytes or not PY3 else _latin1_of,  # PY2STRING
+        0x4E: _utf8_of if py3_is_text else bytes,  # PY3STRING
         0x53: _utf8_of,  # UNICODE
     }
     for py2_is_bytes in (False, True)
     for py3_is_text in (False, True)
 }
 _CONSTANTS = {0x43: False, 0x4C: None, 0x52: True}
-_SETITEM = opcode.SETITEM[0]
 
 
 def _check_hashable(key):
@@ -2302,7 +2312,7 @@ def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
     py2str_as_py3str: a str written by Python 2 is read as text; py3str_as_py2str: one written by Python 3 as bytes.
     LoadError for bytes that are no value, EOFError where they end early.
     """
-    return _unserializer_of(bytestring, None, (py2str_as_py3str, py3str_as_py2str)).load(True)
+    return _load_from(bytestring, None, (py2str_as_py3str, py3str_as_py2str), True)
 
 
 def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
@@ -2313,14 +2323,14 @@ def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
 
 def loads_internal(bytestring, channelfactory=None, strconfig=None):
     """The value that dumps_internal wrote; channelfactory makes the channels inside."""
-    return _unserializer_of(bytestring, channelfactory, strconfig).load()
+    return _load_from(bytestring, channelfactory, strconfig)
 
 
-def _unserializer_of(bytestring, channelfactory, strconfig):
-    made = Unserializer(BytesIO(bytestring), channelfactory, strconfig)
+def _load_from(bytestring, channelfactory, strconfig, versioned=False):
+    unserializer = Unserializer(BytesIO(bytestring), channelfactory, strconfig)
     if type(bytestring) is bytes and len(bytestring) > SHORT_VALUE:
-        made._data = bytestring
-    return made
+        unserializer._data = bytestring
+    return unserializer.load(versioned)
 
 
 if _core is not None:

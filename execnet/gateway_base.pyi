@@ -167,6 +167,10 @@ class WorkerPool:
 
 # input and output
 
+HUGE_READ: int
+ENLARGED_PIPE: int
+F_SETPIPE_SZ: int
+
 class Popen2IO:
     error: ClassVar[tuple[type[Exception], ...]]
     lends: bool

@@ -438,6 +438,35 @@ def test_read_and_write_can_be_replaced_on_the_instance(base: ModuleType, execmo
     assert (made.read(3), written) == (b"rrr", [b"w"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes of other systems have one size")
+def test_a_pipe_that_carries_huge_messages_is_enlarged(base: ModuleType) -> None:
+    import fcntl
+
+    F_GETPIPE_SZ = 1032  # Python names it from 3.10 on
+    model = base.get_execmodel("thread")
+    reading, writing = os.pipe()
+    with open(reading, "rb") as infile, open(writing, "wb") as outfile:
+        made = base.Popen2IO(outfile, infile, model)
+        default = fcntl.fcntl(reading, F_GETPIPE_SZ)
+        for size, pipe_size in [(base.HUGE_READ - 1, default), (base.HUGE_READ, base.ENLARGED_PIPE)]:
+            data = b"x" * size
+            writer = Call(lambda data=data: made.write(data))
+            assert made.read(size) == data
+            writer.result()
+            assert fcntl.fcntl(reading, F_GETPIPE_SZ) == pipe_size
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_no_pipe_carries_huge_messages(base: ModuleType, model: str, tmp_path: Path) -> None:
+    data = b"x" * base.HUGE_READ
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with open(path, "rb") as infile, open(os.devnull, "wb") as outfile:
+        assert base.Popen2IO(outfile, infile, base.get_execmodel(model)).read(len(data)) == data
+    made = base.Popen2IO(Recorder(), Dribble(data, 1 << 16), base.get_execmodel(model))
+    assert made.read(len(data)) == data
+
+
 # messages
 
 
