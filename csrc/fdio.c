@@ -43,15 +43,21 @@ nanoseconds_since(const struct timespec *start)
 }
 
 bool
+fdio_spin_pays(FdioSpin *spin)
+{
+    if (spin->to_skip == 0) {
+        return true;
+    }
+    spin->to_skip--;
+    return false;
+}
+
+bool
 fdio_spin(FdioSpin *spin, int fd)
 {
     struct timespec start;
     int present;
 
-    if (spin->to_skip > 0) {
-        spin->to_skip--;
-        return false;
-    }
     if (ioctl(fd, FIONREAD, &present) < 0) {
         return false;
     }

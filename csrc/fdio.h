@@ -28,13 +28,15 @@ FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
 
 /* What has been learned of fdio_spin on a descriptor; begins as zeros. */
 typedef struct {
-    unsigned to_skip; /* calls that return at once */
-    unsigned penalty; /* how many will, when one is in vain */
+    unsigned to_skip; /* waits in which it does not pay */
+    unsigned penalty; /* how many there will be when it is in vain */
 } FdioSpin;
 
+/* Whether it lately paid to spin. Each call counts as a wait. */
+bool fdio_spin_pays(FdioSpin *spin);
+
 /* Look for input again and again for a moment, before sleeping over it: on most machines it takes
-   longer to be woken than the other side takes to answer. Whether there is input; false where that
-   is not known, or spinning does not pay. */
+   longer to be woken than the other side takes to answer. Whether there is some. */
 bool fdio_spin(FdioSpin *spin, int fd);
 
 /* Whether a write of a few bytes will not block. */

@@ -17,6 +17,7 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
+    module_state(module)->importer = PyThread_get_thread_ident();
     if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
         connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
         return -1;

@@ -19,10 +19,9 @@
 #include "fdio.h"
 
 enum {
-    /* While one process writes to a pipe, the other one can't read: more at once is slower. */
-    PIPE_STRETCH = 64 * 1024,
-    /* A connection with such a piece lends. */
+    /* A connection with such a piece begins to lend. */
     HUGE_PIECE = 512 * 1024,
+    LEND_LEAST = 64 * 1024,
 };
 
 Outlet
@@ -38,7 +37,7 @@ outlet_on(int fd, bool lends)
 
 #ifdef __linux__
 
-/* How much of the next piece is to be lent. */
+/* How much of a piece is to be lent. */
 static size_t
 lendable(Outlet *outlet, const struct iovec *piece)
 {
@@ -54,8 +53,7 @@ lendable(Outlet *outlet, const struct iovec *piece)
         }
         outlet->capacity = (size_t)capacity;
     }
-    size_t size = piece->iov_len - outlet->capacity;
-    return piece->iov_len < outlet->capacity || size < PIPE_STRETCH ? 0 : size;
+    return piece->iov_len >= outlet->capacity + LEND_LEAST ? piece->iov_len - outlet->capacity : 0;
 }
 
 static ssize_t
@@ -75,26 +73,25 @@ lend(Outlet *outlet, const struct iovec *piece, size_t size)
     return count;
 }
 
-/* All is written: wait until nothing lent is left in the pipe. It is gone by then, unless the
-   reader has enlarged the pipe meanwhile. */
-static OutletOutcome
-await_lent(Outlet *outlet)
+/* All is written: whether nothing lent is left in the pipe. It is gone by then, unless the reader
+   has enlarged the pipe meanwhile. Looks a second time after a millisecond. */
+static bool
+lent_is_read(Outlet *outlet)
 {
     int unread;
 
-    while (outlet->lent && ioctl(outlet->fd, FIONREAD, &unread) == 0 &&
-           (size_t)unread > outlet->behind_lent) {
-        struct pollfd no_reader = {.fd = outlet->fd};
-        int ready = poll(&no_reader, 1, 1);
-        if (ready < 0) {
-            return OUTLET_INTERRUPTED;
+    for (int look = 0; look < 2; look++) {
+        if (!outlet->lent || ioctl(outlet->fd, FIONREAD, &unread) < 0 ||
+            (size_t)unread <= outlet->behind_lent) {
+            outlet->lent = false;
+            return true;
         }
-        if (ready > 0) {
-            break;
+        struct pollfd no_reader = {.fd = outlet->fd};
+        if (poll(&no_reader, 1, 1) > 0) {
+            outlet->lent = false;
         }
     }
-    outlet->lent = false;
-    return OUTLET_WRITTEN;
+    return !outlet->lent;
 }
 
 #else
@@ -116,76 +113,40 @@ lend(Outlet *outlet, const struct iovec *piece, size_t size)
     return 0;
 }
 
-static OutletOutcome
-await_lent(Outlet *outlet)
+static bool
+lent_is_read(Outlet *outlet)
 {
     (void)outlet;
-    return OUTLET_WRITTEN;
+    return true;
 }
 
 #endif
 
 /* ---- one call of the system ---- */
 
-/* What one call writes of the pieces. */
-typedef struct {
-    struct iovec pieces[OUTLET_MOST_PIECES];
-    int count;
-    size_t size;
-} Stretch;
-
-/* No more than `most` bytes at once, but no small remainder is left over. */
-static Stretch
-stretch_of(const struct iovec *pieces, int count, size_t most)
+/* Copy pieces into the pipe, up to the one that is to be lent. */
+static ssize_t
+copy(Outlet *outlet, const struct iovec *pieces, int count)
 {
-    Stretch stretch = {.count = 0};
-    size_t total = 0;
+    int copied = 1;
 
-    for (int i = 0; i < count; i++) {
-        total += pieces[i].iov_len;
+    while (copied < count && lendable(outlet, &pieces[copied]) == 0) {
+        copied++;
     }
-    if (total < most + most / 4) {
-        most = total;
+    ssize_t written = copied == 1 ? write(outlet->fd, pieces->iov_base, pieces->iov_len)
+                                  : writev(outlet->fd, pieces, copied);
+    if (written > 0 && outlet->lent) {
+        outlet->behind_lent += (size_t)written;
     }
-
-    for (; stretch.count < count && stretch.size < most; stretch.count++) {
-        struct iovec *piece = &stretch.pieces[stretch.count];
-        *piece = pieces[stretch.count];
-        if (piece->iov_len > most - stretch.size) {
-            piece->iov_len = most - stretch.size;
-        }
-        stretch.size += piece->iov_len;
-    }
-    return stretch;
+    return written;
 }
 
 static ssize_t
-copy(Outlet *outlet, const Stretch *stretch)
-{
-    ssize_t count = stretch->count == 1
-                        ? write(outlet->fd, stretch->pieces->iov_base, stretch->size)
-                        : writev(outlet->fd, stretch->pieces, stretch->count);
-
-    if (count > 0 && outlet->lent) {
-        outlet->behind_lent += (size_t)count;
-    }
-    return count;
-}
-
-/* `*taken_whole`: all that was meant to be written in one go. */
-static ssize_t
-write_pipe(Outlet *outlet, const struct iovec *pieces, int count, bool *taken_whole)
+write_pipe(Outlet *outlet, const struct iovec *pieces, int count)
 {
     size_t size = lendable(outlet, pieces);
 
-    if (size > 0) {
-        *taken_whole = true; /* The pipe takes what it has room for, and then waits. */
-        return lend(outlet, pieces, size);
-    }
-    Stretch stretch = stretch_of(pieces, count, PIPE_STRETCH);
-    ssize_t written = copy(outlet, &stretch);
-    *taken_whole = written == (ssize_t)stretch.size;
-    return written;
+    return size > 0 ? lend(outlet, pieces, size) : copy(outlet, pieces, count);
 }
 
 static bool
@@ -200,14 +161,14 @@ sigpipe_kills(void)
 /* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken
  * away. */
 static ssize_t
-write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count, bool *taken_whole)
+write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count)
 {
     sigset_t pipe_only, before, pending;
 
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    ssize_t written = write_pipe(outlet, pieces, count, taken_whole);
+    ssize_t written = write_pipe(outlet, pieces, count);
     int error = errno;
     if (written < 0 && error == EPIPE && !sigismember(&before, SIGPIPE)) {
         int taken;
@@ -221,18 +182,17 @@ write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count, bool *
 }
 
 static ssize_t
-write_once(Outlet *outlet, struct iovec *pieces, int count, bool *taken_whole)
+write_once(Outlet *outlet, struct iovec *pieces, int count)
 {
 #ifdef MSG_NOSIGNAL
     if (outlet->is_socket) {
         struct msghdr message = {.msg_iov = pieces};
         message.msg_iovlen = count;
-        *taken_whole = false;
         return sendmsg(outlet->fd, &message, MSG_NOSIGNAL);
     }
 #endif
-    return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count, taken_whole)
-                           : write_pipe(outlet, pieces, count, taken_whole);
+    return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count)
+                           : write_pipe(outlet, pieces, count);
 }
 
 /* ---- all of it ---- */
@@ -252,31 +212,35 @@ outcome_of_error(Outlet *outlet)
     return OUTLET_FAILED;
 }
 
+static void
+move_on(struct iovec *pieces, size_t written)
+{
+    for (int i = 0; written > 0; i++) {
+        size_t part = written < pieces[i].iov_len ? written : pieces[i].iov_len;
+        pieces[i].iov_base = (char *)pieces[i].iov_base + part;
+        pieces[i].iov_len -= part;
+        written -= part;
+    }
+}
+
 OutletOutcome
 outlet_write(Outlet *outlet, struct iovec *pieces, int count)
 {
-    bool taken_whole = true;
-
-    for (;;) {
-        while (count > 0 && pieces->iov_len == 0) {
-            pieces++;
-            count--;
-        }
-        if (count == 0) {
-            return await_lent(outlet);
-        }
-        if (!taken_whole) {
-            return OUTLET_INTERRUPTED;
-        }
-        ssize_t written = write_once(outlet, pieces, count, &taken_whole);
+    while (count > 0 && pieces->iov_len == 0) {
+        pieces++;
+        count--;
+    }
+    if (count > 0) {
+        ssize_t written = write_once(outlet, pieces, count);
         if (written < 0) {
             return outcome_of_error(outlet);
         }
-        for (int i = 0; written > 0; i++) {
-            size_t part = (size_t)written < pieces[i].iov_len ? (size_t)written : pieces[i].iov_len;
-            pieces[i].iov_base = (char *)pieces[i].iov_base + part;
-            pieces[i].iov_len -= part;
-            written -= (ssize_t)part;
+        move_on(pieces, (size_t)written);
+    }
+    for (int i = 0; i < count; i++) {
+        if (pieces[i].iov_len > 0) {
+            return OUTLET_INTERRUPTED;
         }
     }
+    return lent_is_read(outlet) ? OUTLET_WRITTEN : OUTLET_INTERRUPTED;
 }

@@ -18,7 +18,7 @@ typedef struct {
 
 typedef enum {
     OUTLET_WRITTEN,
-    OUTLET_INTERRUPTED, /* not all yet: a signal came, or the system took a part */
+    OUTLET_INTERRUPTED, /* not all yet: look for signals, and go on */
     OUTLET_FAILED,      /* see errno */
 } OutletOutcome;
 
@@ -27,8 +27,9 @@ enum { OUTLET_MOST_PIECES = 3 };
 /* `lends`: the other end of the pipe, if it is one, is a process that read()s it. */
 Outlet outlet_on(int fd, bool lends);
 
-/* Write up to OUTLET_MOST_PIECES pieces, and move them on by what was written. Their memory may be
-   used again when all is written. SIGPIPE does not get through to the process. */
+/* Write pieces, with one call of the system, and move them on by what was written: a signal that
+   comes between two such calls would not end the second. The pieces' memory may be used again when
+   all is written. SIGPIPE does not get through to the process. */
 OutletOutcome outlet_write(Outlet *outlet, struct iovec *pieces, int count);
 
 #endif

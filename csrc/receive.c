@@ -20,6 +20,7 @@ enum {
     /* Of a large payload, no more is read without a look at what else there is to do. */
     LARGE_STRETCH = 4 * 1024 * 1024,
     QUIET_MS = 1,
+    SIGNALS_MS = 50,
 };
 
 /* ---- the role ---- */
@@ -153,7 +154,7 @@ fill_large(ConnectionObject *connection)
         large->filled += count;
         missing -= count;
         left -= count;
-    } while (count > 0 && missing > 0 && left >= READ_SIZE &&
+    } while (count > 0 && missing > 0 && left >= READ_SIZE && fdio_spin_pays(&connection->spin) &&
              fdio_spin(&connection->spin, connection->read_fd));
 }
 
@@ -245,6 +246,20 @@ time_left(int64_t deadline)
     return left > 0 ? left : 0;
 }
 
+/* How long the thread may sleep. A signal that comes just before, while the GIL changes hands,
+   would not end its sleep: the main thread, which runs the signal handlers, looks now and then. */
+static int64_t
+sleep_left(ConnectionObject *connection, int64_t deadline)
+{
+    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
+    int64_t left = time_left(deadline);
+
+    if (PyThread_get_thread_ident() == state->importer && (left < 0 || left > SIGNALS_MS)) {
+        return SIGNALS_MS;
+    }
+    return left;
+}
+
 /* The input can't be read on: keep why for the receiver, which tells it. */
 static void
 keep_failure(ConnectionObject *connection)
@@ -280,20 +295,26 @@ dispatch_as_waiter(ConnectionObject *connection)
 static FdioOutcome
 wait_as_reader(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int64_t deadline)
 {
-    int64_t left = time_left(deadline);
+    int64_t left = sleep_left(connection, deadline);
     FdioOutcome outcome;
 
     connection->reader_queue = queue;
     connection->reader_for_end = for_end;
+    bool spins = fdio_spin_pays(&connection->spin);
     Py_BEGIN_ALLOW_THREADS
-        outcome = fdio_spin(&connection->spin, connection->read_fd)
-                      ? FDIO_READY
-                      : fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+        if (!spins) {
+            outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+        } else if (fdio_spin(&connection->spin, connection->read_fd)) {
+            outcome = FDIO_READY;
+        } else {
+            outcome = FDIO_INTERRUPTED;
+        }
     Py_END_ALLOW_THREADS
     connection->reader_queue = NULL;
     if (connection->reader_kicked) {
         connection->reader_kicked = false;
         fdio_kick_drain(&connection->kick);
+        return outcome == FDIO_READY ? FDIO_READY : FDIO_KICKED;
     }
     return outcome;
 }
@@ -306,14 +327,18 @@ read_for(ConnectionObject *connection, ItemQueueObject *queue, bool for_end, int
     int outcome = ensure_kick(connection);
 
     while (outcome == 0 && dispatch_as_waiter(connection) && !is_satisfied(queue, for_end)) {
-        FdioOutcome waited = wait_as_reader(connection, queue, for_end, deadline);
-        if (waited == FDIO_INTERRUPTED) {
-            outcome = PyErr_CheckSignals();
-        } else if (waited != FDIO_READY) {
+        /* All that was read is done. A signal that came meanwhile would not end the wait. */
+        outcome = PyErr_CheckSignals();
+        if (outcome < 0) {
             break;
-        } else if (read_once(connection) < 0) {
+        }
+        FdioOutcome waited = wait_as_reader(connection, queue, for_end, deadline);
+        if (waited == FDIO_READY && read_once(connection) < 0) {
             keep_failure(connection);
             atomic_store(&connection->handed_over, true);
+            break;
+        }
+        if (waited == FDIO_KICKED || (waited == FDIO_TIMED_OUT && time_left(deadline) == 0)) {
             break;
         }
     }
@@ -358,9 +383,13 @@ wait_for_others(ConnectionObject *connection, ItemQueueObject *queue, bool for_e
         PyErr_NoMemory();
         return -1;
     }
+    if (PyErr_CheckSignals() < 0) {
+        PyThread_free_lock(waiter.lock);
+        return -1;
+    }
     (void)PyThread_acquire_lock(waiter.lock, NOWAIT_LOCK);
     append_waiter(connection, &waiter);
-    int64_t left = time_left(deadline);
+    int64_t left = sleep_left(connection, deadline);
     Py_BEGIN_ALLOW_THREADS
         status =
             PyThread_acquire_lock_timed(waiter.lock, left < 0 ? -1 : (PY_TIMEOUT_T)left * 1000, 1);

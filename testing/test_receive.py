@@ -553,6 +553,34 @@ def test_an_interrupt_ends_a_wait_at_once_and_loses_nothing(
     assert (waiting.result() if waiting else other.receive(SECONDS)) == "other"
 
 
+# Over the portable core, the locks of Python before it may miss a signal that comes while the GIL changes hands.
+@pytest.mark.parametrize("local", ["c"], indirect=True)
+def test_an_interrupt_at_the_begin_of_a_wait_ends_it(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec(ECHO)
+    main = threading.main_thread().ident
+    assert main is not None
+    for round in range(200):
+        for number in range(3):  # short waits, as those are in which a reader spins
+            channel.send(number)
+            assert channel.receive(SECONDS) == number
+        begin = threading.Event()
+
+        def interrupt(begin: threading.Event = begin, delay: float = round % 40 * 5e-6) -> float:
+            begin.wait()
+            until = time.perf_counter() + delay
+            while time.perf_counter() < until:
+                pass
+            at = time.monotonic()
+            signal.pthread_kill(main, signal.SIGINT)
+            return at
+
+        interrupter = Call(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            begin.set()
+            channel.receive(SECONDS)
+        assert time.monotonic() - interrupter.result() < 1.0
+
+
 def test_a_signal_handler_that_returns_does_not_end_a_wait(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = peer.gateway.newchannel()
     handled: list[int] = []
