@@ -58,19 +58,16 @@ fdio_spin(FdioSpin *spin, int fd)
     struct timespec start;
     int present;
 
-    if (ioctl(fd, FIONREAD, &present) < 0) {
-        return false;
-    }
-    if (present > 0) {
+    if (ioctl(fd, FIONREAD, &present) == 0 && present > 0) {
         return true;
     }
     (void)clock_gettime(CLOCK_MONOTONIC, &start);
-    do {
-        if (ioctl(fd, FIONREAD, &present) == 0 && present > 0) {
+    while (nanoseconds_since(&start) < SPIN_NANOSECONDS && ioctl(fd, FIONREAD, &present) == 0) {
+        if (present > 0) {
             spin->penalty /= 2;
             return true;
         }
-    } while (nanoseconds_since(&start) < SPIN_NANOSECONDS);
+    }
     if (spin->penalty < MOST_TO_SKIP) {
         spin->penalty = 2 * spin->penalty + 1;
     }
