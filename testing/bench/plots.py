@@ -24,6 +24,7 @@ COLOURS = {
     harness.PORTABLE: "#e69f00",
     harness.BEFORE: "#000000",
     "execnet warm": "#a00000",
+    "execnet ahead": "#a05000",
     "multiprocessing.Pipe": "#0072b2",
     "multiprocessing spawn": "#0072b2",
     "multiprocessing forkserver": "#56b4e9",

@@ -22,6 +22,7 @@ from support.sshd import SshServer, executable
 WARM, AHEAD, SSH = "execnet warm", "execnet ahead", "ssh HOST true"
 BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
 EXECNETS = [OURS, PORTABLE, BEFORE]
+QUIET_SECONDS = 0.1  # for what the contestant before leaves to be ended
 MANY, MANY_SSH = 8, 4
 IMPORTS = {
     **dict.fromkeys(EXECNETS, "execnet"),
@@ -247,17 +248,23 @@ def play(name: str) -> None:
 # ---- the rows ----
 
 
+def ask(player: Player, method: str, *arguments: Any) -> Any:
+    """player.ask() when the machine has become quiet."""
+    time.sleep(QUIET_SECONDS)
+    return player.ask(method, *arguments)
+
+
 def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
     """One worker, the import, idle memory."""
     warm_goals = [Goal(5, of=WARM), Goal(0.5, FORKSERVER, of=WARM)]
     starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), *warm_goals, NO_SLOWER])
     harness.take_turns(
         starts,
-        {name: lambda player=player: player.ask("start", "popen") * 1e3 for name, player in players.items()},
+        {name: lambda player=player: ask(player, "start", "popen") * 1e3 for name, player in players.items()},
         rounds,
     )
     imports = Row("import", "ms", [Goal(2), NO_SLOWER])
-    samplers = {name: lambda name=name: players[name].ask("import", IMPORTS[name]) * 1e3 for name in IMPORTS}
+    samplers = {name: lambda name=name: ask(players[name], "import", IMPORTS[name]) * 1e3 for name in IMPORTS}
     harness.take_turns(imports, samplers, rounds)
     memory = Row("private memory of an idle worker", "MiB", [Goal(1.2, BARE), Goal(1.0, BARE, of=WARM), NO_SLOWER])
     samplers = {name: lambda player=player: player.ask("private") / 1024 for name, player in players.items()}
@@ -271,13 +278,13 @@ def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
     ends = Row(f"end of the {MANY} workers", "ms", [Goal(15), NO_SLOWER])
     for _ in range(rounds):
         for name, player in players.items():
-            start, end = player.ask("start_many", "popen", MANY)
+            start, end = ask(player, "start_many", "popen", MANY)
             starts.samples.setdefault(name, []).append(start * 1e3)
             if name != BARE:
                 ends.samples.setdefault(name, []).append(end * 1e3)
     loops = Row(f"{MANY} workers, makegateway in a loop", "ms", [Goal(1.0, OURS, of=AHEAD), NO_SLOWER])
-    samplers = {name: lambda name=name: players[name].ask("start_loop", MANY, 0) * 1e3 for name in EXECNETS}
-    samplers[AHEAD] = lambda: players[OURS].ask("start_loop", MANY, MANY) * 1e3
+    samplers = {name: lambda name=name: ask(players[name], "start_loop", MANY, 0) * 1e3 for name in EXECNETS}
+    samplers[AHEAD] = lambda: ask(players[OURS], "start_loop", MANY, MANY) * 1e3
     harness.take_turns(loops, samplers, rounds)
     return [starts, ends, loops]
 
