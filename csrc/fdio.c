@@ -85,7 +85,7 @@ FdioOutcome
 fdio_wait(int fd, int kick, int64_t milliseconds)
 {
     struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = kick, .events = POLLIN}};
-    int ready = poll(fds, kick < 0 ? 1 : 2, poll_timeout(milliseconds));
+    int ready = poll(fds, 2, poll_timeout(milliseconds));
 
     if (ready < 0) {
         return errno == EINTR || errno == EAGAIN ? FDIO_INTERRUPTED : FDIO_READY;

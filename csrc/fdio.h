@@ -11,7 +11,7 @@ typedef enum {
     FDIO_READY,  /* data, end of file or an error: a read will not block */
     FDIO_KICKED, /* somebody wrote to the kick */
     FDIO_TIMED_OUT,
-    FDIO_INTERRUPTED, /* a signal arrived */
+    FDIO_INTERRUPTED, /* look for signals, and wait again */
 } FdioOutcome;
 
 /* A descriptor pair by which one thread ends another one's fdio_wait. */
@@ -22,7 +22,7 @@ typedef struct {
 
 enum { FDIO_FOREVER = -1 };
 
-/* Wait until fd can be read, the kick (if its to_wait >= 0) was used, or `milliseconds` are over.
+/* Wait until fd can be read, the kick whose to_wait is given was used, or `milliseconds` are over.
  */
 FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
 
@@ -51,7 +51,10 @@ void fdio_kick_drain(const FdioKick *kick);
  * (EINTR included). */
 ssize_t fdio_read(int fd, char *to, size_t size);
 
-/* Give a pipe the size for large items, where the system grants it. */
+/* An item of so many bytes makes a connection worth a larger pipe. */
+enum { FDIO_HUGE = 512 * 1024 };
+
+/* Give a pipe the size for such items, where the system grants it. */
 void fdio_enlarge_pipe(int fd);
 
 /* Milliseconds of a clock that only goes forward. */

@@ -3,8 +3,6 @@
 #include "connection.h"
 
 enum {
-    /* A connection that carries such a payload gets a larger pipe. */
-    HUGE_PAYLOAD = 512 * 1024,
     BYTES_VALUE_HEADER = 5,
     /* Payloads from here on that are not yet wholly read get an object of their own. */
     LARGE_PAYLOAD = 64 * 1024,
@@ -46,7 +44,7 @@ large_begin(ConnectionObject *connection, Frame *frame)
     large->filled = frame->present - skip;
     memcpy(large->to, frame->payload + skip, large->filled);
     frame_consume(&connection->buffer, frame);
-    if (frame->size >= HUGE_PAYLOAD) {
+    if (frame->size >= FDIO_HUGE) {
         fdio_enlarge_pipe(connection->read_fd);
     }
     return 0;

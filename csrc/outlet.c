@@ -18,11 +18,8 @@
 
 #include "fdio.h"
 
-enum {
-    /* A connection with such a piece begins to lend. */
-    HUGE_PIECE = 512 * 1024,
-    LEND_LEAST = 64 * 1024,
-};
+/* Less is not worth a call of its own. */
+enum { LEND_LEAST = 64 * 1024 };
 
 Outlet
 outlet_on(int fd, bool lends)
@@ -41,7 +38,7 @@ outlet_on(int fd, bool lends)
 static size_t
 lendable(Outlet *outlet, const struct iovec *piece)
 {
-    if (!outlet->lends || piece->iov_len < (outlet->capacity > 0 ? outlet->capacity : HUGE_PIECE)) {
+    if (!outlet->lends || piece->iov_len < (outlet->capacity > 0 ? outlet->capacity : FDIO_HUGE)) {
         return 0;
     }
     if (outlet->capacity == 0) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import ctypes
 import fcntl
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from support.blocked import Call, await_blocked, interrupted_after
 from support.interpreters import Interpreter
-from support.peer import HEADER, Peer
+from support.peer import HEADER, Peer, count_of_bytes
 from support.processes import wait_until
 
 import execnet
@@ -41,13 +40,6 @@ def block(size: int) -> bytes:
 def overwrite(item: bytes) -> None:
     """Do with the memory of item what the C library does with memory that is free: anything."""
     ctypes.memset(id(item) + bytes.__basicsize__ - 1, 0, len(item))
-
-
-def unread(peer: Peer) -> int:
-    """How many bytes wait in the pipe to be read."""
-    count = array.array("i", [0])
-    fcntl.ioctl(peer.in_.fileno(), termios.FIONREAD, count)
-    return count[0]
 
 
 def message_slowly(peer: Peer, pause: float) -> bytes:
@@ -88,7 +80,7 @@ def test_an_item_stays_as_it_is_in_a_pipe_that_its_reader_enlarges(peer: Peer) -
 
     sender = Call(send).await_blocked()
     fcntl.fcntl(peer.in_.fileno(), fcntl.F_SETPIPE_SZ, MIB)  # all of the item fits in now
-    wait_until(lambda: unread(peer) > len(item), SECONDS, "the item in the pipe")
+    wait_until(lambda: count_of_bytes(peer.in_.fileno(), termios.FIONREAD) > len(item), SECONDS, "the item in the pipe")
     assert message_slowly(peer, 0.001) == expected
     sender.result()
 

@@ -386,6 +386,16 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
+def assert_read_as_utf8_or_refused(base: ModuleType, data: bytes) -> None:
+    """As Python decodes it, so the text is read; LoadError for what it does not decode."""
+    written = b"\x02N" + int4(len(data)) + data + b"Q"
+    if _is_utf8(data):
+        assert base.loads(written) == data.decode()
+    else:
+        with pytest.raises(base.LoadError):
+            base.loads(written)
+
+
 @pytest.mark.parametrize(
     "before, after",
     [
@@ -404,24 +414,14 @@ def test_text_that_is_not_utf8_is_refused(base: ModuleType, before: bytes, after
     for first in range(0x7F, 0x100):
         for middle in middles:
             data = before + bytes([first]) + middle + (b"\x80" if len(middle) == 2 else b"") + after
-            written = b"\x02N" + int4(len(data)) + data + b"Q"
-            if _is_utf8(data):
-                assert base.loads(written) == data.decode()
-            else:
-                with pytest.raises(base.LoadError):
-                    base.loads(written)
+            assert_read_as_utf8_or_refused(base, data)
 
 
 def test_text_with_a_byte_out_of_place_is_refused_wherever_it_stands(base: ModuleType) -> None:
     text = ("Größe: 5 µm ≤ 7 €; " * 8 + "plain " * 20 + "中文字符" * 15 + "😀é" * 9 + "end " * 30).encode()
     for place in range(len(text)):
         for data in (text[:place] + text[place + 1 :], text[:place] + b"\x80" + text[place:]):
-            written = b"\x02N" + int4(len(data)) + data + b"Q"
-            if _is_utf8(data):
-                assert base.loads(written) == data.decode()
-            else:
-                with pytest.raises(base.LoadError):
-                    base.loads(written)
+            assert_read_as_utf8_or_refused(base, data)
 
 
 def test_keys_that_look_alike_stay_apart(base: ModuleType) -> None:

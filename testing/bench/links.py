@@ -221,8 +221,10 @@ def enlarge(*descriptors: int) -> None:
     """Give pipes the size that execnet gives those that carry large items."""
     import fcntl
 
+    from execnet.gateway_base import ENLARGED_PIPE
+
     for descriptor in descriptors:
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, MIB // 4)
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, ENLARGED_PIPE)
 
 
 def read_block(descriptor: int, buffer: bytearray) -> None:

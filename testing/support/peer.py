@@ -22,6 +22,13 @@ def frame(code: int, channel: int = 0, payload: bytes = b"") -> bytes:
     return HEADER.pack(code, channel, len(payload)) + payload
 
 
+def count_of_bytes(descriptor: int, request: int) -> int:
+    """What the system answers to a question (of termios) for so many bytes."""
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, request, count)
+    return count[0]
+
+
 class Peer:
     """A live `gateway` of the package `execnet`, and the test's end of it.
 
@@ -70,9 +77,8 @@ class Peer:
 
     def unread(self) -> int:
         """How many bytes the gateway has not read yet (a socket counts its own way, zero is zero)."""
-        count = array.array("i", [0])
-        fcntl.ioctl(self.out, termios.TIOCOUTQ if self.transport == "socket" else termios.FIONREAD, count)
-        return count[0]
+        request = termios.TIOCOUTQ if self.transport == "socket" else termios.FIONREAD
+        return count_of_bytes(self.out.fileno(), request)
 
     def await_read(self) -> None:
         """Wait until the gateway has read all that was written."""
