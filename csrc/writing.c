@@ -1,0 +1,344 @@
+/* Who writes to a connection: the machine behind send() and what finalizers leave.
+
+   One thread at a time is the writer. Messages are whole, in the order in which their threads became
+   writers. A thread whose turn it is not sleeps until the writer has left; then the first that sleeps
+   is told, but whoever comes first is the next writer: to hand the turn on would make two busy threads
+   wait for each other at every message.
+
+   Python code never runs in the writer. A signal in the middle of a large message makes the writer
+   give its turn, and the rest of the message, to the helper: a thread of the connection's own that is
+   started for it. The interrupted thread runs the handlers and then waits, as any other, until the
+   helper has left; a handler that sends does the same.
+
+   A finalizer must not wait: it leaves a small message behind. Who leaves as the writer takes those
+   along for which there is room; for the rest, if nobody else is about to write, it starts the helper,
+   who waits for room.
+
+   What always holds (writing_check asserts it after every transition):
+
+   1. Nobody is the writer and somebody waits => somebody who waits is awake.
+   2. Small messages are left => there is a writer, or one who waits, or the helper (until `failed`).
+   3. A message is unfinished => the helper is there, and the writer.
+   4. After `failed` nobody becomes the writer.
+
+   The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
+#include "writing.h"
+
+#include <assert.h>
+
+#ifdef NDEBUG
+#define writing_check(writing) ((void)(writing))
+#else
+static bool
+somebody_is_awake(const Writing *writing)
+{
+    for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
+        if (!thread->sleeps) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void
+writing_check(const Writing *writing)
+{
+    assert(writing->writer != NULL || writing->waiting == NULL || somebody_is_awake(writing));
+    assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
+           writing->helps || writing->failed);
+    assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
+    for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
+        assert(thread->waits && thread != writing->writer);
+        assert(!thread->sleeps || !thread->sleeper.told);
+    }
+}
+#endif
+
+/* ---- who waits ---- */
+
+static void
+link_thread(Writing *writing, WritingThread *thread)
+{
+    WritingThread **link = &writing->waiting;
+
+    while (*link != NULL) {
+        link = &(*link)->next;
+    }
+    *link = thread;
+    thread->next = NULL;
+    thread->waits = true;
+}
+
+static void
+unlink_thread(Writing *writing, WritingThread *thread)
+{
+    WritingThread **link = &writing->waiting;
+
+    if (thread->waits) {
+        while (*link != thread) {
+            link = &(*link)->next;
+        }
+        *link = thread->next;
+        thread->waits = false;
+    }
+}
+
+/* It is nobody's turn: see to it that one of those who wait looks. */
+static void
+have_somebody_look(Writing *writing, Told *told)
+{
+    WritingThread *thread = writing->waiting;
+
+    if (writing->writer != NULL) {
+        return;
+    }
+    while (thread != NULL && thread->sleeps) {
+        thread = thread->next;
+    }
+    if (thread == NULL && writing->waiting != NULL) {
+        writing->waiting->sleeps = false;
+        sleeper_tell(&writing->waiting->sleeper, false, told);
+    }
+}
+
+/* Somebody goes who might have taken the small messages along. */
+static Leave
+look_after_small(Writing *writing)
+{
+    if (writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
+        writing->helps || writing->failed) {
+        return LEAVE_DONE;
+    }
+    writing->helps = true;
+    return LEAVE_START_HELPER;
+}
+
+/* ---- beginning and forking ---- */
+
+void
+writing_init(Writing *writing)
+{
+    mutex_init(&writing->lock);
+}
+
+void
+writing_disown(Writing *writing)
+{
+    mutex_init(&writing->lock);
+    writing->writer = writing->waiting = NULL;
+    writing->helps = writing->unfinished = false;
+    writing->closed = writing->failed = true;
+}
+
+/* ---- turns ---- */
+
+static Turn
+next(Writing *writing, WritingThread *thread, bool begun)
+{
+    if (writing->failed || (writing->closed && !begun)) {
+        return TURN_CLOSED;
+    }
+    if (writing->writer == NULL) {
+        unlink_thread(writing, thread);
+        writing->writer = thread;
+        return TURN_WRITE;
+    }
+    if (!thread->waits) {
+        link_thread(writing, thread);
+    }
+    thread->sleeps = true;
+    return TURN_SLEEP;
+}
+
+Turn
+writing_next(Writing *writing, WritingThread *thread, bool begun, Told *told)
+{
+    mutex_lock(&writing->lock);
+    Turn turn = next(writing, thread, begun);
+    have_somebody_look(writing, told);
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return turn;
+}
+
+bool
+writing_try(Writing *writing, WritingThread *thread)
+{
+    mutex_lock(&writing->lock);
+    bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
+    if (is_free) {
+        writing->writer = thread;
+    }
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return is_free;
+}
+
+bool
+writing_woke(Writing *writing, WritingThread *thread)
+{
+    mutex_lock(&writing->lock);
+    bool was_told = thread->sleeper.told;
+    thread->sleeper.told = false;
+    thread->sleeps = false;
+    mutex_unlock(&writing->lock);
+    return was_told;
+}
+
+static Leave
+leave(Writing *writing, WritingThread *thread, bool full, Told *told)
+{
+    assert(writing->writer == thread);
+    (void)thread;
+    if (writing->small != NULL && (!full || writing->failed)) {
+        return LEAVE_SMALL;
+    }
+    writing->writer = NULL;
+    have_somebody_look(writing, told);
+    return look_after_small(writing);
+}
+
+Leave
+writing_leave(Writing *writing, WritingThread *thread, bool full, Told *told)
+{
+    mutex_lock(&writing->lock);
+    if (thread == &writing->helper) {
+        writing->unfinished = false;
+    }
+    Leave left = leave(writing, thread, full, told);
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return left;
+}
+
+Leave
+writing_quit(Writing *writing, WritingThread *thread, Told *told)
+{
+    mutex_lock(&writing->lock);
+    unlink_thread(writing, thread);
+    have_somebody_look(writing, told);
+    Leave left = look_after_small(writing);
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return left;
+}
+
+bool
+writing_hand_over(Writing *writing, WritingThread *thread)
+{
+    mutex_lock(&writing->lock);
+    assert(writing->writer == thread);
+    (void)thread;
+    bool start = !writing->helps;
+    writing->writer = &writing->helper;
+    writing->unfinished = writing->helps = true;
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return start;
+}
+
+void
+writing_no_helper(Writing *writing, WritingThread *thread)
+{
+    mutex_lock(&writing->lock);
+    if (writing->unfinished) {
+        writing->writer = thread;
+        writing->unfinished = false;
+    }
+    writing->helps = false;
+    mutex_unlock(&writing->lock);
+}
+
+void
+writing_fail(Writing *writing)
+{
+    mutex_lock(&writing->lock);
+    writing->failed = true;
+    mutex_unlock(&writing->lock);
+}
+
+/* ---- small messages ---- */
+
+Behind
+writing_leave_behind(Writing *writing, WritingThread *thread, WritingSmall *small)
+{
+    Behind behind = BEHIND_LOST;
+
+    mutex_lock(&writing->lock);
+    if (!writing->closed && !writing->failed) {
+        small->next = NULL;
+        if (writing->small == NULL) {
+            writing->small = small;
+        } else {
+            writing->last_small->next = small;
+        }
+        writing->last_small = small;
+        behind = BEHIND_LEFT;
+        if (writing->writer == NULL && writing->waiting == NULL && !writing->helps) {
+            writing->writer = thread;
+            behind = BEHIND_WRITE;
+        }
+    }
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return behind;
+}
+
+WritingSmall *
+writing_take_small(Writing *writing)
+{
+    mutex_lock(&writing->lock);
+    WritingSmall *small = writing->small;
+    if (small != NULL) {
+        writing->small = small->next;
+    }
+    mutex_unlock(&writing->lock);
+    return small;
+}
+
+/* ---- the helper ---- */
+
+Help
+writing_help(Writing *writing)
+{
+    Help help = HELP_END;
+
+    mutex_lock(&writing->lock);
+    if (writing->unfinished) {
+        help = HELP_REST;
+    } else if (writing->small != NULL && writing->writer == NULL) {
+        writing->writer = &writing->helper;
+        help = HELP_SMALL;
+    } else {
+        /* Where somebody else writes, he looks after them. */
+        writing->helps = false;
+    }
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return help;
+}
+
+/* ---- the end ---- */
+
+void
+writing_close(Writing *writing)
+{
+    mutex_lock(&writing->lock);
+    writing->closed = true;
+    mutex_unlock(&writing->lock);
+}
+
+Leave
+writing_end(Writing *writing, WritingThread *thread, Told *told)
+{
+    Leave left = LEAVE_SMALL;
+
+    mutex_lock(&writing->lock);
+    if (writing->closed && writing->small == NULL && !writing->helps) {
+        writing->failed = true;
+        left = leave(writing, thread, true, told);
+    }
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return left;
+}
