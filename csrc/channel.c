@@ -4,7 +4,10 @@
    Where the connection is not one of the C core (green threads, foreign files, a gateway behind
    another one), the methods of the portable twin take over, under the names _portable_send and
    _portable_receive. */
-#include "connection.h"
+#include "channel.h"
+
+#include "receiving.h"
+#include "sending.h"
 
 #include <structmember.h>
 
@@ -20,7 +23,7 @@ channel_init(ChannelObject *channel, PyObject *args, PyObject *kwargs)
     }
     Py_XSETREF(channel->gateway, Py_NewRef(gateway));
     channel->id = id;
-    channel->closed = 0;
+    channel->closed = false;
     return 0;
 }
 
@@ -37,10 +40,7 @@ static int
 channel_clear(ChannelObject *channel)
 {
     Py_CLEAR(channel->gateway);
-    if (channel->queue != NULL) {
-        channel->queue->channel = NULL;
-        Py_CLEAR(channel->queue);
-    }
+    Py_CLEAR(channel->queue);
     return 0;
 }
 
@@ -50,6 +50,9 @@ channel_dealloc(ChannelObject *channel)
     PyTypeObject *type = Py_TYPE(channel);
 
     PyObject_GC_UnTrack(channel);
+    if (channel->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)channel);
+    }
     (void)channel_clear(channel);
     type->tp_free((PyObject *)channel);
     Py_DECREF(type);
@@ -71,7 +74,7 @@ channel_send(ChannelObject *channel, PyObject *item)
     if (queue == NULL) {
         return PyObject_CallMethod((PyObject *)channel, "_portable_send", "(O)", item);
     }
-    if (channel->closed) {
+    if (queue->closed) {
         PyErr_Format(PyExc_OSError, "cannot send to %R", channel);
         return NULL;
     }
@@ -93,7 +96,7 @@ channel_send(ChannelObject *channel, PyObject *item)
         {dump.big_data, (size_t)dump.big_size, dump.big},
         {"Q", 1, NULL},
     };
-    if (connection_write(connection, pieces, dump.big != NULL ? 3 : 1) == 0) {
+    if (send_message(connection, pieces, dump.big != NULL ? 3 : 1) == 0) {
         result = Py_NewRef(Py_None);
     }
 done:
@@ -107,12 +110,12 @@ without_dump:
 
 /* What the Python side makes of there being no item: a TimeoutError, or what ended the channel. */
 static PyObject *
-receive_other(ChannelObject *channel, TakeOutcome outcome, PyObject *timeout)
+receive_other(ChannelObject *channel, ItemQueueObject *queue, Received outcome, PyObject *timeout)
 {
     PyObject *item = Py_None;
 
-    if (outcome == TAKE_END) {
-        item = PyDict_GetItemString(channel->queue->connection->codec->names, "ENDMARKER");
+    if (outcome == RECEIVED_END) {
+        item = PyDict_GetItemString(queue->connection->codec->names, "ENDMARKER");
         if (item == NULL) {
             PyErr_SetString(PyExc_SystemError, "gateway_base has no ENDMARKER");
             return NULL;
@@ -126,7 +129,7 @@ receive_within(ChannelObject *channel, PyObject *timeout)
 {
     ItemQueueObject *queue = channel->queue;
     int64_t deadline;
-    Item item;
+    ReadingItem item;
 
     if (queue == NULL) {
         return PyObject_CallMethod((PyObject *)channel, "_portable_receive", "(O)", timeout);
@@ -135,20 +138,20 @@ receive_within(ChannelObject *channel, PyObject *timeout)
         PyErr_SetString(PyExc_OSError, "cannot receive(), channel has receiver callback");
         return NULL;
     }
-    if (itemqueue_deadline(timeout, &deadline) < 0) {
+    if (receive_deadline(timeout, &deadline) < 0) {
         return NULL;
     }
     Py_INCREF(queue);
     PyObject *value = NULL;
-    TakeOutcome outcome = itemqueue_take(queue, deadline, &item);
-    if (outcome == TAKE_ITEM && item.built) {
+    Received outcome = receive_item(queue, deadline, &item);
+    if (outcome == RECEIVED_ITEM && item.built) {
         value = item.object;
-    } else if (outcome == TAKE_ITEM) {
+    } else if (outcome == RECEIVED_ITEM) {
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
                            PyBytes_GET_SIZE(item.object), &queue->options);
-        Py_DECREF(item.object);
-    } else if (outcome != TAKE_ERROR) {
-        value = receive_other(channel, outcome, timeout);
+        Py_DECREF((PyObject *)item.object);
+    } else if (outcome != RECEIVED_ERROR) {
+        value = receive_other(channel, queue, outcome, timeout);
     }
     Py_DECREF(queue);
     return value;
@@ -211,8 +214,35 @@ static PyMemberDef channel_members[] = {
     {"gateway", T_OBJECT, offsetof(ChannelObject, gateway), 0,
      "the gateway that the channel belongs to"},
     {"id", T_INT, offsetof(ChannelObject, id), 0, "its number, the same on both sides"},
-    {"_closed", T_BOOL, offsetof(ChannelObject, closed), 0, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ChannelObject, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
+};
+
+static PyObject *
+channel_get_closed(ChannelObject *channel, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(channel->queue != NULL ? channel->queue->closed : channel->closed);
+}
+
+static int
+channel_set_closed(ChannelObject *channel, PyObject *value, void *Py_UNUSED(closure))
+{
+    int closed = value == NULL ? 0 : PyObject_IsTrue(value);
+
+    if (closed < 0) {
+        return -1;
+    }
+    if (channel->queue != NULL) {
+        channel->queue->closed = closed;
+    } else {
+        channel->closed = closed;
+    }
+    return 0;
+}
+
+static PyGetSetDef channel_getset[] = {
+    {"_closed", (getter)channel_get_closed, (setter)channel_set_closed, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot channel_slots[] = {
@@ -224,6 +254,7 @@ static PyType_Slot channel_slots[] = {
     {Py_tp_dealloc, channel_dealloc},
     {Py_tp_methods, channel_methods},
     {Py_tp_members, channel_members},
+    {Py_tp_getset, channel_getset},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, channel_next},
     {0, NULL},

@@ -43,12 +43,6 @@ typedef struct {
 
 ModuleState *module_state(PyObject *module);
 
-/* Each file with types of its own has one such function; module_exec calls them all. */
-int codec_add_types(PyObject *module);
-int channel_add_types(PyObject *module);
-int itemqueue_add_types(PyObject *module);
-int connection_add_types(PyObject *module);
-
 /* ---- the wire: opcodes of a value ---- */
 
 enum {
@@ -158,6 +152,8 @@ typedef struct {
      * NULL. */
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
+
+int codec_add_types(PyObject *module);
 
 /* ---- dump.c: values to bytes ---- */
 

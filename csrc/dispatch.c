@@ -1,9 +1,12 @@
 /* What becomes of a message that was read.
 
    Most messages take no Python code: a payload is put into a queue, a channel is closed. Any thread
-   that reads may do that, for no signal handler can raise in the middle of it. The others
-   (callbacks, exec requests, channels inside items) are the receiver thread's. */
-#include "connection.h"
+   that reads may do that. The others (callbacks, exec requests, channels inside items) are the
+   receiver thread's. */
+#include "dispatch.h"
+
+#include "large.h"
+#include "waking.h"
 
 /* ---- what is done without Python code ---- */
 
@@ -84,55 +87,63 @@ holds_channel(const char *payload, size_t size)
 }
 
 typedef enum {
-    PLAIN_ERROR = -1, /* an exception is set */
+    PLAIN_ERROR = -1, /* MemoryError is set */
     PLAIN_DONE,
     PLAIN_NOT, /* this takes Python code */
 } PlainOutcome;
 
 static PlainOutcome
+plain_put(ItemQueueObject *queue, PyObject *object, bool built)
+{
+    PutOutcome outcome = itemqueue_put(queue, object, built);
+
+    return outcome == PUT_DONE ? PLAIN_DONE : outcome == PUT_ERROR ? PLAIN_ERROR : PLAIN_NOT;
+}
+
+/* A queue with a callback may still be switching over: then itemqueue_put tells. */
+static bool
+is_for_callback(const ItemQueueObject *queue)
+{
+    return queue->callback != Py_None && queue->arrived.callback == CALLBACK_DIRECT;
+}
+
+static PlainOutcome
 plain_data(ItemQueueObject *queue, const char *payload, size_t size)
 {
-    if (queue->channel == NULL && queue->callback == Py_None) {
+    if (queue->dropped && queue->callback == Py_None) {
         return PLAIN_DONE;
     }
-    if (queue->callback != Py_None || holds_channel(payload, size)) {
+    if (is_for_callback(queue) || holds_channel(payload, size)) {
         return PLAIN_NOT;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
     if (bytes == NULL) {
         return PLAIN_ERROR;
     }
-    int outcome = itemqueue_put(queue, bytes, false);
+    PlainOutcome outcome = plain_put(queue, bytes, false);
     Py_DECREF(bytes);
-    return outcome < 0 ? PLAIN_ERROR : PLAIN_DONE;
+    return outcome;
 }
 
-/* The text of the error is put beside the channel as it came; what asks for it reads it. */
+/* The text of the error is kept as it came; what asks for it reads it. */
 static int
-keep_error(ChannelObject *channel, const char *payload, size_t size)
+keep_error(ItemQueueObject *queue, const char *payload, size_t size)
 {
-    PyObject *errors = PyObject_GetAttrString((PyObject *)channel, "_remoteerrors");
-    PyObject *bytes = errors == NULL ? NULL : PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
-    int outcome = -1;
+    PyObject *bytes = PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
+    int outcome = bytes == NULL ? -1 : PyList_Append(queue->errors, bytes);
 
-    if (bytes != NULL && PyList_CheckExact(errors)) {
-        outcome = PyList_Append(errors, bytes);
-    } else if (bytes != NULL) {
-        PyErr_SetString(PyExc_TypeError, "Channel._remoteerrors must be a list");
-    }
     Py_XDECREF(bytes);
-    Py_XDECREF(errors);
     return outcome;
 }
 
 static PlainOutcome
 plain_close(ConnectionObject *connection, ItemQueueObject *queue, const Frame *frame)
 {
-    if (queue->channel == NULL || queue->callback != Py_None) {
+    if (queue->dropped || queue->callback != Py_None) {
         return PLAIN_NOT;
     }
     if (frame->code == MESSAGE_CHANNEL_CLOSE_ERROR &&
-        keep_error(queue->channel, frame->payload, frame->size) < 0) {
+        keep_error(queue, frame->payload, frame->size) < 0) {
         return PLAIN_ERROR;
     }
     PyObject *key = PyLong_FromLong(frame->channel);
@@ -141,7 +152,7 @@ plain_close(ConnectionObject *connection, ItemQueueObject *queue, const Frame *f
     }
     Py_INCREF(queue);
     if (frame->code != MESSAGE_CHANNEL_LAST_MESSAGE) {
-        queue->channel->closed = 1;
+        queue->closed = true;
     }
     int outcome = PyDict_DelItem(connection->queues, key);
     itemqueue_end(queue);
@@ -174,26 +185,38 @@ plain_large(ConnectionObject *connection)
     LargePayload *large = &connection->large;
     PlainOutcome outcome = PLAIN_DONE;
 
+    if (!large->is_complete && large_complete(large) < 0) {
+        return PLAIN_ERROR;
+    }
     if (large->is_value) {
         ItemQueueObject *queue = find_queue(connection, large->frame.channel);
         if (queue == NULL) {
             outcome = PyErr_Occurred() ? PLAIN_ERROR : PLAIN_DONE;
-        } else if (queue->callback != Py_None) {
-            return PLAIN_NOT;
-        } else if (queue->channel != NULL && itemqueue_put(queue, large->bytes, true) < 0) {
-            outcome = PLAIN_ERROR;
+        } else if (is_for_callback(queue)) {
+            outcome = PLAIN_NOT;
+        } else if (!queue->dropped || queue->callback != Py_None) {
+            outcome = plain_put(queue, large->bytes, true);
         }
     } else {
         outcome = plain_message(connection, &large->frame);
-        if (outcome == PLAIN_NOT) {
-            return PLAIN_NOT;
-        }
     }
-    Py_CLEAR(large->bytes);
+    if (outcome == PLAIN_DONE) {
+        Py_CLEAR(large->bytes);
+    }
     return outcome;
 }
 
 /* ---- what takes Python code: the receiver's ---- */
+
+/* The receiver is about to run Python code. Unless it yields, what follows waits for it. */
+static void
+step_out(ConnectionObject *connection, bool yields)
+{
+    Told told = NULL;
+
+    reading_receiver_away(&connection->reading, yields, &told);
+    waking_wake(connection, told);
+}
 
 static PyObject *
 build_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObject *payload)
@@ -205,27 +228,6 @@ build_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObje
                       &options);
 }
 
-/* A channel inside an item must be there before the next message, which may be for it. What can't
- * be read is told to who receives it. */
-static int
-put_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObject *payload)
-{
-    PyObject *value = build_with_channels(connection, queue, payload);
-    int outcome;
-
-    if (value != NULL) {
-        outcome = itemqueue_put(queue, value, true);
-        Py_DECREF(value);
-        return outcome;
-    }
-    if (!PyErr_ExceptionMatches(connection->codec->load_error) &&
-        !PyErr_ExceptionMatches(PyExc_EOFError)) {
-        return -1;
-    }
-    PyErr_Clear();
-    return itemqueue_put(queue, payload, false);
-}
-
 static int
 call_received(ConnectionObject *connection, int code, int32_t id, PyObject *payload)
 {
@@ -235,35 +237,22 @@ call_received(ConnectionObject *connection, int code, int32_t id, PyObject *payl
     return result == NULL ? -1 : 0;
 }
 
-/* Give the item to the callback; its failure is Python's to handle. */
+/* The callback failed, or its item could not be built. */
 static int
-call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *payload,
-          bool is_value)
+callback_failed(ConnectionObject *connection, int32_t id)
 {
-    PyObject *value =
-        is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
-    PyObject *result = NULL;
+    PyObject *type, *error, *traceback;
 
-    if (value != NULL) {
-        PyObject *callback = Py_NewRef(queue->callback);
-        result = PyObject_CallOneArg(callback, value);
-        Py_DECREF(callback);
-        Py_DECREF(value);
-    }
-    if (result != NULL) {
-        Py_DECREF(result);
-        return 0;
-    }
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
         return -1;
     }
-    PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback != NULL) {
         (void)PyException_SetTraceback(error, traceback);
     }
-    result = PyObject_CallMethod(connection->factory, "_callback_failed", "iO", (int)id, error);
+    PyObject *result =
+        PyObject_CallMethod(connection->factory, "_callback_failed", "iO", (int)id, error);
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);
@@ -271,57 +260,83 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
     return result == NULL ? -1 : 0;
 }
 
-/* A message that is no item. The role is left for the time in which Python code runs, so that
- * others can receive meanwhile. */
+/* Give a value to the callback; its failure is Python's to handle. */
+static int
+call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *value)
+{
+    PyObject *callback = Py_NewRef(queue->callback);
+
+    step_out(connection, true);
+    PyObject *result = PyObject_CallOneArg(callback, value);
+    Py_DECREF(callback);
+    if (result == NULL) {
+        return callback_failed(connection, id);
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+/* A message that is no item. Others may receive while it is done, but for what is meant for the
+   messages that follow. */
 static int
 python_request(ConnectionObject *connection, const Frame *frame, PyObject *payload)
 {
     PyObject *channel = NULL;
-    int outcome;
 
-    if (frame->code == MESSAGE_RECONFIGURE) {
-        /* It is for the messages that follow. */
-        outcome = call_received(connection, frame->code, frame->channel, payload);
-        receive_release_role(connection);
-        return outcome;
-    }
+    step_out(connection, frame->code > MESSAGE_CHANNEL_EXEC);
     if (frame->code == MESSAGE_CHANNEL_EXEC) {
         /* Data for the channel may follow at once. */
         channel = PyObject_CallMethod(connection->factory, "new", "i", (int)frame->channel);
+        if (channel == NULL) {
+            return -1;
+        }
+        step_out(connection, true);
     }
-    receive_release_role(connection);
-    if (frame->code == MESSAGE_CHANNEL_EXEC && channel == NULL) {
-        return -1;
-    }
-    outcome = call_received(connection, frame->code, frame->channel, payload);
+    int outcome = call_received(connection, frame->code, frame->channel, payload);
     Py_XDECREF(channel);
     return outcome;
 }
 
-/* An item for a callback, or with channels inside. The role is left while the callback runs. */
+/* An item for a callback, or with channels inside: those must be there before the next message,
+   which may be for them. What can't be read is told to who receives it. */
 static int
 python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is_value)
 {
     ItemQueueObject *queue = find_queue(connection, id);
-    int outcome;
+    PyObject *value = NULL;
+    int outcome = -1;
 
     if (queue == NULL) {
-        receive_release_role(connection);
         return PyErr_Occurred() ? -1 : 0;
     }
     Py_INCREF(queue);
-    if (queue->callback == Py_None) {
-        outcome = put_with_channels(connection, queue, payload);
-        receive_release_role(connection);
-    } else {
-        receive_release_role(connection);
-        outcome = call_back(connection, queue, id, payload, is_value);
+    step_out(connection, false);
+    value = is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
+    bool is_unreadable = value == NULL && (PyErr_ExceptionMatches(connection->codec->load_error) ||
+                                           PyErr_ExceptionMatches(PyExc_EOFError));
+    if (value == NULL && (!is_unreadable || is_for_callback(queue))) {
+        outcome = is_for_callback(queue) ? callback_failed(connection, id) : -1;
+        goto done;
     }
+    if (is_unreadable) {
+        PyErr_Clear();
+    }
+    switch (itemqueue_put(queue, is_unreadable ? payload : value, !is_unreadable)) {
+    case PUT_DONE:
+        outcome = 0;
+        break;
+    case PUT_IS_FOR_CALLBACK:
+        outcome = is_unreadable ? 0 : call_back(connection, queue, id, value);
+        break;
+    case PUT_ERROR:
+        break;
+    }
+done:
+    Py_XDECREF(value);
     Py_DECREF(queue);
     return outcome;
 }
 
-/* The message at which plain dispatch stopped, with the role held; it is free afterwards. */
 int
 dispatch_python(ConnectionObject *connection)
 {
@@ -339,7 +354,6 @@ dispatch_python(ConnectionObject *connection)
         (void)frame_peek(&connection->buffer, &frame);
         payload = PyBytes_FromStringAndSize(frame.payload, (Py_ssize_t)frame.size);
         if (payload == NULL) {
-            receive_release_role(connection);
             return -1;
         }
         frame_consume(&connection->buffer, &frame);
@@ -353,8 +367,73 @@ dispatch_python(ConnectionObject *connection)
 
 /* ---- in turn ---- */
 
-static int
-bad_header(ConnectionObject *connection)
+/* Do what one message asks, or begin a large one. */
+static PlainOutcome
+plain_next(ConnectionObject *connection, bool *more)
+{
+    Frame frame;
+
+    *more = false;
+    if (connection->large.bytes != NULL) {
+        *more = large_missing(&connection->large) == 0;
+        return *more ? plain_large(connection) : PLAIN_DONE;
+    }
+    switch (frame_peek(&connection->buffer, &frame)) {
+    case FRAME_INVALID:
+        connection->broken = BROKEN_HEADER;
+        return PLAIN_DONE;
+    case FRAME_PARTIAL:
+        return large_is_due(&frame) && large_begin(connection, &frame) < 0 ? PLAIN_ERROR
+                                                                           : PLAIN_DONE;
+    case FRAME_NONE:
+        return PLAIN_DONE;
+    case FRAME_WHOLE:
+        break;
+    }
+    PlainOutcome outcome = plain_message(connection, &frame);
+    if (outcome == PLAIN_DONE) {
+        frame_consume(&connection->buffer, &frame);
+        *more = true;
+    }
+    return outcome;
+}
+
+DispatchOutcome
+dispatch_plain(ConnectionObject *connection)
+{
+    bool more = connection->broken != BROKEN_MEMORY && connection->broken != BROKEN_HEADER;
+
+    while (more) {
+        PlainOutcome outcome = plain_next(connection, &more);
+        if (outcome == PLAIN_NOT) {
+            return DISPATCH_PYTHON;
+        }
+        if (outcome == PLAIN_ERROR) {
+            PyErr_Clear();
+            connection->broken = BROKEN_MEMORY;
+            more = false;
+        }
+    }
+    return DISPATCH_READ;
+}
+
+bool
+dispatch_is_due(const ConnectionObject *connection)
+{
+    Frame frame;
+
+    if (connection->broken != BROKEN_NOT) {
+        return true;
+    }
+    if (connection->large.bytes != NULL) {
+        return large_missing(&connection->large) == 0;
+    }
+    FrameOutcome next = frame_peek(&connection->buffer, &frame);
+    return next == FRAME_WHOLE || next == FRAME_INVALID;
+}
+
+static void
+set_header_error(ConnectionObject *connection)
 {
     const FrameBuffer *buffer = &connection->buffer;
     PyObject *header = PyBytes_FromStringAndSize(buffer->bytes + buffer->start, FRAME_HEADER);
@@ -363,50 +442,11 @@ bad_header(ConnectionObject *connection)
         PyErr_Format(connection->codec->load_error, "not a message header: %R", header);
         Py_DECREF(header);
     }
-    return NEXT_ERROR;
-}
-
-/* Do what the whole messages ask that have been read, as far as that takes no Python code. */
-NextOutcome
-dispatch_plain(ConnectionObject *connection)
-{
-    Frame frame;
-
-    for (;;) {
-        PlainOutcome outcome;
-        if (connection->large.bytes != NULL) {
-            if (large_missing(&connection->large) > 0) {
-                return NEXT_READ;
-            }
-            outcome = plain_large(connection);
-        } else {
-            switch (frame_peek(&connection->buffer, &frame)) {
-            case FRAME_INVALID:
-                return bad_header(connection);
-            case FRAME_NONE:
-                return NEXT_READ;
-            case FRAME_PARTIAL:
-                if (large_is_due(&frame)) {
-                    return large_begin(connection, &frame) < 0 ? NEXT_ERROR : NEXT_READ;
-                }
-                return NEXT_READ;
-            case FRAME_WHOLE:
-                break;
-            }
-            outcome = plain_message(connection, &frame);
-            if (outcome == PLAIN_DONE) {
-                frame_consume(&connection->buffer, &frame);
-            }
-        }
-        if (outcome != PLAIN_DONE) {
-            return outcome == PLAIN_ERROR ? NEXT_ERROR : NEXT_PYTHON;
-        }
-    }
 }
 
 /* The message that the end of input cut off, or a clean end. */
-void
-dispatch_set_end_error(ConnectionObject *connection)
+static void
+set_end_error(ConnectionObject *connection)
 {
     const LargePayload *large = &connection->large;
     Frame frame;
@@ -419,5 +459,25 @@ dispatch_set_end_error(ConnectionObject *connection)
     } else {
         PyErr_Format(PyExc_EOFError, "couldn't load message header, expected %d bytes, got %zu",
                      FRAME_HEADER, connection->buffer.end - connection->buffer.start);
+    }
+}
+
+void
+dispatch_set_error(ConnectionObject *connection)
+{
+    switch (connection->broken) {
+    case BROKEN_READ:
+        PyErr_Format(PyExc_EOFError, "can't read: %s", strerror(connection->read_errno));
+        break;
+    case BROKEN_HEADER:
+        set_header_error(connection);
+        break;
+    case BROKEN_MEMORY:
+        PyErr_NoMemory();
+        break;
+    case BROKEN_END:
+    case BROKEN_NOT:
+        set_end_error(connection);
+        break;
     }
 }

@@ -99,9 +99,15 @@ fdio_wait(int fd, int kick, int64_t milliseconds)
 bool
 fdio_writable(int fd)
 {
+    return fdio_wait_for_room(fd, 0);
+}
+
+bool
+fdio_wait_for_room(int fd, int milliseconds)
+{
     struct pollfd one = {.fd = fd, .events = POLLOUT};
 
-    return poll(&one, 1, 0) > 0;
+    return poll(&one, 1, milliseconds) > 0;
 }
 
 /* ---- kicks ---- */
@@ -153,6 +159,16 @@ fdio_kick_drain(const FdioKick *kick)
 
     while (read(kick->to_wait, counts, sizeof counts) == (ssize_t)sizeof counts) {
     }
+}
+
+void
+fdio_kick_take(const FdioKick *kick)
+{
+    struct pollfd one = {.fd = kick->to_wait, .events = POLLIN};
+
+    while (poll(&one, 1, -1) <= 0) {
+    }
+    fdio_kick_drain(kick);
 }
 
 /* ---- reading ---- */

@@ -42,10 +42,16 @@ bool fdio_spin(FdioSpin *spin, int fd);
 /* Whether a write of a few bytes will not block. */
 bool fdio_writable(int fd);
 
+/* Wait until a write of a few bytes will not block, at most `milliseconds`. Whether that is so. */
+bool fdio_wait_for_room(int fd, int milliseconds);
+
 bool fdio_kick_open(FdioKick *kick);
 void fdio_kick_close(const FdioKick *kick);
 void fdio_kick(const FdioKick *kick);
 void fdio_kick_drain(const FdioKick *kick);
+
+/* Wait for a kick, and drain it. */
+void fdio_kick_take(const FdioKick *kick);
 
 /* read(2), waiting where the descriptor is a non-blocking one: bytes, 0 at the end, -1 with errno
  * (EINTR included). */

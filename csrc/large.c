@@ -1,6 +1,6 @@
 /* A large payload on its way into an object of its own: it is read to where it stays. One that is
    nothing but a bytes value becomes that value without a copy. */
-#include "connection.h"
+#include "large.h"
 
 enum {
     BYTES_VALUE_HEADER = 5,

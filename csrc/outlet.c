@@ -121,6 +121,17 @@ lent_is_read(Outlet *outlet)
 
 /* ---- one call of the system ---- */
 
+static size_t
+total(const struct iovec *pieces, int count)
+{
+    size_t size = 0;
+
+    for (int i = 0; i < count; i++) {
+        size += pieces[i].iov_len;
+    }
+    return size;
+}
+
 /* Copy pieces into the pipe, up to the one that is to be lent. */
 static ssize_t
 copy(Outlet *outlet, const struct iovec *pieces, int count)
@@ -135,6 +146,7 @@ copy(Outlet *outlet, const struct iovec *pieces, int count)
     if (written > 0 && outlet->lent) {
         outlet->behind_lent += (size_t)written;
     }
+    outlet->cut_short = written >= 0 && (size_t)written < total(pieces, copied);
     return written;
 }
 
@@ -181,11 +193,14 @@ write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count)
 static ssize_t
 write_once(Outlet *outlet, struct iovec *pieces, int count)
 {
+    outlet->cut_short = false;
 #ifdef MSG_NOSIGNAL
     if (outlet->is_socket) {
         struct msghdr message = {.msg_iov = pieces};
         message.msg_iovlen = count;
-        return sendmsg(outlet->fd, &message, MSG_NOSIGNAL);
+        ssize_t sent = sendmsg(outlet->fd, &message, MSG_NOSIGNAL);
+        outlet->cut_short = sent >= 0 && (size_t)sent < total(pieces, count);
+        return sent;
     }
 #endif
     return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count)
@@ -199,8 +214,7 @@ outcome_of_error(Outlet *outlet)
 {
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
         struct pollfd one = {.fd = outlet->fd, .events = POLLOUT};
-        (void)poll(&one, 1, -1);
-        return OUTLET_INTERRUPTED;
+        return poll(&one, 1, -1) < 0 ? OUTLET_INTERRUPTED : OUTLET_MORE;
     }
     if (errno == EINTR) {
         return OUTLET_INTERRUPTED;
@@ -236,7 +250,7 @@ outlet_write(Outlet *outlet, struct iovec *pieces, int count)
     }
     for (int i = 0; i < count; i++) {
         if (pieces[i].iov_len > 0) {
-            return OUTLET_INTERRUPTED;
+            return outlet->cut_short ? OUTLET_INTERRUPTED : OUTLET_MORE;
         }
     }
     return lent_is_read(outlet) ? OUTLET_WRITTEN : OUTLET_INTERRUPTED;

@@ -14,10 +14,12 @@ typedef struct {
     size_t capacity;    /* of a pipe that lends, 0: not known yet */
     bool lent;          /* lent bytes may still be in the pipe ... */
     size_t behind_lent; /* ... in front of so many others */
+    bool cut_short;     /* the last call took less than it was given: there was a signal */
 } Outlet;
 
 typedef enum {
     OUTLET_WRITTEN,
+    OUTLET_MORE,        /* not all yet: go on */
     OUTLET_INTERRUPTED, /* not all yet: look for signals, and go on */
     OUTLET_FAILED,      /* see errno */
 } OutletOutcome;

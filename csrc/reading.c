@@ -13,12 +13,16 @@
    soon is the role left free: so that a thread that receives item after item takes it without
    anybody being woken.
 
+   While the receiver runs Python code it keeps the role: what was sent before is seen before. Where
+   that may take long, a callback above all, it yields: a thread that waits takes the role when it
+   has watched for a while that nobody used it.
+
    What always holds (reading_check asserts it after every transition):
 
    1. At most one thread has the role; a thread that has it and waits is in the list.
-   2. The role is free => somebody looks: the receiver is awake or watching, or a waiting thread is
-      that could read; or the receiver is away (it looks when it is back) and nobody waits that
-      could read.
+   2. The role is free, or yielded => somebody looks: the receiver is awake or watching, or a
+   waiting thread is that could read; or the receiver is away (it looks when it is back) and nobody
+   waits that could read.
    3. The role is somebody's who sleeps => he sleeps over the descriptor, or has been told.
    4. A thread is told once at most before it wakes, and is awake from then on for all the others.
    5. As many of the threads that wait for items of a queue are awake as there are items, or all.
@@ -49,6 +53,13 @@ wants_role(const Reading *reading, const ReadingThread *thread)
     return thread->can_read && !is_satisfied(reading, thread);
 }
 
+/* Whether a thread that wants the role may take it. */
+static bool
+is_free(const Reading *reading)
+{
+    return reading->reader == NULL || reading->yields;
+}
+
 static bool
 looks(const ReadingThread *thread)
 {
@@ -73,8 +84,8 @@ count_takers(const Reading *reading, const ReadingQueue *queue, bool awake)
     size_t count = 0;
 
     for (const ReadingThread *thread = reading->waiting; thread != NULL; thread = thread->next) {
-        count += thread->queue == queue && !thread->for_end &&
-                 (!awake || thread->state == THREAD_AWAKE);
+        count +=
+            thread->queue == queue && !thread->for_end && (!awake || thread->state == THREAD_AWAKE);
     }
     return count;
 }
@@ -108,7 +119,8 @@ reading_check(const Reading *reading)
     const ReadingThread *reader = reading->reader, *receiver = &reading->receiver;
 
     assert(reader == NULL || reader == receiver || waits(reading, reader));
-    assert(reader != NULL || reading->stopped || somebody_looks(reading));
+    assert(!is_free(reading) || reading->stopped || somebody_looks(reading));
+    assert(!reading->yields || (reader == receiver && receiver->state == THREAD_AWAY));
     assert(reader == NULL || reader->state == THREAD_AWAKE || reader->state == THREAD_AWAY ||
            reader->state == THREAD_POLLING);
     assert(reader == receiver || receiver->state != THREAD_POLLING);
@@ -118,8 +130,7 @@ reading_check(const Reading *reading)
         assert(thread == reader || thread->state != THREAD_POLLING);
         assert(awake || !thread->sleeper.told);
         assert(awake || (!queue->ended && !reading->stopped));
-        assert(awake || thread->for_end ||
-               count_takers(reading, queue, true) >= queue->count);
+        assert(awake || thread->for_end || count_takers(reading, queue, true) >= queue->count);
     }
 }
 #endif
@@ -167,6 +178,7 @@ static void
 take_role(Reading *reading, ReadingThread *thread)
 {
     reading->reader = thread;
+    reading->yields = false;
     reading->uses++;
 }
 
@@ -188,8 +200,8 @@ first_that_wants_role(const Reading *reading)
     return thread;
 }
 
-/* Whether the receiver is to read before anybody else: callbacks would be late, and threads that can't
-   read would not be served. */
+/* Whether the receiver is to read before anybody else: callbacks would be late, and threads that
+   can't read would not be served. */
 static bool
 receiver_comes_first(const Reading *reading)
 {
@@ -201,11 +213,11 @@ receiver_comes_first(const Reading *reading)
     return reading->callbacks > 0 || reading->stopping;
 }
 
-/* The role is free, and stays so: see to it that somebody looks. */
+/* Where the role is free, see to it that somebody looks. */
 static void
 have_somebody_look(Reading *reading, Told *told)
 {
-    if (somebody_looks(reading)) {
+    if (!is_free(reading) || reading->stopped || somebody_looks(reading)) {
         return;
     }
     if (reading->receiver.state == THREAD_ASLEEP) {
@@ -229,8 +241,6 @@ leave_role(Reading *reading, Told *told)
         name_reader(reading, next, told);
     } else if (receiver_comes_first(reading) && reading->receiver.state != THREAD_AWAY) {
         name_reader(reading, &reading->receiver, told);
-    } else {
-        have_somebody_look(reading, told);
     }
 }
 
@@ -253,9 +263,8 @@ leave(Reading *reading, ReadingThread *thread, Told *told)
     tell_takers(reading, thread->queue, told);
     if (reading->reader == thread) {
         leave_role(reading, told);
-    } else if (reading->reader == NULL && !reading->stopped) {
-        have_somebody_look(reading, told);
     }
+    have_somebody_look(reading, told);
 }
 
 /* ---- beginning and forking ---- */
@@ -274,6 +283,7 @@ reading_disown(Reading *reading)
     mutex_init(&reading->lock);
     reading->waiting = NULL;
     reading->reader = NULL;
+    reading->yields = false;
     reading->receiver.state = THREAD_AWAY;
     reading->stopping = reading->stopped = true;
 }
@@ -405,12 +415,14 @@ reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told)
 /* ---- a thread that waits ---- */
 
 void
-reading_enter(Reading *reading, ReadingThread *thread, ReadingQueue *queue, bool for_end,
-              bool can_read)
+reading_enter(Reading *reading, ReadingThread *thread)
 {
-    *thread = (ReadingThread){.queue = queue, .for_end = for_end, .can_read = can_read};
-    mutex_lock(&reading->lock);
     ReadingThread **link = &reading->waiting;
+
+    thread->next = NULL;
+    thread->state = THREAD_AWAKE;
+    thread->watches = false;
+    mutex_lock(&reading->lock);
     while (*link != NULL) {
         link = &(*link)->next;
     }
@@ -423,18 +435,19 @@ reading_enter(Reading *reading, ReadingThread *thread, ReadingQueue *queue, bool
 static ReadingNext
 next_without_role(Reading *reading, ReadingThread *thread)
 {
-    bool used = thread->watches && thread->seen != reading->uses;
-    bool is_free = reading->reader == NULL && thread->can_read && !reading->stopping;
+    bool may_take = is_free(reading) && thread->can_read && !reading->stopping;
+    bool was_used = thread->watches && thread->seen != reading->uses;
+    bool must_watch = was_used || (reading->yields && !thread->watches);
 
-    if (is_free && !used) {
+    if (may_take && !must_watch) {
         take_role(reading, thread);
         thread->watches = false;
         return NEXT_READ;
     }
+    thread->watches = may_take || was_used;
     thread->seen = reading->uses;
-    thread->watches = used;
-    thread->state = used ? THREAD_WATCHING : THREAD_ASLEEP;
-    return used ? NEXT_WATCH : NEXT_SLEEP;
+    thread->state = thread->watches ? THREAD_WATCHING : THREAD_ASLEEP;
+    return thread->watches ? NEXT_WATCH : NEXT_SLEEP;
 }
 
 ReadingNext
@@ -454,9 +467,7 @@ reading_next(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *t
             leave_role(reading, told);
         }
         next = next_without_role(reading, thread);
-        if (reading->reader == NULL) {
-            have_somebody_look(reading, told);
-        }
+        have_somebody_look(reading, told);
     }
     reading_check(reading);
     mutex_unlock(&reading->lock);
@@ -516,12 +527,12 @@ receiver_next(Reading *reading)
     bool used = receiver->seen != reading->uses;
 
     receiver->state = THREAD_AWAKE;
-    receiver->seen = reading->uses;
-    if (reading->reader == receiver) {
-        return NEXT_READ;
-    }
     if (reading->reader == NULL && (!used || receiver_comes_first(reading))) {
         take_role(reading, receiver);
+    }
+    receiver->seen = reading->uses;
+    reading->yields = false;
+    if (reading->reader == receiver) {
         return NEXT_READ;
     }
     receiver->state = used ? THREAD_WATCHING : THREAD_ASLEEP;
@@ -539,6 +550,17 @@ reading_receiver_next(Reading *reading)
 }
 
 bool
+reading_receiver_back(Reading *reading)
+{
+    mutex_lock(&reading->lock);
+    bool has_role = !reading->stopped && receiver_next(reading) == NEXT_READ;
+    reading->receiver.state = THREAD_AWAKE;
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return has_role;
+}
+
+bool
 reading_receiver_woke(Reading *reading)
 {
     return reading_woke(reading, &reading->receiver);
@@ -553,6 +575,7 @@ reading_receiver_done(Reading *reading, Told *told)
     if (reading->waiting != NULL && !receiver_comes_first(reading)) {
         /* Those who were served will be back soon. */
         leave_role(reading, told);
+        have_somebody_look(reading, told);
         reading->receiver.seen = reading->uses - 1;
     }
     reading_check(reading);
@@ -560,15 +583,13 @@ reading_receiver_done(Reading *reading, Told *told)
 }
 
 void
-reading_receiver_away(Reading *reading, bool keep, Told *told)
+reading_receiver_away(Reading *reading, bool yields, Told *told)
 {
     mutex_lock(&reading->lock);
     assert(reading->reader == &reading->receiver);
     reading->receiver.state = THREAD_AWAY;
-    if (!keep) {
-        reading->reader = NULL;
-        have_somebody_look(reading, told);
-    }
+    reading->yields = yields;
+    have_somebody_look(reading, told);
     reading_check(reading);
     mutex_unlock(&reading->lock);
 }
@@ -578,6 +599,7 @@ reading_stop(Reading *reading, Told *told)
 {
     mutex_lock(&reading->lock);
     reading->stopping = true;
+    reading->yields = false;
     reading->receiver.state = THREAD_AWAKE;
     if (reading->reader != NULL) {
         tell(reading->reader, told);

@@ -1,8 +1,8 @@
 /* Who reads a connection, what has arrived on its queues, and who waits for it: a state machine.
    reading.c says what always holds. No Python.h and no system call here but the lock's.
 
-   Each function is one transition. The caller does at once what its result asks for, and wakes those
-   in `told`. */
+   Each function is one transition. The caller does at once what its result asks for, and wakes
+   those in `told`. */
 #ifndef EXECNET_READING_H
 #define EXECNET_READING_H
 
@@ -40,21 +40,23 @@ enum { READING_ALARM_MS = 1 };
 
 /* The receiver, or a thread that waits for something of a queue. */
 typedef struct ReadingThread {
-    Sleeper sleeper; /* first: a told Sleeper is the thread */
-    struct ReadingThread *next;
+    Sleeper sleeper;     /* first: a told Sleeper is the thread */
     ReadingQueue *queue; /* NULL: the receiver */
     bool for_end;        /* waits for the queue's end, not for an item */
     bool can_read;       /* has what it takes to be woken while it polls */
-    bool watches;        /* takes the role when nobody used it for a while */
-    unsigned seen;       /* the uses when it last looked */
+    /* The machine's: */
+    struct ReadingThread *next;
     ReadingState state;
+    bool watches;  /* it takes the role when nobody used that for a while */
+    unsigned seen; /* the uses when it last looked */
 } ReadingThread;
 
 typedef struct {
     Mutex lock;
-    ReadingThread *reader;   /* who has the role, NULL: it is free */
-    ReadingThread *waiting;  /* all that wait, in the order in which they came */
+    ReadingThread *reader;  /* who has the role, NULL: it is free */
+    ReadingThread *waiting; /* all that wait, in the order in which they came */
     ReadingThread receiver;
+    bool yields;      /* the receiver has the role, but others may take it when it is long away */
     size_t callbacks; /* queues whose items go to a callback */
     unsigned uses;    /* how often the role was taken */
     bool stopping;    /* the receiver wants the role for good */
@@ -106,8 +108,8 @@ void reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told)
 
 /* ---- a thread that waits ---- */
 
-void reading_enter(Reading *reading, ReadingThread *thread, ReadingQueue *queue, bool for_end,
-                   bool can_read);
+/* The thread, with its upper fields filled in, begins to wait. */
+void reading_enter(Reading *reading, ReadingThread *thread);
 
 typedef enum {
     NEXT_TAKE_ITEM, /* here it is: the thread waits no longer */
@@ -143,13 +145,17 @@ ReadingNext reading_receiver_next(Reading *reading);
 
 bool reading_receiver_woke(Reading *reading);
 
-/* The receiver, in the role, has done what was read: leave the role to those who wait, where that is
-   better. */
+/* The receiver has run Python code: whether it has the role, still or again. Else
+   reading_receiver_next says what it does. */
+bool reading_receiver_back(Reading *reading);
+
+/* The receiver, in the role, has done what was read: leave the role to those who wait, where that
+   is better. */
 void reading_receiver_done(Reading *reading, Told *told);
 
-/* The receiver, in the role, is about to run Python code. With `keep` nobody reads meanwhile; else
-   others may. */
-void reading_receiver_away(Reading *reading, bool keep, Told *told);
+/* The receiver, in the role, is about to run Python code. Nobody reads meanwhile; if it yields, not
+   before READING_ALARM_MS are over. */
+void reading_receiver_away(Reading *reading, bool yields, Told *told);
 
 /* The receiver is about to end: from when it has the role (reading_receiver_next), it keeps it. */
 void reading_stop(Reading *reading, Told *told);

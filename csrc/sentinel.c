@@ -24,6 +24,7 @@
 enum {
     NEVER = -1,
     LONGEST_WAIT = 1000000, /* milliseconds */
+    PROBE_EVERY = 500,
     STACK_SIZE = 64 * 1024,
     EXIT_STATUS = 1,
 };
@@ -32,9 +33,12 @@ struct Sentinel {
     pthread_t thread;
     int read_fd, write_fd; /* its own duplicates */
     int64_t grace;
+    void (*probe)(void *argument);
+    void *argument;
     FdioKick kick;
     _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
     atomic_bool stopped;
+    bool hung_up;     /* the input has ended, for the sentinel's thread only */
     atomic_bool lost; /* nobody reads the output any more */
 };
 
@@ -53,22 +57,39 @@ lose(Sentinel *sentinel)
     }
 }
 
-/* The input ends when the initiator is gone, and when it has nothing more to say, which it tells
-   before: then a time to leave is set already. The output is broken only when the initiator is
-   gone. */
+/* The input ends when the initiator is gone, and also when it has nothing more to say, whether or
+   not its goodbye was read by then. The output is broken only when the initiator is gone. */
 static void
 note_ends(Sentinel *sentinel, struct pollfd fds[WATCHED])
 {
     if (fds[INPUT].revents != 0) {
         fds[INPUT].fd = -1;
-        if (atomic_load(&sentinel->leave_at) == NEVER) {
-            lose(sentinel);
-        }
+        sentinel->hung_up = true;
     }
     if (fds[OUTPUT].revents != 0) {
         atomic_store(&sentinel->lost, true);
         lose(sentinel);
     }
+}
+
+/* Wait for something to note. The output is not watched before it is needed: a descriptor that is
+   polled keeps open what others close. */
+static bool
+wait_for_ends(Sentinel *sentinel, struct pollfd fds[WATCHED], int64_t left)
+{
+    bool watches_output = (sentinel->hung_up || left != NEVER) && !atomic_load(&sentinel->lost);
+    bool probes = sentinel->hung_up && watches_output && sentinel->probe != NULL;
+    int64_t longest = probes ? PROBE_EVERY : LONGEST_WAIT;
+
+    fds[OUTPUT].fd = watches_output ? sentinel->write_fd : -1;
+    if (probes) {
+        sentinel->probe(sentinel->argument);
+    }
+    /* NEVER is what poll() takes for no limit. */
+    int64_t wait = left != NEVER && left < longest ? left
+                   : probes || left != NEVER       ? longest
+                                                   : left;
+    return poll(fds, WATCHED, (int)wait) > 0;
 }
 
 static void *
@@ -87,9 +108,7 @@ sentinel_run(void *argument)
         if (leave_at != NEVER && left <= 0) {
             _exit(EXIT_STATUS);
         }
-        /* Not before it is needed: a descriptor that is polled keeps open what others close. */
-        fds[OUTPUT].fd = left == NEVER || atomic_load(&sentinel->lost) ? -1 : sentinel->write_fd;
-        if (poll(fds, WATCHED, left < LONGEST_WAIT ? (int)left : LONGEST_WAIT) <= 0) {
+        if (!wait_for_ends(sentinel, fds, left)) {
             continue;
         }
         if (fds[KICK].revents != 0) {
@@ -122,7 +141,8 @@ start_thread(Sentinel *sentinel)
 }
 
 Sentinel *
-sentinel_start(int read_fd, int write_fd, int64_t milliseconds)
+sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(void *argument),
+               void *argument)
 {
     Sentinel *sentinel = calloc(1, sizeof *sentinel);
 
@@ -130,6 +150,8 @@ sentinel_start(int read_fd, int write_fd, int64_t milliseconds)
         return NULL;
     }
     sentinel->grace = milliseconds;
+    sentinel->probe = probe;
+    sentinel->argument = argument;
     atomic_init(&sentinel->leave_at, NEVER);
     atomic_init(&sentinel->stopped, false);
     atomic_init(&sentinel->lost, false);

@@ -8,8 +8,11 @@
 typedef struct Sentinel Sentinel;
 
 /* Watch the descriptors of a connection (duplicated here): `milliseconds` after its other end is
- * gone, the process leaves. NULL where that can't be had. */
-Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds);
+   gone, the process leaves. Where only writing tells that (on a socket), `probe` is called with
+   `argument` to write something that disturbs nobody, else it is NULL. NULL where that can't be
+   had. */
+Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds,
+                         void (*probe)(void *argument), void *argument);
 
 /* Let the process leave `milliseconds` from now, or sooner where the other end is or will be gone.
  */

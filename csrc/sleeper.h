@@ -40,6 +40,7 @@ mutex_unlock(Mutex *mutex)
 #endif
 
 typedef struct Sleeper {
+    void *wakeup; /* the caller's: what it sleeps on */
     struct Sleeper *next_told;
     bool told;    /* a wake-up is on its way to it, or there */
     bool by_kick; /* it is the connection's kick: the thread polls a descriptor */

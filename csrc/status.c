@@ -1,7 +1,9 @@
 /* STATUS is answered by the thread that reads, without the GIL: also a worker whose other threads
    are all stuck in C code tells what it is doing. The counts it tells are kept beside those that
    the GIL guards. */
-#include "connection.h"
+#include "status.h"
+
+#include "sending.h"
 
 enum { ANSWER_SIZE = 256 };
 
@@ -54,37 +56,21 @@ compose(ConnectionObject *connection, int32_t channel, Answer *answer)
     answer->size += FRAME_HEADER;
 }
 
-/* Write the answer if that takes no waiting: so few bytes are written whole. */
-static bool
-answer_now(ConnectionObject *connection, int32_t channel)
-{
-    Answer answer;
-    OutletOutcome written = OUTLET_FAILED;
-
-    if (!PyThread_acquire_lock(connection->write_lock, NOWAIT_LOCK)) {
-        return false;
-    }
-    if (!connection->write_closed && fdio_writable(connection->outlet.fd)) {
-        compose(connection, channel, &answer);
-        struct iovec piece = {answer.bytes, answer.size};
-        do {
-            written = outlet_write(&connection->outlet, &piece, 1);
-        } while (written == OUTLET_INTERRUPTED);
-    }
-    PyThread_release_lock(connection->write_lock);
-    return written == OUTLET_WRITTEN;
-}
-
 void
-status_answer(ConnectionObject *connection)
+status_answer(ConnectionObject *connection, bool *left)
 {
     Frame frame;
 
     if (connection->execmodel[0] == '\0' || connection->large.bytes != NULL) {
         return;
     }
-    while (frame_peek(&connection->buffer, &frame) == FRAME_WHOLE && frame.code == MESSAGE_STATUS &&
-           answer_now(connection, frame.channel)) {
+    while (frame_peek(&connection->buffer, &frame) == FRAME_WHOLE && frame.code == MESSAGE_STATUS) {
+        Answer answer;
+        compose(connection, frame.channel, &answer);
+        struct iovec piece = {answer.bytes, answer.size};
+        if (!send_now(connection, &piece, left)) {
+            return;
+        }
         frame_consume(&connection->buffer, &frame);
     }
 }

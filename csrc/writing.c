@@ -1,25 +1,26 @@
 /* Who writes to a connection: the machine behind send() and what finalizers leave.
 
-   One thread at a time is the writer. Messages are whole, in the order in which their threads became
-   writers. A thread whose turn it is not sleeps until the writer has left; then the first that sleeps
-   is told, but whoever comes first is the next writer: to hand the turn on would make two busy threads
-   wait for each other at every message.
+   One thread at a time is the writer. Messages are whole, in the order in which their threads
+   became writers. A thread whose turn it is not sleeps until the writer has left; then the first
+   that sleeps is told, but whoever comes first is the next writer: to hand the turn on would make
+   two busy threads wait for each other at every message.
 
    Python code never runs in the writer. A signal in the middle of a large message makes the writer
-   give its turn, and the rest of the message, to the helper: a thread of the connection's own that is
-   started for it. The interrupted thread runs the handlers and then waits, as any other, until the
-   helper has left; a handler that sends does the same.
+   give its turn, and the rest of the message, to the helper: a thread of the connection's own that
+   is started for it. The interrupted thread runs the handlers and then waits, as any other, until
+   the helper has left; a handler that sends does the same.
 
    A finalizer must not wait: it leaves a small message behind. Who leaves as the writer takes those
-   along for which there is room; for the rest, if nobody else is about to write, it starts the helper,
-   who waits for room.
+   along for which there is room; for the rest, if nobody else is about to write, it starts the
+   helper, who waits for room.
 
    What always holds (writing_check asserts it after every transition):
 
    1. Nobody is the writer and somebody waits => somebody who waits is awake.
-   2. Small messages are left => there is a writer, or one who waits, or the helper (until `failed`).
+   2. Small messages are left => there is a writer, or one who waits, or the helper (until
+   `failed`).
    3. A message is unfinished => the helper is there, and the writer.
-   4. After `failed` nobody becomes the writer.
+   4. After `failed` nobody becomes the writer but who wants to close the descriptor.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "writing.h"
@@ -133,9 +134,9 @@ writing_disown(Writing *writing)
 /* ---- turns ---- */
 
 static Turn
-next(Writing *writing, WritingThread *thread, bool begun)
+next(Writing *writing, WritingThread *thread, Want want)
 {
-    if (writing->failed || (writing->closed && !begun)) {
+    if (want != WANT_END && (writing->failed || (writing->closed && want == WANT_MESSAGE))) {
         return TURN_CLOSED;
     }
     if (writing->writer == NULL) {
@@ -151,10 +152,10 @@ next(Writing *writing, WritingThread *thread, bool begun)
 }
 
 Turn
-writing_next(Writing *writing, WritingThread *thread, bool begun, Told *told)
+writing_next(Writing *writing, WritingThread *thread, Want want, Told *told)
 {
     mutex_lock(&writing->lock);
-    Turn turn = next(writing, thread, begun);
+    Turn turn = next(writing, thread, want);
     have_somebody_look(writing, told);
     writing_check(writing);
     mutex_unlock(&writing->lock);

@@ -1,8 +1,8 @@
 /* Who writes to a connection, and what is left to be written: a state machine. writing.c says what
    always holds. No Python.h and no system call here but the lock's.
 
-   Each function is one transition. The caller does at once what its result asks for, and wakes those
-   in `told`. */
+   Each function is one transition. The caller does at once what its result asks for, and wakes
+   those in `told`. */
 #ifndef EXECNET_WRITING_H
 #define EXECNET_WRITING_H
 
@@ -31,10 +31,10 @@ typedef struct {
     WritingThread *waiting; /* in the order in which they came */
     WritingThread helper;
     WritingSmall *small, *last_small; /* in the order in which they came */
-    bool helps;          /* there is a helper, or it is being started */
-    bool unfinished;     /* a message has begun, and its rest is the helper's */
-    bool closed;         /* no message is accepted any more */
-    bool failed;         /* nothing can be written any more */
+    bool helps;                       /* there is a helper, or it is being started */
+    bool unfinished;                  /* a message has begun, and its rest is the helper's */
+    bool closed;                      /* no message is accepted any more */
+    bool failed;                      /* nothing can be written any more */
 } Writing;
 
 void writing_init(Writing *writing);
@@ -48,20 +48,26 @@ typedef enum {
     TURN_CLOSED, /* it can't be written: the thread has to quit */
 } Turn;
 
-/* What a thread does now that wants to write a message, or, if that has begun, waits until the helper
-   has written the rest: that is so when it is the thread's turn again. */
-Turn writing_next(Writing *writing, WritingThread *thread, bool begun, Told *told);
+typedef enum {
+    WANT_MESSAGE, /* to write one */
+    WANT_REST, /* to wait until the helper has written the rest of one: then it is the thread's turn
+                */
+    WANT_END,  /* to close the descriptor, see writing_end */
+} Want;
+
+/* What a thread does now that wants its turn. */
+Turn writing_next(Writing *writing, WritingThread *thread, Want want, Told *told);
 
 /* Whether it is the thread's turn without any waiting. */
 bool writing_try(Writing *writing, WritingThread *thread);
 
-/* The thread has slept, for whatever reason it stopped. Whether a wake-up is on its way, which it has
-   to take. */
+/* The thread has slept, for whatever reason it stopped. Whether a wake-up is on its way, which it
+   has to take. */
 bool writing_woke(Writing *writing, WritingThread *thread);
 
 typedef enum {
-    LEAVE_DONE,         /* the thread is not the writer any more */
-    LEAVE_SMALL,        /* it still is: small messages are left; write those for which there is room */
+    LEAVE_DONE,  /* the thread is not the writer any more */
+    LEAVE_SMALL, /* it still is: small messages are left; write those for which there is room */
     LEAVE_START_HELPER, /* it is not, and has to start the helper */
 } Leave;
 
@@ -75,8 +81,8 @@ Leave writing_quit(Writing *writing, WritingThread *thread, Told *told);
    rest. Whether the helper has to be started. */
 bool writing_hand_over(Writing *writing, WritingThread *thread);
 
-/* The helper that was to be started can't be. After writing_hand_over the caller is the writer again,
-   and writes the rest itself; else the small messages stay for who writes next. */
+/* The helper that was to be started can't be. After writing_hand_over the caller is the writer
+   again, and writes the rest itself; else the small messages stay for who writes next. */
 void writing_no_helper(Writing *writing, WritingThread *thread);
 
 /* Nothing can be written any more. The caller stays the writer. */

@@ -1,0 +1,79 @@
+/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its kick. */
+#include "waking.h"
+
+enum { SIGNALS_MS = 50 };
+
+PyThread_type_lock
+waking_new(void)
+{
+    PyThread_type_lock wakeup = PyThread_allocate_lock();
+
+    if (wakeup == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    (void)PyThread_acquire_lock(wakeup, NOWAIT_LOCK);
+    return wakeup;
+}
+
+bool
+waking_sleep(PyThread_type_lock wakeup, int64_t milliseconds)
+{
+    PY_TIMEOUT_T microseconds = milliseconds < 0 ? -1 : (PY_TIMEOUT_T)milliseconds * 1000;
+
+    return PyThread_acquire_lock_timed(wakeup, microseconds, 1) == PY_LOCK_ACQUIRED;
+}
+
+void
+waking_take(const ConnectionObject *connection, const Sleeper *sleeper)
+{
+    if (sleeper->by_kick) {
+        fdio_kick_take(&connection->kick);
+    } else {
+        (void)PyThread_acquire_lock(sleeper->wakeup, WAIT_LOCK);
+    }
+}
+
+void
+waking_wake(const ConnectionObject *connection, Told told)
+{
+    while (told != NULL) {
+        /* Once woken, the thread may be gone, and its Sleeper with it. */
+        Sleeper *next = told->next_told;
+        if (told->by_kick) {
+            fdio_kick(&connection->kick);
+        } else {
+            PyThread_release_lock(told->wakeup);
+        }
+        told = next;
+    }
+}
+
+bool
+waking_is_main_thread(const ConnectionObject *connection)
+{
+    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
+
+    return PyThread_get_thread_ident() == state->importer;
+}
+
+int64_t
+waking_time_left(int64_t deadline)
+{
+    if (deadline == FDIO_FOREVER) {
+        return FDIO_FOREVER;
+    }
+    int64_t left = deadline - fdio_now();
+    return left > 0 ? left : 0;
+}
+
+int64_t
+waking_longest_sleep(const ConnectionObject *connection, int64_t deadline)
+{
+    int64_t left = waking_time_left(deadline);
+
+    if (waking_is_main_thread(connection) && (left < 0 || left > SIGNALS_MS)) {
+        return SIGNALS_MS;
+    }
+    return left;
+}
