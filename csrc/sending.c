@@ -145,9 +145,10 @@ help(void *argument)
 {
     ConnectionObject *connection = argument;
     WritingThread *helper = &connection->writing.helper;
+    Told told = NULL;
     Help task;
 
-    while ((task = writing_help(&connection->writing)) != HELP_END) {
+    while ((task = writing_help(&connection->writing, &told)) != HELP_END) {
         Rest *rest = NULL;
         bool full;
         if (task == HELP_REST) {
@@ -162,9 +163,10 @@ help(void *argument)
             PyGILState_Release(gil);
         }
         if (full) {
-            fdio_wait_for_room(connection->outlet.fd, ROOM_MS);
+            (void)fdio_wait_for_room(connection->outlet.fd, ROOM_MS);
         }
     }
+    waking_wake(connection, told);
     PyGILState_STATE gil = PyGILState_Ensure();
     Py_DECREF(connection);
     PyGILState_Release(gil);
@@ -184,10 +186,19 @@ start_helper(ConnectionObject *connection)
 /* ---- turns ---- */
 
 static void
+do_without_helper(ConnectionObject *connection, WritingThread *thread)
+{
+    Told told = NULL;
+
+    writing_no_helper(&connection->writing, thread, &told);
+    waking_wake(connection, told);
+}
+
+static void
 start_helper_if_owed(ConnectionObject *connection, WritingThread *thread, Leave left)
 {
     if (left == LEAVE_START_HELPER && !start_helper(connection)) {
-        writing_no_helper(&connection->writing, thread);
+        do_without_helper(connection, thread);
     }
 }
 
@@ -334,7 +345,7 @@ finish_by_helper(ConnectionObject *connection, WritingThread *thread, struct iov
             leave_turn(connection, &again);
             return 0;
         }
-        writing_no_helper(&connection->writing, thread);
+        do_without_helper(connection, thread);
         rest_free(connection->rest);
         connection->rest = NULL;
     }
@@ -440,7 +451,7 @@ send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
     }
     if (leave_turn_and_wake(connection, &thread, &full) == LEAVE_START_HELPER) {
         /* Who starts a thread holds the GIL. */
-        writing_no_helper(&connection->writing, &thread);
+        do_without_helper(connection, &thread);
         *left = true;
     }
     return written;
@@ -463,7 +474,6 @@ send_end(ConnectionObject *connection, int64_t milliseconds)
 {
     int64_t deadline = fdio_now() + milliseconds;
     WritingThread thread = {.sleeper.wakeup = waking_new()};
-    Await awaited = AWAIT_LOOK;
     bool ended = false;
 
     if (thread.sleeper.wakeup == NULL) {
@@ -471,21 +481,17 @@ send_end(ConnectionObject *connection, int64_t milliseconds)
         return false;
     }
     writing_close(&connection->writing);
-    while (awaited == AWAIT_LOOK) {
-        awaited = await_turn(connection, &thread, WANT_END, deadline);
-        if (waking_time_left(deadline) == 0) {
-            break;
+    do {
+        if (await_turn(connection, &thread, WANT_END, deadline) == AWAIT_TURN) {
+            Told told = NULL;
+            (void)write_small(connection);
+            ended = writing_end(&connection->writing, &thread, &told) == LEAVE_DONE;
+            waking_wake(connection, told);
+            if (!ended) {
+                leave_turn(connection, &thread);
+            }
         }
-    }
-    if (awaited == AWAIT_TURN) {
-        Told told = NULL;
-        (void)write_small(connection);
-        ended = writing_end(&connection->writing, &thread, &told) == LEAVE_DONE;
-        waking_wake(connection, told);
-        if (!ended) {
-            leave_turn(connection, &thread);
-        }
-    }
+    } while (!ended && waking_time_left(deadline) > 0);
     PyThread_free_lock(thread.sleeper.wakeup);
     return ended;
 }

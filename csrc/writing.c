@@ -16,7 +16,7 @@
 
    What always holds (writing_check asserts it after every transition):
 
-   1. Nobody is the writer and somebody waits => somebody who waits is awake.
+   1. Nobody is the writer and somebody waits who could be it => one of those is awake.
    2. Small messages are left => there is a writer, or one who waits, or the helper (until
    `failed`).
    3. A message is unfinished => the helper is there, and the writer.
@@ -27,24 +27,37 @@
 
 #include <assert.h>
 
+/* Whether it would be the thread's turn, if it were nobody's. */
+static bool
+could_write(const Writing *writing, const WritingThread *thread)
+{
+    return !thread->ends || !writing->helps;
+}
+
+/* It is nobody's turn, and somebody waits for it who sleeps; the first of them. */
+static WritingThread *
+first_overslept(const Writing *writing)
+{
+    WritingThread *first = NULL;
+
+    for (WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
+        if (could_write(writing, thread)) {
+            if (!thread->sleeps) {
+                return NULL;
+            }
+            first = first != NULL ? first : thread;
+        }
+    }
+    return writing->writer == NULL ? first : NULL;
+}
+
 #ifdef NDEBUG
 #define writing_check(writing) ((void)(writing))
 #else
-static bool
-somebody_is_awake(const Writing *writing)
-{
-    for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
-        if (!thread->sleeps) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void
 writing_check(const Writing *writing)
 {
-    assert(writing->writer != NULL || writing->waiting == NULL || somebody_is_awake(writing));
+    assert(first_overslept(writing) == NULL);
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
            writing->helps || writing->failed);
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
@@ -88,17 +101,11 @@ unlink_thread(Writing *writing, WritingThread *thread)
 static void
 have_somebody_look(Writing *writing, Told *told)
 {
-    WritingThread *thread = writing->waiting;
+    WritingThread *thread = first_overslept(writing);
 
-    if (writing->writer != NULL) {
-        return;
-    }
-    while (thread != NULL && thread->sleeps) {
-        thread = thread->next;
-    }
-    if (thread == NULL && writing->waiting != NULL) {
-        writing->waiting->sleeps = false;
-        sleeper_tell(&writing->waiting->sleeper, false, told);
+    if (thread != NULL) {
+        thread->sleeps = false;
+        sleeper_tell(&thread->sleeper, false, told);
     }
 }
 
@@ -139,7 +146,8 @@ next(Writing *writing, WritingThread *thread, Want want)
     if (want != WANT_END && (writing->failed || (writing->closed && want == WANT_MESSAGE))) {
         return TURN_CLOSED;
     }
-    if (writing->writer == NULL) {
+    thread->ends = want == WANT_END;
+    if (writing->writer == NULL && could_write(writing, thread)) {
         unlink_thread(writing, thread);
         writing->writer = thread;
         return TURN_WRITE;
@@ -239,7 +247,7 @@ writing_hand_over(Writing *writing, WritingThread *thread)
 }
 
 void
-writing_no_helper(Writing *writing, WritingThread *thread)
+writing_no_helper(Writing *writing, WritingThread *thread, Told *told)
 {
     mutex_lock(&writing->lock);
     if (writing->unfinished) {
@@ -247,6 +255,7 @@ writing_no_helper(Writing *writing, WritingThread *thread)
         writing->unfinished = false;
     }
     writing->helps = false;
+    have_somebody_look(writing, told);
     mutex_unlock(&writing->lock);
 }
 
@@ -300,7 +309,7 @@ writing_take_small(Writing *writing)
 /* ---- the helper ---- */
 
 Help
-writing_help(Writing *writing)
+writing_help(Writing *writing, Told *told)
 {
     Help help = HELP_END;
 
@@ -313,6 +322,7 @@ writing_help(Writing *writing)
     } else {
         /* Where somebody else writes, he looks after them. */
         writing->helps = false;
+        have_somebody_look(writing, told);
     }
     writing_check(writing);
     mutex_unlock(&writing->lock);

@@ -23,6 +23,7 @@ typedef struct WritingThread {
     struct WritingThread *next;
     bool waits; /* is in the list */
     bool sleeps;
+    bool ends; /* wants to close the descriptor: not its turn before the helper has ended */
 } WritingThread;
 
 typedef struct {
@@ -83,7 +84,7 @@ bool writing_hand_over(Writing *writing, WritingThread *thread);
 
 /* The helper that was to be started can't be. After writing_hand_over the caller is the writer
    again, and writes the rest itself; else the small messages stay for who writes next. */
-void writing_no_helper(Writing *writing, WritingThread *thread);
+void writing_no_helper(Writing *writing, WritingThread *thread, Told *told);
 
 /* Nothing can be written any more. The caller stays the writer. */
 void writing_fail(Writing *writing);
@@ -113,7 +114,7 @@ typedef enum {
 
 /* What the helper does now. Then it leaves as any writer does; if small messages are still left, it
    waits for room and asks again. */
-Help writing_help(Writing *writing);
+Help writing_help(Writing *writing, Told *told);
 
 /* ---- the end ---- */
 
