@@ -160,7 +160,8 @@ group = execnet.Group(["popen"])
 gateway = group[0]
 for number in range(ROUNDS if "{handler}" not in ("exit and join", "terminate") else 1):
     channel = gateway.remote_exec("channel.receive(); channel.send('item')")
-    result, given = signalled(lambda: kind({wait}), {call}, lambda: kind(channel.send, 1))
+    go_on = (lambda: None) if "{handler}" in ("exit and join", "terminate") else (lambda: channel.send(1))
+    result, given = signalled(lambda: kind({wait}), {call}, go_on)
     if isinstance(given, list):
         given = given[2] - given[0] < 2.5 or "%.2f seconds" % (given[2] - given[0])
     say([result, given])
@@ -269,14 +270,15 @@ def work(number):
 done = os.open({path!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 channel.setcallback(work)
 channel.send(os.getpid())
+channel.waitclose()
 """
 # No other thread of the worker can run while this does.
 COMPUTING = """
 import os, time
-channel.send(os.getpid())
 started = time.monotonic()
 sum(range(10**6))
 count = int({seconds} / (time.monotonic() - started) * 10**6)
+channel.send(os.getpid())
 sum(range(count))
 done = os.open({path!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.write(done, b"computed")
@@ -294,7 +296,7 @@ if SPEC == "installvia":
 gateway = group.makegateway(SPEC)
 channel = gateway.remote_exec(SOURCE)
 pid = channel.receive(10)
-for number in range(10 if ITEMS else 0):
+for number in range(10):
     channel.send(number)
 {tell}
 say(gateway.returncode)
@@ -306,30 +308,32 @@ CALL_SECONDS = 5.0 if LONG else 1.0
 SPECS = ["popen", "installvia", "server"]
 
 
-def told_to_end(source: str, tell: str, items: bool, spec: str, core: str, path: Path) -> None:
+def told_to_end(source: str, tell: str, spec: str, core: str, path: Path) -> None:
     """Run a program that gives a worker something to do and then tells it to end."""
-    source = source.format(path=str(path), seconds=ITEM_SECONDS if items else CALL_SECONDS)
-    text = f"SPEC, SOURCE, ITEMS = {spec!r}, {source!r}, {items!r}" + TELL.format(tell=TOLD_TO_END[tell])
+    source = source.format(path=str(path), seconds=ITEM_SECONDS if source is SERVED else CALL_SECONDS)
+    text = f"SPEC, SOURCE = {spec!r}, {source!r}" + TELL.format(tell=TOLD_TO_END[tell])
     environ = environment(core, EXECNET_LOST_TIMES="{},{}".format(*LOST))
     said = programs.run(text, environ, 30.0, 1, path.parent).check()
     assert said == [0 if spec == "popen" else None]
 
 
 @pytest.fixture(params=SPECS)
-def spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def spec(request: pytest.FixtureRequest, core: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a worker is started by: a process of ours, or a socket server."""
     kind: str = request.param
     if kind != "server":
         return kind
+    for name, value in ENVIRON[core].items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("EXECNET_LOST_TIMES", "{},{}".format(*LOST))
     server: SocketServer = request.getfixturevalue("socket_server")
-    return f"socket={server.address}"
+    return server.spec()
 
 
 @pytest.mark.parametrize("tell", TOLD_TO_END)
 def test_a_worker_told_to_end_handles_the_items_that_wait(tell: str, spec: str, core: str, tmp_path: Path) -> None:
     path = tmp_path / "done"
-    told_to_end(SERVED, tell, True, spec, core, path)
+    told_to_end(SERVED, tell, spec, core, path)
     wait_until(lambda: len(path.read_text().split()) == 10, 1.0 if tell != "exit" else 10 * ITEM_SECONDS, "all items")
     assert path.read_text().split() == [str(number) for number in range(10)]
 
@@ -339,7 +343,7 @@ def test_a_worker_told_to_end_finishes_a_call_that_holds_the_gil(
     tell: str, spec: str, core: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "done"
-    told_to_end(COMPUTING, tell, False, spec, core, path)
+    told_to_end(COMPUTING, tell, spec, core, path)
     wait_until(path.exists, 1.0 if tell != "exit" else 2 * CALL_SECONDS, "the end of the call")
 
 
@@ -483,3 +487,386 @@ def test_what_arrives_at_any_line_of_setcallback_is_called_back(peer: Peer, arri
             pass
         sent = [1, 2] if at_line.reached and "item" in arrives else [1]
         assert seen == [*sent, end], f"line {line}, where {arrives} arrived"
+
+
+# 5. channels that are being let go of while somebody asks for all of them
+
+
+ASKED_WHILE_DROPPED = """
+gateway = execnet.makegateway("popen")
+factory = gateway._channelfactory
+sys.setswitchinterval(1e-6)
+over = threading.Event()
+
+def ask(question):
+    while not over.is_set():
+        question()
+
+askers = [Call(ask, lambda: repr(gateway)), Call(ask, factory.channels), Call(ask, lambda: len(factory._channels)),
+          Call(ask, lambda: [factory.new(id) for id in list(factory._queues)])]
+for number in range(ROUNDS):
+    nested = [gateway.newchannel() for _ in range(3)]
+    for _ in range(60):
+        nested = [nested]
+    del nested
+over.set()
+ended(askers, "somebody still asks")
+for asker in askers:
+    asker.result()
+say("done")
+"""
+
+
+def test_channels_can_be_asked_for_while_they_are_let_go_of(program: Any) -> None:
+    assert program(ASKED_WHILE_DROPPED, rounds(150), 0.05) == ["done"]
+
+
+# 6. finalizers that the garbage collector runs anywhere
+
+
+FINALIZER_USES = {
+    "closes": "self.channel.close()",
+    "closes with an error": "self.channel.close('my reason')",
+    "sends": "self.channel.send(1)",
+    "drops": "self.channel = None",
+    "makes a channel": "self.channel = self.channel.gateway.newchannel()",
+    "sets a callback": "self.channel.setcallback(ignore, endmarker=None)",
+    "starts a task": "self.channel.gateway.remote_exec('pass')",
+    "asks": "repr(self.channel.gateway), self.channel.gateway._channelfactory.channels()",
+}
+COLLECTED_IN = {
+    "newchannel": "gateway.newchannel()",
+    "remote_exec": "gateway.remote_exec('pass')",
+    "send": "echo.send([1, {2: 3}]); echo.receive()",
+    "receive": "echo.send([[], []]); echo.receive()",
+    "a channel in an item": "echo.send(gateway.newchannel()); echo.receive()",
+    "setcallback": "gateway.newchannel().setcallback(ignore)",
+    "close": "gateway.newchannel().close()",
+    "remote_status": "gateway.remote_status()",
+    "repr": "repr(gateway), gateway._channelfactory.channels()",
+    "a send that does not fit": "echo.send([b'x' * 300000, []]); echo.receive()",
+}
+COLLECTED = """
+gateway = execnet.makegateway("popen")
+echo = gateway.remote_exec("for item in channel: channel.send(item)")
+finalized = []
+
+def ignore(item):
+    pass
+
+class Finalized:
+    def __init__(self):
+        self.channel = gateway.newchannel()
+        self.itself = self
+
+    def __del__(self):
+        {uses}
+        finalized.append(1)
+
+def act():
+    {act}
+
+def work():
+    # The collector comes at the first, the second ... allocation of a container.
+    for number in range(ROUNDS):
+        gc.disable()
+        waste = [Finalized() for _ in range(3)]
+        del waste
+        gc.set_threshold(gc.get_count()[0] + number % 40)
+        gc.enable()
+        act()
+    gc.set_threshold(700)
+
+call = Call(work)
+ended([call], "still at it after %d finalizers" % len(finalized))
+call.result()
+del call
+gc.collect()
+say(len(finalized) == 3 * ROUNDS)
+say(echo.send(7) or echo.receive(PATIENCE))
+"""
+
+
+@pytest.mark.parametrize("act", COLLECTED_IN)
+@pytest.mark.parametrize("uses", FINALIZER_USES)
+def test_a_finalizer_uses_channels_wherever_the_garbage_collector_runs_it(
+    uses: str, act: str, program: Any
+) -> None:
+    source = COLLECTED.format(uses=FINALIZER_USES[uses], act=COLLECTED_IN[act])
+    assert program(source, rounds(40), 0.1) == [True, 7]
+
+
+MADE_WITH_DEFAULTS = """
+gateway = execnet.makegateway("popen")
+
+class Node:
+    def __init__(self):
+        self.channel = gateway.newchannel()
+        self.itself = self
+
+    def __del__(self):
+        self.channel.close()
+
+def make():
+    for _ in range(ROUNDS):
+        Node()
+
+call = Call(make)
+ended([call], "still making")
+say("done")
+"""
+
+
+def test_channels_are_made_while_the_collector_finalizes_others_as_often_as_it_wants(program: Any) -> None:
+    assert program(MADE_WITH_DEFAULTS, rounds(3000), 0.002) == ["done"]
+
+
+# 7. sending to a worker that does not read
+
+
+INTERRUPTED_SENDS = """
+gateway = execnet.makegateway("popen")
+channel = gateway.remote_exec("channel.receive()")
+dropped = [gateway.newchannel() for _ in range(3)]
+gateway.remote_status()
+os.kill(gateway.pid, signal.SIGSTOP)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main = threading.get_native_id()
+SITUATION
+dropped.pop()
+at = []
+
+def interrupt():
+    await_blocked(main)
+    at.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    if not heard:
+        os.kill(gateway.pid, signal.SIGCONT)
+        fail("Ctrl-C was not heard")
+
+heard = []
+Call(interrupt)
+try:
+    while True:
+        channel.send(ITEM)
+except KeyboardInterrupt:
+    heard.append(time.monotonic() - at[0])
+say(heard[0] < 1.0)
+os.kill(gateway.pid, signal.SIGCONT)
+gateway.exit()
+say(gateway.join(PATIENCE))
+os._exit(0)
+"""
+BEFORE_SENDING = {
+    "idle": "",
+    "another thread sends": """
+sender = Call(channel.send, b"y" * (4 << 20)).await_blocked()
+""",
+    "the pipe is full": """
+def alarm():
+    await_blocked(main)
+    os.kill(os.getpid(), signal.SIGINT)
+Call(alarm)
+try:
+    while True:
+        channel.send(b"y" * 4081)  # a page each
+except KeyboardInterrupt:
+    pass
+""",
+    "an interrupted message has begun": """
+def alarm():
+    await_blocked(main)
+    os.kill(os.getpid(), signal.SIGINT)
+Call(alarm)
+try:
+    channel.send(b"y" * (4 << 20))
+except KeyboardInterrupt:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("item", ["1", "b'x' * 5000", "b'x' * (4 << 20)"])
+@pytest.mark.parametrize("before", BEFORE_SENDING)
+def test_ctrl_c_ends_a_send_to_a_stopped_worker_with_a_dropped_channel_to_tell_of(
+    before: str, item: str, program: Any
+) -> None:
+    source = INTERRUPTED_SENDS.replace("SITUATION", BEFORE_SENDING[before]).replace("ITEM", item)
+    assert program(source) == [True, None]
+
+
+# 8. messages of finalizers
+
+
+FULL = b"x" * 4081  # a message of a page
+
+
+def fill(peer: Peer) -> tuple[Any, int]:
+    """Send what the gateway's way to its peer takes without waiting; the waiting sender, and how many messages."""
+    channel = peer.gateway.newchannel()
+    sent: list[int] = []
+
+    def send() -> None:
+        while not over.is_set():
+            channel.send(FULL)
+            sent.append(1)
+
+    over = threading.Event()
+    sender = Call(send).await_blocked()
+    over.set()
+    return sender, len(sent)
+
+
+@pytest.mark.parametrize("transport", ["pipe", "socket"], indirect=True)
+def test_a_finalizer_never_waits_and_its_message_needs_no_other_to_go_out(peer: Peer) -> None:
+    dropped = [peer.gateway.newchannel() for _ in range(1000)]
+    ids = [channel.id for channel in dropped]
+    sender, full = fill(peer)
+    slowest = 0.0
+    for number in range(999):
+        slowest = max(slowest, seconds_of(dropped.pop))
+    # There is room for some of them now, not for all.
+    read = [peer.message()[1] for _ in range(2)]
+    last = Call(seconds_of, dropped.pop)
+    slowest = max(slowest, last.result(SOON))
+    assert slowest < 0.5
+    reader = Call(lambda: [peer.message()[:2] for _ in range(full + 1 - len(read) + 1000)])
+    messages = reader.result(SOON)
+    sender.result(SOON)
+    assert sorted(id for code, id in messages if code != peer.DATA) == ids
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+class Worker:
+    """A worker process whose initiator is played by the test."""
+
+    def __init__(self) -> None:
+        spec = execnet.XSpec("popen//id=played//execmodel=thread")
+        self.process = subprocess.Popen(
+            execnet.gateway_io.popen_args(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        execnet.gateway_bootstrap.bootstrap_import(self, spec)
+
+    def write(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) :]
+
+    def read(self, size: int) -> bytes:
+        assert self.process.stdout is not None
+        data = b""
+        while len(data) < size:
+            piece = self.process.stdout.read(size - len(data))
+            if not piece:
+                raise EOFError(f"{len(data)} bytes of {size}")
+            data += piece
+        return data
+
+    def send(self, code: int, channel: int, value: object = None) -> None:
+        self.write(frame(code, channel, b"" if value is None else execnet.gateway_base.dumps_internal(value)))
+
+    def message(self, timeout: float = SOON) -> tuple[int, int, Any]:
+        """The next message: code, channel and the value it carries."""
+        code, channel, payload = Call(self._message).result(timeout)
+        return code, channel, execnet.gateway_base.loads_internal(payload) if payload else None
+
+    def _message(self) -> tuple[int, int, bytes]:
+        code, channel, size = HEADER.unpack(self.read(HEADER.size))
+        return code, channel, self.read(size)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.kill()
+        self.process.wait(SECONDS)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def worker(remote_core: str) -> Iterator[Worker]:
+    """A worker of each core, in the hands of the test."""
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+STATUS, TERMINATE, EXEC, DATA, CLOSE, CLOSE_ERROR, LAST = 0, 2, 3, 4, 5, 6, 7
+DROPS_WHEN_TOLD = """
+import os, time
+given, filler = channel.receive(), b"x" * 4081
+def fill():
+    while True:
+        channel.send(filler)
+        sent.append(1)
+"""
+
+
+def task(source: str) -> tuple[str, None, None, dict[str, Any]]:
+    return (source, None, None, {})
+
+
+DROPPING = """
+mine = channel.gateway.newchannel()
+channel.send(mine.id)
+while channel.receive():  # comes behind the request for the status
+    mine = None
+    mine = channel.gateway.newchannel()
+    channel.send(mine.id)
+"""
+
+
+def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worker) -> None:
+    """The answer waits for its reader, and what the finalizer has to say waits behind it."""
+    source = """
+        import os, threading
+        mine = channel.gateway.newchannel()
+        channel.send(mine.id)
+        path = channel.receive()
+        channel.send(b"x" * {size})
+        with open(path):  # a fifo: until the test says so
+            pass
+        del mine
+        with open(path):
+            pass
+    """
+    del source
+
+
+def test_channels_dropped_beside_requests_for_the_status_are_told_of(worker: Worker) -> None:
+    source = """
+        import sys
+        sys.setswitchinterval(1e-6)
+        while True:
+            mine = channel.gateway.newchannel()
+            channel.send(mine.id)
+            spin = channel.receive()
+            for _ in range(spin):
+                pass
+            del mine
+    """
+    import textwrap
+
+    worker.send(EXEC, 1, task(textwrap.dedent(source)))
+    dice = random.Random()
+    for number in range(rounds(300)):
+        code, channel, mine = worker.message()
+        assert (code, channel) == (DATA, 1)
+        asks = 2 * number + 3
+        spin = execnet.gateway_base.dumps_internal(dice.randrange(2000))
+        worker.write(frame(DATA, 1, spin) + frame(STATUS, asks))
+        expected = {(DATA, asks), (CLOSE, asks), (CLOSE, mine), (DATA, 1)}
+        while expected - {(DATA, 1)}:
+            try:
+                got = worker.message(2.0)
+            except TimeoutError:
+                pytest.fail(f"round {number}: {sorted(expected)} did not come")
+            expected.discard(got[:2])
+            if got[:2] == (DATA, 1):
+                break
