@@ -5,11 +5,13 @@ What may hang or crash runs in a process of its own. EXECNET_SOUND_ROUNDS=1000 a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -172,7 +174,9 @@ ENDS_IT = ("exit and join", "terminate")
 
 @pytest.mark.parametrize("wait", WAITS)
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_a_handler_uses_the_gateway_whose_wait_it_interrupts(wait: str, handler: str, core: str, tmp_path: Path) -> None:
+def test_a_handler_uses_the_gateway_whose_wait_it_interrupts(
+    wait: str, handler: str, core: str, tmp_path: Path
+) -> None:
     source = IN_A_WAIT.format(handler=handler, call=HANDLERS[handler], wait=WAITS[wait])
     said = programs.run(source, environment(core), 10.0 + LONG, rounds(3), tmp_path).check()
     given = {"remote_status": 1, "remote_exec": 7, "newchannel": None, "exit and join": False, "terminate": True}
@@ -589,9 +593,7 @@ say(echo.send(7) or echo.receive(PATIENCE))
 
 @pytest.mark.parametrize("act", COLLECTED_IN)
 @pytest.mark.parametrize("uses", FINALIZER_USES)
-def test_a_finalizer_uses_channels_wherever_the_garbage_collector_runs_it(
-    uses: str, act: str, program: Any
-) -> None:
+def test_a_finalizer_uses_channels_wherever_the_garbage_collector_runs_it(uses: str, act: str, program: Any) -> None:
     source = COLLECTED.format(uses=FINALIZER_USES[uses], act=COLLECTED_IN[act])
     assert program(source, rounds(40), 0.1) == [True, 7]
 
@@ -699,42 +701,25 @@ def test_ctrl_c_ends_a_send_to_a_stopped_worker_with_a_dropped_channel_to_tell_o
 # 8. messages of finalizers
 
 
-FULL = b"x" * 4081  # a message of a page
+PAGE = 4096
 
 
-def fill(peer: Peer) -> tuple[Any, int]:
-    """Send what the gateway's way to its peer takes without waiting; the waiting sender, and how many messages."""
-    channel = peer.gateway.newchannel()
-    sent: list[int] = []
-
-    def send() -> None:
-        while not over.is_set():
-            channel.send(FULL)
-            sent.append(1)
-
-    over = threading.Event()
-    sender = Call(send).await_blocked()
-    over.set()
-    return sender, len(sent)
-
-
-@pytest.mark.parametrize("transport", ["pipe", "socket"], indirect=True)
+@pytest.mark.parametrize("transport", ["pipe"], indirect=True)
 def test_a_finalizer_never_waits_and_its_message_needs_no_other_to_go_out(peer: Peer) -> None:
+    channel = peer.gateway.newchannel()
     dropped = [peer.gateway.newchannel() for _ in range(1000)]
     ids = [channel.id for channel in dropped]
-    sender, full = fill(peer)
-    slowest = 0.0
-    for number in range(999):
-        slowest = max(slowest, seconds_of(dropped.pop))
+    item = b"x" * (PAGE - HEADER.size - len(peer.base.dumps_internal(b"")))
+    pages = fcntl.fcntl(peer.in_.fileno(), fcntl.F_GETPIPE_SZ) // PAGE
+    for _ in range(pages):
+        channel.send(item)
+    for _ in range(999):
+        assert Call(seconds_of, dropped.pop).result(SOON) < 0.5
     # There is room for some of them now, not for all.
-    read = [peer.message()[1] for _ in range(2)]
-    last = Call(seconds_of, dropped.pop)
-    slowest = max(slowest, last.result(SOON))
-    assert slowest < 0.5
-    reader = Call(lambda: [peer.message()[:2] for _ in range(full + 1 - len(read) + 1000)])
-    messages = reader.result(SOON)
-    sender.result(SOON)
-    assert sorted(id for code, id in messages if code != peer.DATA) == ids
+    peer.read(PAGE)
+    assert Call(seconds_of, dropped.pop).result(SOON) < 0.5
+    reader = Call(lambda: [peer.message()[:2] for _ in range(pages - 1 + 1000)])
+    assert sorted(id for code, id in reader.result(SOON) if code != peer.DATA) == ids
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -798,13 +783,16 @@ def worker(remote_core: str) -> Iterator[Worker]:
 
 
 STATUS, TERMINATE, EXEC, DATA, CLOSE, CLOSE_ERROR, LAST = 0, 2, 3, 4, 5, 6, 7
-DROPS_WHEN_TOLD = """
-import os, time
-given, filler = channel.receive(), b"x" * 4081
-def fill():
-    while True:
-        channel.send(filler)
-        sent.append(1)
+DROPPING = """
+import sys
+sys.setswitchinterval(1e-6)
+while True:
+    mine = channel.gateway.newchannel()
+    channel.send(mine.id)
+    for _ in range(channel.receive()):
+        pass
+    del mine
+    channel.receive()
 """
 
 
@@ -812,61 +800,651 @@ def task(source: str) -> tuple[str, None, None, dict[str, Any]]:
     return (source, None, None, {})
 
 
-DROPPING = """
+DROPPED_BESIDE_AN_ANSWER = """
+import os
 mine = channel.gateway.newchannel()
 channel.send(mine.id)
-while channel.receive():  # comes behind the request for the status
-    mine = None
-    mine = channel.gateway.newchannel()
-    channel.send(mine.id)
+for _ in range({pages}):
+    channel.send(b"x" * {size})
+os.mkdir({full!r})
+open({fifo!r}).close()
+del mine
+os.mkdir({dropped!r})
+open({fifo!r}).close()
 """
 
 
-def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worker) -> None:
-    """The answer waits for its reader, and what the finalizer has to say waits behind it."""
-    source = """
-        import os, threading
-        mine = channel.gateway.newchannel()
-        channel.send(mine.id)
-        path = channel.receive()
-        channel.send(b"x" * {size})
-        with open(path):  # a fifo: until the test says so
-            pass
-        del mine
-        with open(path):
-            pass
-    """
-    del source
+def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worker, tmp_path: Path) -> None:
+    """The answer waits for its reader, and what the finalizer has to say comes meanwhile."""
+    full, fifo, dropped = tmp_path / "full", tmp_path / "fifo", tmp_path / "dropped"
+    os.mkfifo(fifo)
+    assert worker.process.stdout is not None
+    pages = fcntl.fcntl(worker.process.stdout.fileno(), fcntl.F_GETPIPE_SZ) // PAGE - 1
+    size = PAGE - HEADER.size - len(execnet.gateway_base.dumps_internal(b""))
+    source = DROPPED_BESIDE_AN_ANSWER.format(
+        pages=pages, size=size, full=str(full), fifo=str(fifo), dropped=str(dropped)
+    )
+    # The page of the id is full with what fills it up behind.
+    worker.send(EXEC, 1, task(source))
+    wait_until(full.exists, SOON, "the worker's way out full")
+    for number in range(3, 1000, 2):  # answers, until one has to wait
+        worker.send(STATUS, number)
+    for tid in os.listdir(f"/proc/{worker.process.pid}/task"):
+        await_blocked(int(tid), worker.process.pid)
+    fifo.open("w").close()
+    wait_until(dropped.exists, SOON, "the channel dropped")
+    mine = worker.message()[2]
+    last = False
+    closed: list[int] = []
+    while mine not in closed:
+        try:
+            code, channel, _ = worker.message(2.0)
+        except TimeoutError:
+            pytest.fail("the end of the dropped channel was not told")
+        last = last or channel == 999
+        if code == CLOSE:
+            closed.append(channel)
+    fifo.open("w").close()
 
 
 def test_channels_dropped_beside_requests_for_the_status_are_told_of(worker: Worker) -> None:
-    source = """
-        import sys
-        sys.setswitchinterval(1e-6)
-        while True:
-            mine = channel.gateway.newchannel()
-            channel.send(mine.id)
-            spin = channel.receive()
-            for _ in range(spin):
-                pass
-            del mine
-    """
-    import textwrap
-
-    worker.send(EXEC, 1, task(textwrap.dedent(source)))
+    worker.send(EXEC, 1, task(DROPPING))
     dice = random.Random()
-    for number in range(rounds(300)):
+    for number in range(rounds(200, rare=10)):
         code, channel, mine = worker.message()
         assert (code, channel) == (DATA, 1)
         asks = 2 * number + 3
-        spin = execnet.gateway_base.dumps_internal(dice.randrange(2000))
+        spin = execnet.gateway_base.dumps_internal(dice.randrange(1500))
         worker.write(frame(DATA, 1, spin) + frame(STATUS, asks))
-        expected = {(DATA, asks), (CLOSE, asks), (CLOSE, mine), (DATA, 1)}
-        while expected - {(DATA, 1)}:
+        expected = {(DATA, asks), (CLOSE, asks), (CLOSE, mine)}
+        while expected:
             try:
-                got = worker.message(2.0)
+                expected.discard(worker.message(2.0)[:2])
             except TimeoutError:
                 pytest.fail(f"round {number}: {sorted(expected)} did not come")
-            expected.discard(got[:2])
-            if got[:2] == (DATA, 1):
+        worker.send(DATA, 1, 0)
+
+
+# 9. the end of the receiver
+
+
+RECEIVER_ENDS = """
+from support.peer import Peer
+import itertools, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)
+dice = random.Random(SEED)
+path = os.path.join(os.getcwd(), "another file")
+with open(path, "wb") as file:
+    file.write(b"\\0" * 100000)
+
+def interrupt(item):
+    raise KeyboardInterrupt
+
+def wait(channel, timeout):
+    while True:
+        outcome = kind(channel.receive, timeout)
+        if outcome == "EOFError":
+            return
+        if outcome != "TimeoutError":
+            return outcome
+
+sys.setswitchinterval(1e-5)
+for number in range(ROUNDS):
+    peer = Peer(execnet, dice.choice(["socket", "pipe"]))
+    broken = peer.gateway.newchannel()
+    broken.setcallback(interrupt)
+    waiters = [Call(wait, peer.gateway.newchannel(), timeout) for timeout in (0.0001, 0.001, 100)]
+    files = []
+    numbers = set(os.listdir("/proc/self/fd"))
+    peer.send(broken, 1)
+    while peer.gateway.hasreceiver() or len(files) < 5:
+        files.append(os.open(path, os.O_RDONLY))
+        if len(files) > 50:
+            os.close(files.pop(0))
+    ended(waiters, "round %d: a thread still waits after the end of the receiver" % number)
+    outcomes = [waiter.result() for waiter in waiters]
+    read = [os.lseek(file, 0, os.SEEK_CUR) for file in files]
+    if any(read) or any(outcomes):
+        fail("round %d: %s read from another file, %s received" % (number, read, outcomes))
+    for file in files:
+        os.close(file)
+    peer.close()
+say("done")
+"""
+
+
+def test_no_waiter_reads_another_file_when_the_receiver_ends(program: Any) -> None:
+    assert program(f"SEED = {random.random()}" + RECEIVER_ENDS, rounds(60), 0.2) == ["done"]
+
+
+# 10. objects half made, made twice, changed while they are written; and no descriptors left
+
+
+class ByteByByte:
+    """A stream that gives one byte at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = memoryview(data)
+
+    def read(self, size: int) -> bytes:
+        piece, self.data = self.data[: min(size, 1)], self.data[min(size, 1) :]
+        return bytes(piece)
+
+
+VALUES = [None, 1, -1, 2**70, 1.5, 1j, "text", "x" * 1000, b"bytes", b"x" * 1000, [1, [2, "three"]], {"four": (5, {6})}]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_values_are_loaded_from_a_stream_that_gives_single_bytes(base: ModuleType, value: object) -> None:
+    data = base.dumps(value)
+    stream = ByteByByte(data + b"more")
+    assert base.load(stream) == value
+    assert bytes(stream.data) == b"more"
+    with pytest.raises(EOFError):
+        base.load(ByteByByte(data[:-1]))
+
+
+HALF_MADE = """
+core = getattr(execnet.gateway_base, "_core", None)
+gateway = execnet.makegateway("popen")
+channel = gateway.newchannel()
+arguments = [(), (None,), (1,), (b"x",), (0.0,), (channel,), (1, 2), (1, 2, b""), (gateway, 3), (gateway, {}, print)]
+kinds = [one for one in vars(core).values() if isinstance(one, type)] if core else [
+    execnet.gateway_base.ItemQueue, execnet.gateway_base.PortableChannel]
+kinds += [execnet.Channel, execnet.gateway_base.ChannelFactory]
+NEVER = {"__new__", "__class__", "__init_subclass__", "__subclasshook__", "__getstate__", "__reduce__", "__reduce_ex__"}
+
+def attempt(function, *args):
+    try:
+        function(*args)
+    except Exception:
+        pass
+
+for one in kinds:
+    for name in dir(one):
+        if name in NEVER or name == "receive" and one is execnet.gateway_base.PortableChannel:
+            continue
+        for given in arguments:
+            say([one.__name__, name, repr(given)[:60]])
+            try:
+                bare = one.__new__(one)
+            except TypeError:
                 break
+            def use():
+                member = getattr(bare, name)
+                if callable(member):
+                    member(*given)
+            call = Call(attempt, use)
+            call.thread.join(0.5)  # some wait, as they should
+            attempt(setattr, bare, name, given)
+            attempt(repr, bare)
+            del bare, call, use
+            if name != "__init__":
+                attempt(gc.get_referents, one)
+gc.collect()
+say("done")
+os._exit(0)
+"""
+
+
+def test_nothing_half_made_crashes(program: Any) -> None:
+    assert program(HALF_MADE, 1, 40.0)[-1] == "done"
+
+
+MADE_TWICE = """
+def attempt(function, *args):
+    try:
+        function(*args)
+    except Exception:
+        pass
+
+gateway = execnet.makegateway("popen")
+for number in range(ROUNDS):
+    channel = gateway.remote_exec("channel.send(channel.receive())")
+    queue = channel._queue
+    for again in (lambda: channel.__init__(gateway, channel.id), lambda: channel.__init__(gateway, 10**5 + number),
+                  lambda: channel.__init__(None, 1), lambda: queue.__init__(channel, gateway._connection)):
+        attempt(again)
+    waiter = Call(attempt, channel.receive, 0.01)
+    attempt(channel.send, 1)
+    ended([waiter], "a thread still waits")
+    del channel, queue
+    gc.collect()
+    repr(gateway), gateway._channelfactory.channels()
+say(gateway.remote_exec("channel.send(1)").receive(PATIENCE))
+"""
+
+
+def test_init_called_twice_harms_nothing_but_its_channel(program: Any) -> None:
+    assert program(MADE_TWICE, rounds(20), 0.1) == [1]
+
+
+REPLACED_WHILE_DUMPED = """
+class Odd:
+    "Asked for its class, it replaces what it stands in."
+    def __init__(self, action):
+        self.action = action
+    @property
+    def __class__(self):
+        self.action()
+        return Odd
+
+class Finalized:
+    def __init__(self, action):
+        self.action, self.itself = action, self
+    def __del__(self):
+        self.action()
+
+def attempt(value, **given):
+    try:
+        execnet.dumps(value)
+    except (execnet.DumpError, RuntimeError, IndexError):
+        pass
+
+for number in range(ROUNDS):
+    # An element that empties the list, the dict, which holds it while it is looked at.
+    for inside in (lambda odd: [[1], odd, "x" * 50], lambda odd: [[odd], [odd]], lambda odd: {1: odd, 2: [odd]}):
+        value = []
+        odd = Odd(value.clear)
+        value.append(inside(odd))
+        value.append(odd)
+        del odd
+        attempt(value)
+    inner = [object.__new__(Odd) for _ in range(3)]
+    for one in inner:
+        one.action = inner.clear
+    del one
+    attempt(inner)
+    # The collector comes somewhere in it.
+    value = [[bytes([n]) * 100, 2**200, [n]] for n in range(50)]
+    def replace():
+        for index in range(len(value)):
+            value[index] = None
+    gc.disable()
+    Finalized(replace)
+    gc.set_threshold(gc.get_count()[0] + number % 40)
+    gc.enable()
+    attempt(value)
+    gc.set_threshold(700)
+say("done")
+"""
+
+
+def test_what_is_being_dumped_may_be_changed_by_a_finalizer(program: Any) -> None:
+    assert program(REPLACED_WHILE_DUMPED, rounds(80), 0.1, PYTHONMALLOC="debug") == ["done"]
+
+
+NO_DESCRIPTORS = """
+import resource
+gateway = execnet.makegateway("popen")
+echo = gateway.remote_exec("import time\\nfor item in channel: time.sleep(0.01); channel.send(item)")
+others = [gateway.remote_exec("import time\\nfor item in channel: time.sleep(0.01); channel.send(item)")
+          for _ in range(2)]
+taken = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+
+def use(channel):
+    for number in range(3):
+        channel.send(number)
+        if channel.receive(PATIENCE) != number:
+            return number
+        channel.send(number)
+        if channel.receive() != number:
+            return number
+    return kind(channel.receive, 0.01)
+
+calls = [Call(use, channel) for channel in others]
+outcomes = [use(echo)]
+ended(calls, "somebody still waits")
+outcomes += [call.result() for call in calls]
+outcomes.append(gateway.remote_status().numexecuting)
+os.close(taken.pop())
+say(outcomes)
+"""
+
+
+def test_channels_work_with_no_descriptor_left(program: Any) -> None:
+    assert program(NO_DESCRIPTORS) == [["TimeoutError"] * 3 + [3]]
+
+
+# 11. while a callback runs, and after it
+
+
+@pytest.mark.parametrize("waits_before", [True, False], ids=["waits before", "waits during"])
+def test_what_came_before_a_callback_began_is_received_while_it_runs(peer: Peer, waits_before: bool) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def call_back(item: object) -> None:
+        begun.set()
+        over.wait(SECONDS)
+
+    waited_for, called_back = peer.gateway.newchannel(), peer.gateway.newchannel()
+    called_back.setcallback(call_back)
+    data = peer.item(waited_for, 1) + peer.item(waited_for, 2) + peer.item(called_back, 3)
+    try:
+        if waits_before:
+            receiver = Call(lambda: [waited_for.receive(), waited_for.receive()]).await_blocked()
+            peer.write(data)
+            assert begun.wait(SOON)
+        else:
+            peer.write(data)
+            assert begun.wait(SOON)
+            receiver = Call(lambda: [waited_for.receive(), waited_for.receive()])
+        assert receiver.result(SOON) == [1, 2]
+    finally:
+        over.set()
+
+
+def test_what_came_behind_the_item_of_a_callback_is_not_seen_before_the_callback_saw_it(peer: Peer) -> None:
+    seen: list[object] = []
+    waited_for, called_back = peer.gateway.newchannel(), peer.gateway.newchannel()
+    called_back.setcallback(seen.append)
+    for number in range(rounds(200)):
+        receiver = Call(lambda: (waited_for.receive(SOON), len(seen)))
+        peer.write(peer.item(called_back, number) + peer.item(waited_for, number))
+        assert receiver.result(SOON) == (number, number + 1)
+
+
+ROUND_TRIPS = """
+gateway = execnet.makegateway("popen")
+echo = gateway.remote_exec("for item in channel: channel.send(item)")
+def trips():
+    fastest = 100.0
+    for _ in range(30):
+        started = time.perf_counter()
+        for number in range(30):
+            echo.send(number)
+            echo.receive()
+        fastest = min(fastest, time.perf_counter() - started)
+    return fastest
+trips()
+kept = []
+without, beside = [], []
+for _ in range(3):
+    kept.clear()
+    gc.collect()
+    without.append(trips())
+    channel = gateway.remote_exec("channel.send(1)")
+    channel.waitclose(PATIENCE)
+    channel.setcallback(lambda item: None, endmarker=None)
+    other = gateway.remote_exec("channel.send(1)")
+    other.setcallback(lambda item: None, endmarker=None)
+    other.waitclose(PATIENCE)
+    ours = gateway.newchannel()
+    ours.setcallback(lambda item: None)
+    ours.close()
+    kept[:] = channel, other, ours
+    beside.append(trips())
+say(min(beside) / min(without))
+"""
+
+
+def test_a_closed_channel_that_had_a_callback_does_not_slow_down_round_trips(program: Any) -> None:
+    assert program(ROUND_TRIPS)[0] < 1.4
+
+
+# 12. settled, then told
+
+
+def test_the_status_right_after_the_end_of_a_task_does_not_count_it(pair: execnet.Gateway) -> None:
+    counted = []
+    for _ in range(rounds(150)):
+        channel = pair.remote_exec("pass")
+        channel.waitclose(SOON)
+        status = pair.remote_status()
+        counted.append((status.numexecuting, status.numchannels))
+    wrong = [numbers for numbers in counted if numbers != (0, 0)]
+    assert not wrong, f"{len(wrong)} of {len(counted)}"
+
+
+def test_the_status_right_after_an_error_does_not_count_its_task(pair: execnet.Gateway) -> None:
+    counted = []
+    for _ in range(rounds(100)):
+        channel = pair.remote_exec("1/0")
+        with pytest.raises(Exception, match="ZeroDivisionError"):
+            channel.waitclose(SOON)
+        counted.append(pair.remote_status().numexecuting)
+    assert sum(counted) == 0, f"{sum(counted)} of {len(counted)}"
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_a_channel_whose_callback_failed_is_closed_when_the_peer_learns_of_it(peer: Peer, fast_switching: None) -> None:
+    def fail(item: object) -> None:
+        raise ValueError("from the callback")
+
+    late, kept = 0, []
+    for _ in range(rounds(150)):
+        channel = peer.gateway.newchannel()
+        kept.append(channel)
+        channel.setcallback(fail)
+        peer.send(channel, 1)
+        code, id, _ = peer.message()
+        late += not channel.isclosed()
+        assert (code, id) == (peer.CLOSE_ERROR, channel.id)
+    assert late == 0
+
+
+def test_a_closed_channel_is_in_no_table_when_the_peer_learns_of_it(peer: Peer, fast_switching: None) -> None:
+    late = 0
+    for number in range(rounds(150)):
+        channel = peer.gateway.newchannel()
+        closer = Call(channel.close, *(["my error"] if number % 2 else []))
+        id = peer.message()[1]
+        late += not channel.isclosed() or id in peer.gateway._channelfactory._channels
+        closer.result()
+    assert late == 0
+
+
+MALFORMED = {
+    "no value": b"garbage",
+    "empty": b"",
+    "not a tuple": execnet.gateway_base.dumps_internal(7),
+    "too short a tuple": execnet.gateway_base.dumps_internal(("pass",)),
+    "too long a tuple": execnet.gateway_base.dumps_internal(("pass", None, None, {}, 5)),
+    "no source": execnet.gateway_base.dumps_internal((None, None, None, {})),
+    "arguments that are none": execnet.gateway_base.dumps_internal(("def f(channel): pass", None, "f", 5)),
+    "cut short": execnet.gateway_base.dumps_internal(("pass", None, None, {}))[:-3],
+}
+
+
+@pytest.mark.parametrize("payload", MALFORMED)
+def test_a_malformed_execution_request_is_answered_on_its_channel(payload: str, pair: execnet.Gateway) -> None:
+    channel = pair.newchannel()
+    pair._send(execnet.gateway_base.Message.CHANNEL_EXEC, channel.id, MALFORMED[payload])
+    with pytest.raises(Exception) as raised:
+        channel.waitclose(SOON)
+    assert type(raised.value).__name__ == "RemoteError"
+    assert pair.remote_exec("channel.send(1)").receive(SOON) == 1
+    wait_until(lambda: pair.remote_status().numexecuting == 0, SOON, "no task left")
+
+
+RAISED_OUT = """
+from support.peer import Peer
+class Interrupt(Exception):
+    pass
+def raise_it(number, frame):
+    if SENDS and len(sent) == 0:
+        sent.append(1)
+        peer.send(channel, item[0])
+    raise Interrupt
+signal.signal(signal.SIGUSR1, raise_it)
+main = threading.get_native_id()
+dice = random.Random(SEED)
+peer = Peer(execnet, TRANSPORT)
+channel = peer.gateway.newchannel()
+sent, item = [], [0]
+
+def interrupt():
+    await_blocked(main)
+    spin = dice.randrange(1000)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    # What comes behind the signal can't have been received before it: its handler runs first.
+    for _ in range(spin):
+        pass
+    if not SENDS:
+        peer.send(channel, item[0])
+
+for number in range(ROUNDS):
+    item[0] = number
+    sent.clear()
+    received, interrupter = [], None
+    try:
+        try:
+            interrupter = Call(interrupt)
+            received.append(CALL)
+        finally:
+            interrupter.result()
+    except Interrupt:
+        pass
+    if not received:
+        outcome = kind(channel.receive, PATIENCE)
+        if outcome != number:
+            fail("round %d: after the exception %s was received" % (number, outcome))
+    elif received != [number]:
+        fail("round %d: %s was received" % (number, received))
+say("done")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("transport", ["socket", "pipe"])
+@pytest.mark.parametrize("call", ["channel.receive()", "channel.receive(100)", "next(channel)"])
+@pytest.mark.parametrize("sends", [True, False], ids=["handler sends", "another thread sends"])
+def test_an_exception_of_a_handler_out_of_receive_loses_no_item(
+    call: str, transport: str, sends: bool, program: Any
+) -> None:
+    source = RAISED_OUT.replace("CALL", call).replace("TRANSPORT", repr(transport)).replace("SENDS", str(sends))
+    assert program(source.replace("SEED", str(random.random())), rounds(15, rare=10), 0.1) == ["done"]
+
+
+# the same programs over execnet 2.1.2
+
+
+BESIDE_THE_ORACLE = {
+    "handlers that use the gateway whose wait they interrupt": """
+        gateway = execnet.makegateway("popen")
+        for handler in (lambda: gateway.remote_status().numexecuting,
+                        lambda: gateway.remote_exec("channel.send(7)").receive(),
+                        lambda: gateway.newchannel().close()):
+            channel = gateway.remote_exec("channel.send(channel.receive())")
+            say(signalled(channel.receive, handler, lambda: channel.send("item")))
+            channel = gateway.remote_exec("channel.receive()")
+            say(signalled(channel.waitclose, handler, lambda: channel.send("item")))
+        """,
+    "handlers that exit and join the gateway whose wait they interrupt": """
+        for wait in ("receive", "waitclose"):
+            gateway = execnet.makegateway("popen")
+            channel = gateway.remote_exec("channel.receive()")
+            function = getattr(channel, wait)
+            say(signalled(lambda: kind(function), lambda: (gateway.exit(), gateway.join(3), gateway.hasreceiver())[2]))
+        """,
+    "handlers that terminate the group whose wait they interrupt": """
+        for wait in ("receive", "waitclose"):
+            group = execnet.Group(["popen"] * 2)
+            channel = group[0].remote_exec("channel.receive()")
+            function, started = getattr(channel, wait), time.monotonic()
+            say(signalled(lambda: kind(function), lambda: group.terminate(2)))
+            say([time.monotonic() - started < 2.5, len(group)])
+        """,
+    "items that wait when a worker is told to end": """
+        for tell in (lambda: (gateway.exit(), gateway.join(20), gateway._io.wait()), lambda: group.terminate(20)):
+            group = execnet.Group(["popen"])
+            gateway = group[0]
+            channel = gateway.remote_exec('''
+                import time
+                def work(item):
+                    time.sleep(0.08)
+                    with open("done", "a") as file:
+                        file.write("%d " % item)
+                channel.setcallback(work)
+                channel.send(1)
+                channel.waitclose()
+            ''')
+            channel.receive()
+            for number in range(10):
+                channel.send(number)
+            tell()
+            say([open("done").read(), gateway._io.popen.poll()])
+            os.unlink("done")
+        """,
+    "a call that holds the GIL when a worker is told to end": """
+        for tell in (lambda: (gateway.exit(), gateway.join(20), gateway._io.wait()), lambda: group.terminate(20)):
+            group = execnet.Group(["popen"])
+            gateway = group[0]
+            channel = gateway.remote_exec('''
+                channel.send(1)
+                sum(range(5 * 10 ** 7))
+                open("done", "w").close()
+            ''')
+            channel.receive()
+            for number in range(10):
+                channel.send(number)
+            tell()
+            say([os.path.exists("done"), gateway._io.popen.poll()])
+        """,
+    "finalizers that close channels while others are made": """
+        gateway = execnet.makegateway("popen")
+        class Node:
+            def __init__(self):
+                self.channel, self.itself = gateway.newchannel(), self
+            def __del__(self):
+                self.channel.close()
+        def make():
+            for _ in range(2000):
+                Node()
+        call = Call(make)
+        ended([call], "still making")
+        say(gateway.remote_exec("channel.send(1)").receive())
+        """,
+    "what is settled when the other side learns of it": """
+        gateway = execnet.makegateway("popen")
+        for number in range(30):
+            other = gateway.remote_exec('''
+                def fail(item):
+                    raise ValueError("from the callback")
+                inner = channel.gateway.newchannel()
+                inner.setcallback(fail)
+                channel.send(inner)
+                channel.receive()
+                channel.send(inner.isclosed())
+            ''')
+            inner = other.receive()
+            inner.send(1)
+            say(kind(inner.waitclose))
+            other.send(1)
+            say(other.receive())
+        """,
+    "an execution request with a mistake": """
+        gateway = execnet.makegateway("popen")
+        channel = gateway.newchannel()
+        gateway._send(3, channel.id, execnet.gateway_base.dumps_internal(("x = = 1", None, None, {})))
+        say([kind(channel.waitclose), gateway.remote_exec("channel.send(1)").receive()])
+        """,
+}
+END = """
+execnet.default_group.terminate(1)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("name", BESIDE_THE_ORACLE)
+def test_a_program_has_the_outcome_it_has_over_the_oracle(name: str, core: str, oracle: Oracle, tmp_path: Path) -> None:
+    source = textwrap.dedent(BESIDE_THE_ORACLE[name]) + END
+    environ = environment(core, EXECNET_LOST_TIMES="{},{}".format(*LOST))
+    theirs = programs.run(source, oracle.environment(), 20.0, 1, tmp_path)
+    ours = programs.run(source, environ, 20.0, 1, tmp_path)
+    assert theirs.status == 0, theirs.errors
+    assert (ours.status, ours.said) == (theirs.status, theirs.said), ours.errors
