@@ -753,27 +753,10 @@ class ItemQueue(object):
         self._items = execmodel.ItemQueue()
         self._empty = execmodel.queue.Empty
         self._ended = execmodel.OneShot()
-        self.errors = []
-        self.closed = False
 
-    def drop(self, id):
+    def drop(self):
         """The Channel is going."""
         self.channel = _no_channel
-
-    def begin_callback(self, callback, endmarker):
-        if self.callback is not None: return False
-        self.callback = callback; self.endmarker = endmarker
-        return True
-
-    def next_for_callback(self):
-        return self.get_nowait()
-
-    def abandon_callback(self):
-        self.callback = None
-
-    def take_endmarker(self):
-        e, self.endmarker = self.endmarker, NO_ENDMARKER_WANTED
-        return e
 
     def disown(self, execmodel):
         """In a forked child, where the queue's locks may be held by threads that are not there: let it end."""
@@ -919,10 +902,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         connection = getattr(gateway, "_connection", None)
         self._queue = ItemQueue(self, gateway.execmodel) if connection is None else _core.ItemQueue(self, connection)
         self._queue.strconfig = getattr(gateway, "_strconfig", (True, False))
-
-    @property
-    def _remoteerrors(self):
-        return self._queue.errors
+        self._remoteerrors = []
 
     def __repr__(self):
         return "<Channel id=%d %s>" % (self.id, "closed" if self._closed else "open")
@@ -1015,19 +995,18 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         import threading  # noqa: F401
 
         factory = self.gateway._channelfactory
-        queue = self._queue
-        if not queue.begin_callback(callback, endmarker):
-            raise IOError("%r has callback already registered" % (self,))
-        try:
-            item = queue.next_for_callback()
+        with self.gateway._receivelock:
+            queue = self._queue
+            if queue.callback is not None:
+                raise IOError("%r has callback already registered" % (self,))
+            item = queue.get_nowait()
             while item is not None and item is not ENDMARKER:
                 callback(item[0] if type(item) is tuple else loads_internal(item, factory, queue.strconfig))
-                item = queue.next_for_callback()
-        except BaseException:
-            queue.abandon_callback()
-            raise
-        if item is ENDMARKER:
-            factory._end_callback(queue)
+                item = queue.get_nowait()
+            queue.endmarker = endmarker
+            queue.callback = callback
+            if item is ENDMARKER:
+                factory._end_callback(queue)
 
     def reconfigure(self, py2str_as_py3str=True, py3str_as_py2str=False):
         """Set how strings are read on this channel, on both sides, from now on."""
@@ -1049,14 +1028,14 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         queue = getattr(self, "_queue", None)
         if queue is None or self.gateway is None:
             return
-        queue.drop(self.id)
+        queue.drop()
         for error in self._remoteerrors:
             _as_remote_error(error).warn()
         if self._closed:
             return
         factory = getattr(self.gateway, "_channelfactory", None)
         if queue.callback is None and factory is not None:
-            pass
+            factory._forget(self.id, queue)
         if not queue.is_set() or not getattr(factory, "finished", True):
             keeps = queue.callback is not None and not queue.is_set()
             code = Message.CHANNEL_LAST_MESSAGE if keeps else Message.CHANNEL_CLOSE
@@ -1130,7 +1109,8 @@ class ChannelFactory(object):
 
     def _end_callback(self, queue):
         # Exactly once: who takes the end marker out delivers it.
-        endmarker = queue.take_endmarker()
+        with self._lock:
+            endmarker, queue.endmarker = queue.endmarker, NO_ENDMARKER_WANTED
         if endmarker is not NO_ENDMARKER_WANTED and queue.callback is not None:
             try:
                 queue.callback(endmarker)
