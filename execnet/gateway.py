@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 
-from . import gateway_base
 from .gateway_base import BaseGateway, Message, dumps_internal
 
 TYPE_CHECKING = False
@@ -122,15 +121,6 @@ class Gateway(BaseGateway):
         if self._exiting:
             return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
         return gateway_died.died(self._io, self.spec, self.id, exc)
-
-    def _close_write(self, timeout: float = 0.0) -> None:
-        if self._connection is not None or not isinstance(self.execmodel, gateway_base.ThreadExecModel):
-            super()._close_write(timeout)
-        elif self._writelock.acquire(timeout=timeout):
-            try:
-                super()._close_write(timeout)
-            finally:
-                self._writelock.release()
 
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""

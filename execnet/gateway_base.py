@@ -13,20 +13,30 @@ in ``BaseGateway`` (the connection).
 import os
 import struct
 import sys
+import time
+from _collections import deque
 from io import BytesIO
+from itertools import compress, count, starmap
 
 PY3 = sys.version_info[0] >= 3
 
 if PY3:
     import _thread
+    from _operator import is_, methodcaller
 
     unicode = str
     long = int
+    imap = map
+    now = time.monotonic
 else:
+    from itertools import imap
+    from operator import is_, methodcaller
+
     import thread as _thread
 
     unicode = unicode  # noqa: F821
     long = long  # noqa: F821
+    now = time.time
 
 #: What the C core must say of itself to be used by this text.
 CORE_ABI = "2.2.0"
@@ -168,16 +178,69 @@ def _without_traceback(exc):
 
 # execution models
 
+# what nothing comes between
+#
+# At any bytecode of the main thread a signal handler may run, and raise; at any of any thread, a finalizer. Both may
+# use the gateway that they interrupt, and wait for other threads. So no thread holds a lock here that another one, or
+# what interrupts it, blocks on, and what must happen in one step is one call of something that is written in C.
+
+#: Run an iterator to its end.
+exhaust = deque((), 0).extend
+
+
+def removing(values, key, value):
+    """An iterator that takes key out of the dict values when it is run, if its value is that very one then."""
+    return imap(values.__delitem__, compress((key,), imap(is_, imap(values.get, (key,)), (value,))))
+
+
 #: What every platform's locks can wait for (seconds).
 LONGEST_WAIT = 4000000
 
 
-class OneShot(object):
-    """A flag that is set once and can be waited for by many, made of one lock."""
+class Waiters(object):
+    """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
 
-    def __init__(self):
-        self._lock = _thread.allocate_lock()
-        self._lock.acquire()
+    def __init__(self, execmodel):
+        self._execmodel = execmodel
+        self._waiting = []
+
+    def wake(self):
+        """Let all who wait look again: to be called after what they wait for has become so."""
+        if self._waiting:
+            try:
+                exhaust(imap(self._execmodel._wake, iter(self._waiting.pop, None)))
+            except IndexError:
+                pass  # that was the last
+
+    def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
+        """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
+        deadline = timeout if timeout is None else now() + timeout
+        while not is_so():
+            seconds = wakeup if deadline is None else min(wakeup, deadline - now())
+            if seconds <= 0:
+                return False
+            waiter = self._execmodel._waiter()
+            woken = False
+            self._waiting.append(waiter)
+            try:
+                woken = not is_so() and self._execmodel._await(waiter, seconds)
+            finally:
+                if not woken:
+                    self._forget(waiter)
+        return True
+
+    def _forget(self, waiter):
+        try:
+            self._waiting.remove(waiter)
+        except ValueError:
+            pass  # woken at the same time
+
+
+class OneShot(object):
+    """A flag that is set once and can be waited for by many."""
+
+    def __init__(self, execmodel):
+        self._waiters = Waiters(execmodel)
         self._set = False
 
     def is_set(self):
@@ -186,20 +249,13 @@ class OneShot(object):
     isSet = is_set
 
     def set(self):
-        if not self._set:
+        try:
             self._set = True
-            self._let_pass()
+        finally:
+            self._waiters.wake()
 
     def wait(self, timeout=None):
-        if not self._set and self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), LONGEST_WAIT)):
-            self._let_pass()
-        return self._set
-
-    def _let_pass(self):
-        try:
-            self._lock.release()
-        except RuntimeError:
-            pass  # two threads set the flag at once, and the lock is open already
+        return self._waiters.wait(self.is_set, timeout)
 
 
 class ExecModel(object):
@@ -237,11 +293,16 @@ class ExecModel(object):
     def socket(self):
         return self._module("socket")
 
-    def OneShot(self):
+    # What Waiters wait by: made so that one has to wait, woken, waited for.
+
+    _wake = methodcaller("set")
+
+    def _waiter(self):
         return self.Event()
 
-    def ItemQueue(self):
-        return self.queue.Queue()
+    def _await(self, waiter, seconds):
+        waiter.wait(seconds)
+        return waiter.is_set()
 
     def Lock(self):
         return self._module("threading").Lock()
@@ -276,8 +337,6 @@ class ThreadExecModel(ExecModel):
         return _thread.get_ident()
 
     def sleep(self, delay):
-        import time
-
         time.sleep(delay)
 
     def start(self, func, args=()):
@@ -286,16 +345,32 @@ class ThreadExecModel(ExecModel):
     def Lock(self):
         return _thread.allocate_lock()
 
+    _wake = methodcaller("release")
+
+    def _waiter(self):
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        return lock
+
     if PY3:
 
         def RLock(self):
             return _thread.RLock()
 
-        def OneShot(self):
-            return OneShot()
+        def _await(self, waiter, seconds):
+            return waiter.acquire(True, min(seconds, LONGEST_WAIT))
 
-        def ItemQueue(self):
-            return getattr(self.queue, "SimpleQueue", self.queue.Queue)()
+    else:
+
+        def _await(self, waiter, seconds):
+            # No wait of Python 2 can be interrupted.
+            deadline, delay = now() + seconds, 0.0005
+            while not waiter.acquire(0):
+                delay = min(2 * delay, deadline - now(), 0.05)
+                if delay <= 0:
+                    return False
+                time.sleep(delay)
+            return True
 
 
 class MainThreadOnlyExecModel(ThreadExecModel):
@@ -404,7 +479,7 @@ class Reply(object):
     def __init__(self, task, execmodel):
         self.task = task
         self.running = True
-        self._finished = execmodel.OneShot()
+        self._finished = OneShot(execmodel)
         self._exc = None
 
     def get(self, timeout=None):
@@ -416,8 +491,7 @@ class Reply(object):
 
     def waitfinish(self, timeout=None):
         """Wait until the call is over; OSError if it runs longer than timeout seconds."""
-        self._finished.wait(timeout)
-        if not self._finished.is_set():
+        if not self._finished.wait(timeout):
             raise IOError("timeout waiting for %r" % (self.task,))
 
     def run(self):
@@ -441,13 +515,13 @@ class WorkerPool(object):
         if hasprimary and not isinstance(execmodel, ThreadExecModel):
             raise ValueError("a primary thread needs a thread model, not %r" % (execmodel,))
         self.execmodel = execmodel
-        self._lock = execmodel.Lock()
         self._running = set()
-        self._idle_waiters = []
+        self._ends = Waiters(execmodel)
         self._shutting_down = False
-        self._primary_idle = hasprimary
-        self._primary_task = None
-        self._primary_wakeup = execmodel.OneShot()
+        # A token: who takes it out gives the primary thread its next call, or is that thread and leaves.
+        self._primary_idle = [True] * hasprimary
+        self._primary_calls = []
+        self._primary_wakeup = Waiters(execmodel)
 
     def active_count(self):
         """The number of calls that are running or about to."""
@@ -456,70 +530,61 @@ class WorkerPool(object):
     def spawn(self, func, *args, **kwargs):
         """Run func(*args, **kwargs) concurrently; returns its Reply; ValueError once the pool shuts down."""
         reply = Reply((func, args, kwargs), self.execmodel)
-        with self._lock:
+        self._running.add(reply)
+        try:
             if self._shutting_down:
                 raise ValueError("pool is shutting down")
-            self._running.add(reply)
-            if self._primary_idle:
-                self._primary_idle = False
-                self._primary_task = reply
-                self._primary_wakeup.set()
-                return reply
-        try:
-            self.execmodel.start(self._run, (reply,))
+            if self._takes_primary():
+                self._primary_calls.append(reply)
+                self._primary_wakeup.wake()
+            else:
+                self.execmodel.start(self._run, (reply,))
         except BaseException:
             self._remove(reply)
             raise
         return reply
 
-    def _run(self, reply, is_primary=False):
-        reply.run()
-        self._remove(reply, is_primary)
+    def _takes_primary(self):
+        try:
+            return self._primary_idle.pop()
+        except IndexError:
+            return False
 
-    def _remove(self, reply, is_primary=False):
-        with self._lock:
-            self._running.remove(reply)
-            # At once with the removal, so that who waited for it finds the primary thread free.
-            self._primary_idle = self._primary_idle or (is_primary and not self._shutting_down)
-            if not self._running:
-                for waiter in self._idle_waiters:
-                    waiter.set()
-                del self._idle_waiters[:]
+    def _run(self, reply):
+        reply.run()
+        self._remove(reply)
+
+    def _remove(self, reply):
+        self._running.discard(reply)
+        if not self._running:
+            self._ends.wake()
 
     def integrate_as_primary_thread(self):
         """Run spawned calls in this thread until the pool shuts down."""
-        while self._wait_for_primary_task():
-            reply = self._primary_task
-            self._primary_task = None
-            self._primary_wakeup = self.execmodel.OneShot()
-            self._run(reply, is_primary=True)
-            del reply
-            if self._shutting_down:
+        while True:
+            self._primary_wakeup.wait(self._primary_goes_on)
+            if self._primary_calls:
+                reply = self._primary_calls.pop()
+                reply.run()
+                # Before the removal, so that who waited for it finds the primary thread free.
+                self._primary_idle.append(True)
+                self._remove(reply)
+                del reply
+            elif self._takes_primary():
                 break
 
-    def _wait_for_primary_task(self):
-        # Python 2 does not interrupt a wait without a timeout.
-        while not self._primary_wakeup.is_set():
-            self._primary_wakeup.wait(None if PY3 else 1000)
-        return self._primary_task is not None
+    def _primary_goes_on(self):
+        # Without its token there is a call for it, or will be at once.
+        return self._primary_calls or (self._shutting_down and self._primary_idle)
 
     def trigger_shutdown(self):
         """Accept no more calls, and release the primary thread when it is idle."""
-        with self._lock:
-            self._shutting_down = True
-            if self._primary_idle:
-                self._primary_idle = False
-                self._primary_wakeup.set()
+        self._shutting_down = True
+        self._primary_wakeup.wake()
 
     def waitall(self, timeout=None):
         """Wait until no call is running: true, or false if that takes more than timeout seconds."""
-        with self._lock:
-            if not self._running:
-                return True
-            idle = self.execmodel.OneShot()
-            self._idle_waiters.append(idle)
-        idle.wait(timeout)
-        return idle.is_set()
+        return self._ends.wait(lambda: not self._running, timeout)
 
     def terminate(self, timeout=None):
         """trigger_shutdown, then waitall."""
@@ -601,47 +666,11 @@ class Popen2IO(object):
         self.outfile.close()
 
 
-#: A message with a longer payload is written past the buffer of its file ...
-LONGEST_BUFFERED = 8192
-#: ... in pieces of so many bytes: who writes more at once to a pipe keeps the reader from it.
-PIPE_STRETCH = 65536
-
-
-class _Writing(object):
-    # A large message on its way to a descriptor. A signal handler may raise at any byte of it, and then it can go on.
-
-    def __init__(self, fd, message):
-        self._fd = fd
-        self._header, self._data = message._header(), memoryview(message.data)
-        self._counts = []
-
-    def begun(self):
-        # Whether something was written, so that the rest must follow.
-        return bool(self._counts)
-
-    def go_on(self):
-        # lazy: the C core does without
-        import errno
-        import itertools
-
-        at = sum(self._counts) - len(self._header)
-        while at < len(self._data):
-            piece = self._data[at : at + PIPE_STRETCH] if at >= 0 else self._header[at:]
-            try:
-                # From the system call into the list without a bytecode between: a handler that raises loses no count.
-                self._counts.extend(itertools.starmap(os.write, ((self._fd, piece),)))
-            except OSError as exc:
-                if exc.errno != errno.EINTR:  # which Python 2 tells of
-                    raise
-            else:
-                at += self._counts[-1]
-
-
 _header = struct.Struct("!bii")
 
 
 class Message(object):
-    """One message: its code, the channel it is for, and its payload (WIRE.md, "Messages")."""
+    """One message: its code, the channel it is for, and its payload (doc/wire.rst, "Messages")."""
 
     STATUS, RECONFIGURE, GATEWAY_TERMINATE, CHANNEL_EXEC = range(4)
     CHANNEL_DATA, CHANNEL_CLOSE, CHANNEL_CLOSE_ERROR, CHANNEL_LAST_MESSAGE = range(4, 8)
@@ -668,10 +697,7 @@ class Message(object):
 
     def to_io(self, io):
         """Write the message with one call of io.write."""
-        io.write(self._header() + self.data)
-
-    def _header(self):
-        return _header.pack(self.msgcode, self.channelid, len(self.data))
+        io.write(_header.pack(self.msgcode, self.channelid, len(self.data)) + self.data)
 
     def received(self, gateway):
         """Do what the message asks of gateway."""
@@ -717,6 +743,280 @@ for _name, _code in list(vars(Message).items()):
         Message._types[_code] = (_name, Message.__dict__["_" + _name.lower()])
 
 
+# sending
+
+#: Who writes more at once to a pipe keeps the reader from it.
+PIPE_STRETCH = 65536
+#: Who must not wait writes no more at once: what every output takes that poll() calls writable.
+SHORT_WRITE = 512
+
+
+class _Outgoing(Message):
+    # A message that is being sent: its bytes, and how many of them were written whenever somebody noted it.
+
+    def __init__(self, msgcode, channelid, data):
+        self.msgcode = msgcode
+        self.channelid = channelid
+        self.data = data
+        self.size = 9 + len(data)
+        self.positions = [0]
+        self._head = _header.pack(msgcode, channelid, len(data)) + data[: PIPE_STRETCH - 9]
+
+    def is_written(self):
+        return self.size in self.positions
+
+    def piece(self, at):
+        if at < len(self._head):
+            return self._head[at:]
+        return memoryview(self.data)[at - 9 : at - 9 + PIPE_STRETCH]
+
+
+class _Hold(object):
+    # Who writes: the thread, by which descriptor, which message from where on, the counts of bytes since then.
+
+    writes = None
+
+    def __init__(self, ident, fd):
+        self.ident = ident
+        self.fd = fd
+
+    def write(self, message):
+        at = max(message.positions)
+        counts = []
+        self.writes = message, at, counts
+        while at < message.size:
+            try:
+                # From the system call into the list in one step: a handler that raises loses no count.
+                counts.extend(starmap(os.write, ((self.fd, message.piece(at)),)))
+            except OSError as exc:
+                import errno  # lazy: it is rare
+
+                if exc.errno != errno.EINTR:  # which Python 2 tells of
+                    raise
+            else:
+                at += counts[-1]
+
+
+class Outlet(object):
+    """Writes messages to an io, whole and in order, one thread at a time: the one whose _Hold stands in _role.
+
+    Who comes again in a thread that was interrupted while it wrote takes the role away from what it interrupted. That
+    is left with a descriptor that leads nowhere: a system call that was interrupted goes on when the handler is done.
+    """
+
+    def __init__(self, io, execmodel):
+        self._io = io
+        self._execmodel = execmodel
+        threads = isinstance(execmodel, ThreadExecModel)
+        self.get_ident = _thread.get_ident if threads else execmodel.get_ident
+        #: The thread that others wait for, so that it must not wait here.
+        self.receiver = None
+        self._role = {}
+        self._free = Waiters(execmodel)
+        # What who must not wait leaves to who writes next; the first may have begun.
+        self._left = deque()
+        self._helpers = [self._send_left_waiting]
+        self._closes = self._is_closed = False
+        self.files = []
+        self.fd = None
+        # Asked for now: a green file does not tell its descriptor while it is being read.
+        fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
+        if fds:
+            self.fd = fds[1]
+            if fds[0] == fds[1]:
+                self._use_copy()
+
+    def _use_copy(self):
+        self.files.append(self._execmodel.fdopen(os.dup(self.fd), "wb", 0))
+        self.fd = self.files[-1].fileno()
+
+    def send(self, message):
+        """Write message, and return when it is written."""
+        if self._closes:
+            raise ValueError("write to closed file")
+        ident = self.get_ident()
+        try:
+            while not message.is_written():
+                hold = _Hold(ident, self.fd)
+                holder = self._write_as(hold, message)
+                if holder.ident != ident:
+                    if ident == self.receiver:
+                        self._left.append(message)
+                        break
+                    self._free.wait(lambda: not self._role or message.is_written())
+                elif holder is not hold and not self._take_over(holder):
+                    self._left.append(message)
+                    break
+        finally:
+            if self._left or self._closes:
+                self.send_left()
+
+    def send_soon(self, message):
+        """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
+        self._left.append(message)
+        self.send_left()
+
+    def send_left(self):
+        """Write what was left as far as that takes no waiting; a thread is started for more."""
+        try:
+            while self._left and not self._role:
+                first = (list(self._left) or (None,))[0]
+                if first is not None and not self._takes_rest_of(first):
+                    self._start_helper()
+                    return
+                if first is not None:
+                    self._write_as(_Hold(self.get_ident(), self.fd), first)
+        except (IOError, OSError, ValueError):
+            self._left.clear()  # there is nobody to whom it could be sent
+        if self._closes and not self._left:
+            self._close_if_free()
+
+    def _takes_rest_of(self, message):
+        if self.fd is None:
+            return True
+        return message.size - max(message.positions) <= SHORT_WRITE and is_ready_for("POLLOUT", self.fd)
+
+    def _start_helper(self):
+        try:
+            helper = self._helpers.pop()
+        except IndexError:
+            return  # it is at work
+        try:
+            self._execmodel.start(helper)
+        except Exception:
+            self._helpers.append(helper)  # no thread can be started: who writes next
+
+    def _send_left_waiting(self):
+        ident = self.get_ident()
+        try:
+            while self._left:
+                hold = _Hold(ident, self.fd)
+                if self._write_as(hold, (list(self._left) or (_NOTHING,))[0]) is not hold:
+                    self._free.wait(lambda: not self._role)
+        except (IOError, OSError, ValueError):
+            self._left.clear()
+        self._helpers.append(self._send_left_waiting)
+        self.send_left()
+
+    def _write_as(self, hold, message):
+        # Write message as hold, if nobody else is writing; returns who is, or was until now.
+        leaving = removing(self._role, None, hold)
+        holder = hold
+        try:
+            holder = self._role.setdefault(None, hold)
+            if holder is hold and hold.fd == self.fd:
+                self._write_left_and(message, hold)
+            return holder
+        finally:
+            try:
+                exhaust(leaving)
+            finally:
+                if holder is hold:
+                    self._free.wake()
+
+    def _write_left_and(self, message, hold):
+        if self._is_closed:
+            raise ValueError("write to closed file")
+        while self._role.get(None) is hold:
+            first = list(self._left)[0] if self._left else message
+            if not first.is_written():
+                try:
+                    if hold.fd is None:
+                        first.to_io(self._io)
+                        first.positions.append(first.size)
+                    else:
+                        hold.write(first)
+                finally:
+                    self._note(hold)
+            if self._left and first.is_written():
+                self._forget(first)
+            if message.is_written():
+                break
+
+    def _forget(self, message):
+        try:
+            self._left.remove(message)
+        except ValueError:
+            pass
+
+    def _note(self, hold):
+        # How far the message is. What has begun must be finished before another one.
+        if hold.writes is not None:
+            message, start, counts = hold.writes
+            position = start + sum(counts)
+            if self._role.get(None) is hold:
+                message.positions.append(position)
+                if 0 < position < message.size and message not in self._left:
+                    self._left.appendleft(message)
+
+    def _take_over(self, hold):
+        # Whether the role could be taken away from hold, which this very thread has in code that it interrupted.
+        if hold.fd is None:
+            return False
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                if self._role.get(None) is hold:
+                    self._use_copy()
+                    self._note(hold)
+                    os.dup2(nowhere, hold.fd, *[False] * PY3)
+            finally:
+                os.close(nowhere)
+        except (IOError, OSError):
+            return False  # too many files are open
+        exhaust(removing(self._role, None, hold))
+        self._free.wake()
+        return True
+
+    def step_aside(self):
+        """To be called before a wait: if this thread was interrupted as the writer, others go on with that."""
+        holder = self._role.get(None)
+        if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
+            self.send_left()
+
+    def close(self, timeout):
+        """Write nothing more: when what was left is written, or without it after timeout seconds, if given."""
+        self._closes = True
+        self.step_aside()
+        if timeout:
+            self._free.wait(lambda: not self._role, timeout)
+            self._close_if_free()
+        else:
+            self.send_left()
+
+    def _close_if_free(self):
+        hold = _Hold(self.get_ident(), self.fd)
+        leaving = removing(self._role, None, hold)
+        if not self._is_closed and self._role.setdefault(None, hold) is hold:
+            self._is_closed = True  # nobody uses the descriptors from here on
+            exhaust(leaving)
+            self._io.close_write()
+            for file in self.files:
+                file.close()
+
+    def disown(self):
+        """In a forked child: whoever was writing is not there."""
+        self._role = {}
+        self._left = deque()
+        self._free = Waiters(self._execmodel)
+
+
+#: A message that is written already.
+_NOTHING = _Outgoing(0, 0, b"")
+_NOTHING.positions.append(9)
+
+
+def is_ready_for(event, fd, unknown=True):
+    """Whether fd is ready for event (the name of poll's constant, or None), or broken; unknown if that can't be asked."""
+    import select  # lazy: start-up speed
+
+    if not hasattr(select, "poll"):
+        return unknown
+    poll = select.poll()
+    poll.register(fd, getattr(select, event) if event else 0)
+    return bool(poll.poll(0))
+
+
 # channels
 
 
@@ -736,78 +1036,140 @@ def _no_channel():
     return None
 
 
+class _Delivery(object):
+    # A callback that is set, and the baton that who calls it has: a lock that nobody waits for.
+
+    def __init__(self, callback, endmarker, execmodel):
+        self.callback = callback
+        self.endmarker = endmarker
+        self.baton = execmodel.Lock()
+        self.baton.acquire()
+
+
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
     An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.
     """
 
+    delivery = None
+
     def __init__(self, channel, execmodel):
         # lazy: the C core needs no weakref
         import weakref
 
         self.channel = weakref.ref(channel)
-        self.callback = None
-        self.endmarker = NO_ENDMARKER_WANTED
+        self.closed = False
+        self.errors = []
         self.strconfig = (True, False)
-        self._items = execmodel.ItemQueue()
-        self._empty = execmodel.queue.Empty
-        self._ended = execmodel.OneShot()
+        self.items = deque()
+        self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
+        self._execmodel = execmodel
+        self._waiters = Waiters(execmodel)
+        self._ended = False
 
-    def drop(self):
-        """The Channel is going."""
+    @property
+    def callback(self):
+        return self.delivery and self.delivery.callback
+
+    @property
+    def endmarker(self):
+        return self.delivery.endmarker if self.delivery else NO_ENDMARKER_WANTED
+
+    def drop(self, id):
+        """The Channel is going; without a callback, what arrives for it is not kept any more."""
         self.channel = _no_channel
+        if self.delivery is None:
+            exhaust(removing(self._queues, id, self))
 
     def disown(self, execmodel):
-        """In a forked child, where the queue's locks may be held by threads that are not there: let it end."""
-        self._items = execmodel.ItemQueue()
-        self._ended = execmodel.OneShot()
+        """In a forked child, where nobody else waits: let the queue end."""
+        self._waiters = Waiters(execmodel)
         self.set()
 
     def put(self, item):
-        self._items.put(item)
+        self.items.append(item)
+        self._waiters.wake()
 
-    def get(self, timeout=None, wakeup=1000):
-        """The next item, or ENDMARKER after the end; None if there is none within timeout seconds."""
-        while True:
+    def put_back(self, taken):
+        """What take() took: it is the next item again."""
+        if taken and taken[0] is not ENDMARKER:
+            self.items.extendleft(taken)
+            self._waiters.wake()
+
+    def take(self, taken, timeout=None, wakeup=LONGEST_WAIT):
+        """Move the next item into the list taken, in one step, or put ENDMARKER there after the end.
+
+        Leaves it empty if there was nothing within timeout seconds.
+        """
+
+        def has_taken():
+            ended = self._ended  # asked first: what came before the end is there then
             try:
-                item = self._items.get(True, wakeup if timeout is None else min(max(timeout, 0), LONGEST_WAIT))
-            except self._empty:
-                if timeout is not None:
-                    return None
-                continue
-            if item is ENDMARKER:
-                self._items.put(ENDMARKER)
-            return item
+                taken.extend(starmap(self.items.popleft, ((),)))
+            except IndexError:
+                if ended:
+                    taken.append(ENDMARKER)
+            return taken
+
+        self._waiters.wait(has_taken, timeout, wakeup)
 
     def get_nowait(self):
         """The next item, ENDMARKER after the end, None if there is none."""
-        try:
-            item = self._items.get(False)
-        except self._empty:
-            return None
-        if item is ENDMARKER:
-            self._items.put(ENDMARKER)
-        return item
+        taken = []
+        self.take(taken, 0)
+        return taken[0] if taken else None
 
     def is_set(self):
         """Whether nothing more can arrive."""
-        return self._ended.is_set()
+        return self._ended
 
     isSet = is_set
 
     def set(self):
         """Let nothing more arrive, and wake all who wait."""
-        if not self._ended.is_set():
-            self._ended.set()
-            self._items.put(ENDMARKER)
+        try:
+            self._ended = True
+        finally:
+            self._waiters.wake()
 
     def wait(self, timeout=None):
         """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
-        if timeout is None and not PY3:
-            timeout = 10**6  # a wait without timeout can't be interrupted on Python 2
-        self._ended.wait(timeout)
-        return self._ended.is_set()
+        return self._waiters.wait(self.is_set, timeout)
+
+    def begin_callback(self, callback, endmarker):
+        """Set the callback, unless there is one; who does gives it what waits, by next_for_callback()."""
+        delivery = _Delivery(callback, endmarker, self._execmodel)
+        return vars(self).setdefault("delivery", delivery) is delivery
+
+    def abandon_callback(self):
+        """The callback is none: it raised when it was given what waits."""
+        vars(self).pop("delivery", None)
+
+    def next_for_callback(self):
+        """The next item for who has the baton; without one, or at the ENDMARKER, the baton is let go."""
+        delivery = self.delivery
+        item = self.get_nowait()
+        while delivery is not None and (item is None or item is ENDMARKER):
+            delivery.baton.release()
+            # Who came with more meanwhile did not get the baton.
+            if item is ENDMARKER or not self.is_waiting() or not delivery.baton.acquire(False):
+                break
+            item = self.get_nowait()
+        return item
+
+    def is_waiting(self):
+        """Whether the callback has still to be called."""
+        return self.items or self._ended
+
+    def take_endmarker(self):
+        """The end marker, once; not (NO_ENDMARKER_WANTED) while items are delivered: who does that looks again."""
+        delivery = self.delivery
+        # Who gets this baton keeps it: after the end marker the callback is not called.
+        if delivery is None or not delivery.baton.acquire(False):
+            return NO_ENDMARKER_WANTED
+        endmarker, delivery.endmarker = delivery.endmarker, NO_ENDMARKER_WANTED
+        return endmarker
 
 
 class PortableChannel(object):
@@ -816,7 +1178,6 @@ class PortableChannel(object):
     def __init__(self, gateway, id):
         self.gateway = gateway
         self.id = id
-        self._closed = False
 
     def send(self, item):
         """Send item to the other side and return when the operating system has taken it.
@@ -824,7 +1185,7 @@ class PortableChannel(object):
         OSError if this channel or the connection is closed, DumpError if item can't be serialized (then
         nothing is sent).
         """
-        if self._closed:
+        if self._queue.closed:
             raise IOError("cannot send to %r" % (self,))
         self.gateway._send(Message.CHANNEL_DATA, self.id, dumps_internal(item))
 
@@ -835,12 +1196,24 @@ class PortableChannel(object):
         failed, else EOFError.  OSError if a callback is set.
         """
         queue = self._queue
-        if queue.callback is not None:
+        if queue.delivery is not None:
             raise IOError("cannot receive(), channel has receiver callback")
-        item = queue.get(timeout, self._INTERNALWAKEUP)
-        if type(item) is bytes:
-            return loads_internal(item, None, queue.strconfig)
-        return self._receive_other(item, timeout)
+        taken = []
+        try:
+            if queue.items:
+                queue.take(taken, 0)
+            if not taken:
+                self._step_aside()
+                queue.take(taken, timeout, self._INTERNALWAKEUP)
+            item = taken[0] if taken else None
+            if type(item) is bytes:
+                return loads_internal(item, None, queue.strconfig)
+            return self._receive_other(item, timeout)
+        except (DataFormatError, EOFError):
+            raise
+        except BaseException:  # a signal handler raised
+            queue.put_back(taken)
+            raise
 
     def __next__(self):
         try:
@@ -902,7 +1275,6 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         connection = getattr(gateway, "_connection", None)
         self._queue = ItemQueue(self, gateway.execmodel) if connection is None else _core.ItemQueue(self, connection)
         self._queue.strconfig = getattr(gateway, "_strconfig", (True, False))
-        self._remoteerrors = []
 
     def __repr__(self):
         return "<Channel id=%d %s>" % (self.id, "closed" if self._closed else "open")
@@ -913,6 +1285,14 @@ class Channel(PortableChannel if _core is None else _core.Channel):
     def next(self):
         """The next item; StopIteration after the last."""
         return self.__next__()
+
+    @property
+    def _closed(self):
+        return self._queue.closed
+
+    @_closed.setter
+    def _closed(self, closed):
+        self._queue.closed = closed
 
     @property
     def _receiveclosed(self):
@@ -933,6 +1313,12 @@ class Channel(PortableChannel if _core is None else _core.Channel):
     def _trace(self, *msg):
         self.gateway._trace(self.id, *msg)
 
+    def _step_aside(self):
+        # Before a wait, where the portable core writes: see Outlet.
+        outlet = getattr(self.gateway, "_outlet", None)
+        if outlet is not None:
+            outlet.step_aside()
+
     def _receive_other(self, item, timeout):
         # What receive() does with an item that is no payload.
         if item is None:
@@ -943,7 +1329,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
     def _getremoteerror(self):
         try:
-            return _as_remote_error(self._remoteerrors.pop(0))
+            return _as_remote_error(self._queue.errors.pop(0))
         except IndexError:
             error = getattr(self.gateway, "_error", None)
             return error and _without_traceback(error)
@@ -957,6 +1343,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
         RemoteError if the remote code failed, EOFError if the connection broke, TimeoutError after timeout seconds.
         """
+        self._step_aside()
         if not self._queue.wait(timeout):
             raise self.TimeoutError("channel not closed after %r seconds" % (timeout,))
         error = self._getremoteerror()
@@ -970,43 +1357,43 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         self._close(error)
 
     def _close(self, error=None):
-        if self._closed:
+        queue, factory = self._queue, self.gateway._channelfactory
+        if queue.closed:
             self._trace("ignoring close() of a closed channel")
             return
-        self._closed = True
         # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
-        if not self._queue.is_set() or not self.gateway._channelfactory.finished:
-            if error is None:
-                self.gateway._send(Message.CHANNEL_CLOSE, self.id)
-            else:
-                self.gateway._send(Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
-            self._trace("sent channel close message")
+        is_to_tell = not queue.is_set() or not factory.finished
+        queue.closed = True
         if isinstance(error, RemoteError):
-            self._remoteerrors.append(error)
-        self._queue.set()
-        self.gateway._channelfactory._no_longer_opened(self.id)
+            queue.errors.append(error)
+        exhaust(removing(factory._queues, self.id, queue))
+        queue.set()
+        try:
+            if is_to_tell and error is None:
+                self.gateway._send(Message.CHANNEL_CLOSE, self.id)
+            elif is_to_tell:
+                self.gateway._send(Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
+        finally:
+            factory._end_callback(queue)
 
     def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
         """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
 
         With an endmarker, callback(endmarker) is the last call.  OSError if a callback is set already.
-        """
-        # Python before 3.13 takes the first importer of threading for the main thread: it must not be a callback.
-        import threading  # noqa: F401
 
-        factory = self.gateway._channelfactory
-        with self.gateway._receivelock:
-            queue = self._queue
-            if queue.callback is not None:
-                raise IOError("%r has callback already registered" % (self,))
-            item = queue.get_nowait()
-            while item is not None and item is not ENDMARKER:
-                callback(item[0] if type(item) is tuple else loads_internal(item, factory, queue.strconfig))
-                item = queue.get_nowait()
-            queue.endmarker = endmarker
-            queue.callback = callback
-            if item is ENDMARKER:
-                factory._end_callback(queue)
+        What the callback raises for an item that waits is raised here, and then no callback is set.  In the receiver
+        thread, an Exception closes the channel, with its traceback for both sides; KeyboardInterrupt and SystemExit
+        end the receiver: all channels of the gateway end, with an EOFError that says so.  A process that the callback
+        forked is left when the callback returns.
+        """
+        queue = self._queue
+        if not queue.begin_callback(callback, endmarker):
+            raise IOError("%r has callback already registered" % (self,))
+        try:
+            self.gateway._channelfactory._deliver(queue)
+        except BaseException:
+            queue.abandon_callback()
+            raise
 
     def reconfigure(self, py2str_as_py3str=True, py3str_as_py2str=False):
         """Set how strings are read on this channel, on both sides, from now on."""
@@ -1028,17 +1415,19 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         queue = getattr(self, "_queue", None)
         if queue is None or self.gateway is None:
             return
-        queue.drop()
-        for error in self._remoteerrors:
-            _as_remote_error(error).warn()
-        if self._closed:
+        queue.drop(self.id)
+        while queue.errors:
+            self._getremoteerror().warn()
+        if queue.closed:
             return
         factory = getattr(self.gateway, "_channelfactory", None)
-        if queue.callback is None and factory is not None:
-            factory._forget(self.id, queue)
-        if not queue.is_set() or not getattr(factory, "finished", True):
-            keeps = queue.callback is not None and not queue.is_set()
-            code = Message.CHANNEL_LAST_MESSAGE if keeps else Message.CHANNEL_CLOSE
+        ended, has_callback = queue.is_set(), queue.callback is not None
+        if not has_callback:
+            # Who got hold of the Channel just now, from the queue, has one that is closed.
+            queue.closed = True
+            queue.set()
+        if not ended or not getattr(factory, "finished", True):
+            code = Message.CHANNEL_LAST_MESSAGE if has_callback and not ended else Message.CHANNEL_CLOSE
             try:
                 getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
             except (IOError, ValueError):
@@ -1051,31 +1440,32 @@ class ChannelFactory(object):
 
     def __init__(self, gateway, startcount=1):
         self.gateway = gateway
-        self.count = startcount
         self.finished = False
-        self._lock = gateway.execmodel.Lock()
+        self._ids = count(startcount, 2)
+        # Finalizers take queues out, anywhere: whoever goes through it makes a list of the keys first.
         self._queues = {}
-        # Channels are dropped by finalizers, which may run anywhere and so take no lock: new() clears up behind them.
-        self._dropped = []
 
     def new(self, id=None):
         """The channel of that id, or a new one; OSError once the connection has ended."""
-        with self._lock:
-            if self.finished:
-                error = getattr(self.gateway, "_error", None)
-                raise IOError("connection already closed: %s" % (error or repr(self.gateway)))
-            while self._dropped:
-                dropped, queue = self._dropped.pop()
-                if self._queues.get(dropped) is queue:
-                    del self._queues[dropped]
-            if id is None:
-                id = self.count
-                self.count += 2
-            channel = self._live(id)
+        if id is None:
+            id = next(self._ids)
+        channel = self._live(id)
+        while channel is None:
+            made = Channel(self.gateway, id)
+            queue = self._queues.setdefault(id, made._queue)
+            channel = queue.channel()
+            if channel is not made:
+                made._closed = True  # it was never there: nobody is told of its end
             if channel is None:
-                channel = Channel(self.gateway, id)
-                self._queues[id] = channel._queue
-            return channel
+                exhaust(removing(self._queues, id, queue))
+        # Asked last: who sets it closes what is registered afterwards.
+        if self.finished:
+            channel._queue.closed = True
+            exhaust(removing(self._queues, id, channel._queue))
+            channel._queue.set()
+            error = getattr(self.gateway, "_error", None)
+            raise IOError("connection already closed: %s" % (error or repr(self.gateway)))
+        return channel
 
     def _live(self, id):
         queue = self._queues.get(id)
@@ -1087,60 +1477,85 @@ class ChannelFactory(object):
 
     @property
     def _channels(self):
-        pairs = [(id, queue.channel()) for id, queue in list(self._queues.items())]
+        pairs = [(id, self._live(id)) for id in list(self._queues)]
         return {id: channel for id, channel in pairs if channel is not None}
 
     @property
     def _callbacks(self):
+        pairs = [(id, self._queues.get(id)) for id in list(self._queues)]
         return {
-            id: (queue.callback, queue.endmarker, queue.strconfig)
-            for id, queue in list(self._queues.items())
-            if queue.callback is not None
+            id: (queue.callback, getattr(queue, "endmarker", NO_ENDMARKER_WANTED), queue.strconfig)
+            for id, queue in pairs
+            if queue is not None and queue.callback is not None
         }
 
-    def _forget(self, id, queue):
-        self._dropped.append((id, queue))
-
     def _no_longer_opened(self, id):
-        queue = self._queues.pop(id, None)
+        self._end(self._queues.pop(id, None))
+
+    def _end(self, queue):
         if queue is not None:
             queue.set()
             self._end_callback(queue)
 
     def _end_callback(self, queue):
         # Exactly once: who takes the end marker out delivers it.
-        with self._lock:
-            endmarker, queue.endmarker = queue.endmarker, NO_ENDMARKER_WANTED
-        if endmarker is not NO_ENDMARKER_WANTED and queue.callback is not None:
+        endmarker, callback = queue.take_endmarker(), queue.callback
+        if endmarker is not NO_ENDMARKER_WANTED and callback is not None:
             try:
-                queue.callback(endmarker)
+                callback(endmarker)
             except Exception as exc:
                 self.gateway._trace("exception during callback of an end marker: %s" % geterrortext(exc))
 
     def _local_close(self, id, remoteerror=None, sendonly=False):
         # The other side closed the channel, or with sendonly: lost it, and may still want to receive.
+        queue = self._settle(id, remoteerror, sendonly)
+        if queue is not None:
+            self._end_callback(queue)
+
+    def _settle(self, id, remoteerror=None, sendonly=False):
+        # All of the end of a channel but the callback.
         if remoteerror is not None and not isinstance(remoteerror, RemoteError):
             remoteerror = RemoteError(remoteerror)
-        channel = self._live(id)
-        if channel is None:
+        queue = self._queues.get(id)
+        channel = queue and queue.channel()
+        if channel is not None:
             if remoteerror is not None:
-                remoteerror.warn()
-        else:
-            if remoteerror is not None:
-                channel._remoteerrors.append(remoteerror)
+                queue.errors.append(remoteerror)
             if not sendonly:
-                channel._closed = True
-            channel._queue.set()
-        self._no_longer_opened(id)
+                queue.closed = True
+        elif remoteerror is not None:
+            remoteerror.warn()
+        if queue is not None:
+            exhaust(removing(self._queues, id, queue))
+            queue.set()
+        return queue
 
     def _local_receive(self, id, data):
         queue = self._queues.get(id)
-        if queue is not None and queue.callback is not None:
-            self._local_callback(id, queue, data)
-        elif queue is not None and queue.channel() is not None:
-            queue.put(self._as_item(data, queue))
-        else:
+        if queue is None or (queue.callback is None and queue.channel() is None):
             self.gateway._trace("dropping data for channel", id, "which nobody holds")
+            return
+        delivery = queue.delivery
+        if delivery is not None and not queue.items and delivery.baton.acquire(False):
+            try:
+                try:
+                    delivery.callback(loads_internal(data, self, queue.strconfig))
+                finally:
+                    delivery.baton.release()
+            except Exception as exc:
+                self._callback_failed(id, exc)
+        else:
+            queue.put(self._as_item(data, queue))
+            delivery = queue.delivery
+        # A callback may have been set just now, or what it did let something wait.
+        if delivery is not None and queue.is_waiting() and delivery.baton.acquire(False):
+            try:
+                self._deliver(queue)
+            except BaseException as exc:
+                delivery.baton.release()
+                if not isinstance(exc, Exception):
+                    raise
+                self._callback_failed(id, exc)
 
     def _as_item(self, data, queue):
         # A channel inside must be there before the next message, which may be for it.
@@ -1151,30 +1566,41 @@ class ChannelFactory(object):
                 pass  # told to who receives it
         return data
 
-    def _local_callback(self, id, queue, data):
-        try:
-            queue.callback(loads_internal(data, self, queue.strconfig))
-        except Exception as exc:
-            self._callback_failed(id, exc)
+    def _deliver(self, queue):
+        # What waits, to the callback, by who has begun it or has its baton.
+        callback, item = queue.callback, queue.next_for_callback()
+        while item is not None and item is not ENDMARKER:
+            callback(item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig))
+            item = queue.next_for_callback()
+        if item is ENDMARKER:
+            self._end_callback(queue)
 
     def _callback_failed(self, id, exc):
+        if getattr(self.gateway, "_disowned", False):
+            self.gateway._leave_as_child(exc)
         errortext = self.gateway._geterrortext(exc)
         self.gateway._trace("exception during callback:", errortext)
-        self.gateway._send(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
-        self._local_close(id, errortext)
+        queue = self._settle(id, errortext)
+        self._tell(Message.CHANNEL_CLOSE_ERROR, id, dumps_internal(errortext))
+        if queue is not None:
+            self._end_callback(queue)
+
+    def _tell(self, *message):
+        # What the receiver answers; if nobody is there to hear it, that is no reason to end.
+        try:
+            self.gateway._send(*message)
+        except IOError as exc:
+            self.gateway._trace("can't tell:", exc)
 
     def _disown(self):
-        # In a forked child: no callback may run, and no lock of the parent's be waited for.
-        self._lock = self.gateway.execmodel.Lock()
+        # In a forked child: no callback may run.
         self.finished = True
-        for queue in list(self._queues.values()):
+        for queue in [self._queues.get(id) for id in list(self._queues)]:
             queue.disown(self.gateway.execmodel)
 
     def _finished_receiving(self):
-        with self._lock:
-            self.finished = True
-            ids = list(self._queues)
-        for id in ids:
+        self.finished = True
+        for id in list(self._queues):
             self._local_close(id, sendonly=True)
 
 
@@ -1253,14 +1679,17 @@ class ChannelFileRead(ChannelFile):
 
 
 def _files_of(io):
-    files = []
-    for name in ("infile", "outfile", "sock"):
+    return _numbers_of([getattr(io, name, None) for name in ("infile", "outfile", "sock")])
+
+
+def _numbers_of(files):
+    numbers = []
+    for file in files:
         try:
-            file = getattr(io, name)
-            files.append((file, file.fileno()))
+            numbers.append((file, file.fileno()))
         except (AttributeError, IOError, ValueError):
             pass  # there is none, or it is none of the system's
-    return files
+    return numbers
 
 
 _receiving = set()
@@ -1280,7 +1709,7 @@ class BaseGateway(object):
 
     _core = core
     _disowned = False
-    _writing = None
+    _outlet = None
     id = "<worker>"
 
     def __init__(self, io, id, _startcount=2):
@@ -1288,12 +1717,12 @@ class BaseGateway(object):
         self._io = io
         self.id = id
         self._strconfig = (True, False)
-        self._receivelock = self.execmodel.RLock()
-        self._writelock = self.execmodel.Lock()
-        self._unsent = []
+        self._receivelock = self.execmodel.RLock()  # for who wants one; nothing here takes it
         # Asked for now: a green file does not tell its descriptor while it is being read.
         self._files = _files_of(io)
         self._connection = self._core_connection(io)
+        if self._connection is None:
+            self._outlet = Outlet(io, self.execmodel)
         self._channelfactory = ChannelFactory(self, _startcount)
         if self._connection is not None:
             self._connection.attach(self._channelfactory, self._channelfactory._queues, self._received)
@@ -1315,29 +1744,34 @@ class BaseGateway(object):
         return geterrortext(exc)
 
     def _initreceive(self):
+        if sys.version_info < (3, 13):
+            # The first importer of threading is taken for the main thread: it must not be a callback or a task.
+            import threading  # noqa: F401
         _receiving.add(self)
         self._receivepool.spawn(self._thread_receiver)
 
     def _thread_receiver(self):
         self._trace("starting to receive")
+        lost = True
         try:
             self._receive_messages()
-        except (KeyboardInterrupt, GatewayReceivedTerminate) as exc:
-            self._trace("ended by", type(exc).__name__)
+        except GatewayReceivedTerminate:
+            self._trace("asked to end")
             lost = False
         except EOFError as exc:
             self._trace("EOF without prior gateway termination message")
             self._error = self._end_error(exc)
-            lost = True
         except (IOError, OSError) as exc:
             # A socket whose other end died is reset.
             self._trace("can't read:", exc)
             self._error = self._end_error(EOFError("can't read: %s" % exc))
-            lost = True
         except Exception as exc:
             self._trace(self._geterrortext(exc))
             self._error = EOFError("connection given up: %s: %s" % (type(exc).__name__, exc))
-            lost = True
+        except BaseException as exc:
+            self._trace("ended by", type(exc).__name__)
+            self._error = EOFError("a callback ended the receiver: %r" % (exc,))
+            lost = False
         _receiving.discard(self)
         self._channelfactory._finished_receiving()
         if self._connection is not None:
@@ -1346,20 +1780,35 @@ class BaseGateway(object):
         for close, args in ((self._io.close_read, ()), (self._close_write, (1.0,))):
             try:
                 close(*args)
-            except (IOError, ValueError) as exc:
+            except (IOError, OSError, ValueError) as exc:
                 self._trace("closing:", exc)
         self._trace("receiver ends")
 
     def _receive_messages(self):
-        if self._connection is not None:
-            self._connection.receive()
-        io = self._io
-        while True:
-            message = Message.from_io(io)
-            self._trace("received", message)
-            with self._receivelock:
+        try:
+            if self._connection is not None:
+                self._connection.receive()
+            self._outlet.receiver = self._outlet.get_ident()
+            while not self._disowned:
+                message = Message.from_io(self._io)
+                self._trace("received", message)
                 message.received(self)
-            del message
+                del message
+        finally:
+            if self._disowned:
+                exc = sys.exc_info()[1]
+                self._leave_as_child(exc if isinstance(exc, SystemExit) else None)
+
+    def _leave_as_child(self, exc):
+        # What runs here has forked, and this is the child: all other work is the parent's.
+        status = exc is not None
+        if isinstance(exc, SystemExit):
+            status = exc.code
+        elif status:
+            sys.stderr.write(self._geterrortext(exc))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else bool(status))
 
     def _received(self, msgcode, channelid, data):
         # What the C core does not do itself.
@@ -1379,15 +1828,16 @@ class BaseGateway(object):
         self._let_go()
         if self._connection is not None:
             self._connection.disown()
+        else:
+            self._outlet.disown()
         self._receivelock = self.execmodel.RLock()
-        self._writelock = self.execmodel.Lock()
         self._receivepool = WorkerPool(self.execmodel)
         self._channelfactory._disown()
 
     def _let_go(self):
         # The descriptors' numbers stay taken, for who closes them later, but are no way to the other side any more.
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for file, fd in self._files:
+        for file, fd in self._files + _numbers_of(self._outlet.files if self._outlet is not None else ()):
             if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
                 os.dup2(nowhere, fd, False)
         os.close(nowhere)
@@ -1398,98 +1848,31 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send(msgcode, channelid, data)
             return
-        message = Message(msgcode, channelid, data)
+        message = _Outgoing(msgcode, channelid, data)
         try:
-            with self._writelock:
-                self._write(message)
-            self._send_unsent()
-        except (IOError, ValueError) as exc:
+            self._outlet.send(message)
+        except (IOError, OSError, ValueError) as exc:
             self._trace("failed to send", exc)
             # ValueError: the file is closed
             raise IOError("cannot send (already closed?): %s" % exc)
         self._trace("sent", message)
 
-    def _write(self, message):
-        # With the write lock held. What is short goes through a buffer, whole: no handler can raise in its middle.
-        self._finish_writing()
-        fds = self._descriptors() if len(message.data) > LONGEST_BUFFERED and os.name == "posix" else None
-        if not fds:
-            message.to_io(self._io)
-            return
-        outfile = getattr(self._io, "outfile", None)
-        if outfile is not None:
-            outfile.flush()
-        self._writing = _Writing(fds[1], message)
-        try:
-            self._writing.go_on()
-        except (IOError, OSError):
-            raise
-        except BaseException:  # a signal handler raised: what has begun is written to its end
-            self.execmodel.start(self._finish_interrupted)
-            raise
-        self._writing = None
-
-    def _finish_writing(self):
-        if self._writing is not None and self._writing.begun():
-            self._writing.go_on()
-        self._writing = None
-
-    def _finish_interrupted(self):
-        try:
-            with self._writelock:
-                self._finish_writing()
-            self._send_unsent()
-        except (IOError, OSError, ValueError) as exc:
-            self._trace("finishing an interrupted message:", exc)
-
-    def _descriptors(self):
-        # To read and to write, or nothing: a green file may not even tell its descriptor while it is read.
-        threads = isinstance(self.execmodel, ThreadExecModel)
-        return threads and getattr(self._io, "descriptors", tuple)()
-
     def _send_soon(self, msgcode, channelid=0):
         # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
-        # may find the pipe full. What can't go out now is left to who writes next.
+        # may find the pipe full.
         if self._disowned:
             return
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
-            return
-        self._unsent.append(Message(msgcode, channelid))
-        if self._is_writable():
-            self._send_unsent()
-
-    def _is_writable(self):
-        import select
-
-        return self._poll_output(getattr(select, "POLLOUT", 0), True)
-
-    def _poll_output(self, event, unknown):
-        # Whether the output is ready for event, or broken; unknown where it can't be asked.
-        import select
-
-        fds = self._descriptors()
-        if not fds or not hasattr(select, "poll"):
-            return unknown
-        poll = select.poll()
-        poll.register(fds[1], event)
-        return bool(poll.poll(0))
-
-    def _send_unsent(self):
-        while self._unsent and self._writelock.acquire(False):
-            try:
-                message = self._unsent.pop(0)
-                self._write(message)
-                self._trace("sent", message)
-            except IndexError:
-                pass  # another thread was faster
-            finally:
-                self._writelock.release()
+        else:
+            self._outlet.send_soon(_Outgoing(msgcode, channelid, b""))
 
     def _close_write(self, timeout=0.0):
-        # A descriptor that a thread still writes to stays open, lest it become another file's: the receiver's
-        # end closes it.
-        if self._connection is None or self._connection.close_write(timeout):
+        # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the
+        # receiver's end closes it, else who leaves as the writer.
+        if self._connection is None:
+            self._outlet.close(timeout)
+        elif self._connection.close_write(timeout):
             self._io.close_write()
 
     def _answer_status(self, channelid):
@@ -1498,8 +1881,8 @@ class BaseGateway(object):
             "numexecuting": self._numexecuting(),
             "execmodel": self.execmodel.backend,
         }
-        self._send(Message.CHANNEL_DATA, channelid, dumps_internal(status))
-        self._send(Message.CHANNEL_CLOSE, channelid)
+        self._channelfactory._tell(Message.CHANNEL_DATA, channelid, dumps_internal(status))
+        self._channelfactory._tell(Message.CHANNEL_CLOSE, channelid)
 
     def _numexecuting(self):
         return 0
@@ -1516,6 +1899,8 @@ class BaseGateway(object):
     def join(self, timeout=None):
         """Wait until the receiver has ended, at most timeout seconds if given."""
         self._trace("waiting for the receiver to end")
+        if self._outlet is not None:
+            self._outlet.step_aside()
         self._receivepool.waitall(timeout)
 
 
@@ -1543,24 +1928,26 @@ class WorkerGateway(BaseGateway):
 
     _execpool = None
 
+    def __init__(self, io, id, _startcount=2):
+        super(WorkerGateway, self).__init__(io, id, _startcount)
+        # The channels of the tasks that count as running.
+        self._tasks = set()
+
     def _numexecuting(self):
-        return self._execpool.active_count()
+        return len(self._tasks)
 
     def _local_schedulexec(self, channel, sourcetask):
         if self._execpool.execmodel.backend == "main_thread_only" and not self._execpool.waitall(1.0):
             # The running task may be waiting for what the new one would do.
             channel.close(MAIN_THREAD_ONLY_DEADLOCK_TEXT)
             return
-        if self._execpool.active_count() and "threading" not in sys.modules:
-            from execnet import mainthread
-
-            mainthread.import_threading(self._main)
+        self._tasks.add(channel)
         self._count_task(1)
         try:
             self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
-        except BaseException:
-            self._count_task(-1)
-            raise
+        except Exception as exc:
+            # A request that can't be read, or no thread can be started.
+            self._end_task(channel, self._geterrortext(exc))
 
     def _count_task(self, change):
         # For the C core, which tells the number without asking Python.
@@ -1591,11 +1978,15 @@ class WorkerGateway(BaseGateway):
             seconds -= step
             if seconds <= 0:
                 return False
-            if not lost and self._poll_output(0, False):
+            if not lost and self._initiator_is_gone():
                 self._trace("the initiator has gone meanwhile")
                 self._terminate_execution(True)
                 break
         return True
+
+    def _initiator_is_gone(self):
+        fd = self._outlet.fd if self._outlet is not None else (self._io.descriptors() or (None, None))[1]
+        return fd is not None and is_ready_for(None, fd, False)
 
     def _leave_in(self, seconds):
         if self._connection is not None:
@@ -1607,10 +1998,7 @@ class WorkerGateway(BaseGateway):
         hasprimary = isinstance(self.execmodel, ThreadExecModel)
         self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
         self._trace("spawning receiver thread")
-        if self._connection is None:
-            # Python before 3.13 takes the first importer of threading for the main thread: it must not be the receiver.
-            import threading  # noqa: F401
-        else:
+        if self._connection is not None:
             self._connection.watch(_lost_times()[1])
             self._connection.answer_status(self.execmodel.backend)
         self._initreceive()
@@ -1624,23 +2012,13 @@ class WorkerGateway(BaseGateway):
 
     def executetask(self, item):
         """Execute one task: item is (channel, (source, file name or None, function name or None, kwargs))."""
-        try:
-            self._execute(*item)
-        finally:
-            self._count_task(-1)
-
-    def _execute(self, channel, task):
-        source, filename, funcname, kwargs = task
-        self._trace("execution starts on channel", channel.id, repr(source)[:50])
+        channel, task = item
         if not PY3:
             sys.exc_clear()
         try:
             channel._executing = True
             try:
-                namespace = {"channel": channel, "__name__": "__channelexec__"}
-                exec(compile(source + "\n", filename or "<remote exec>", "exec"), namespace)
-                if funcname:
-                    namespace[funcname](channel, **kwargs)
+                self._execute(channel, *task)
             finally:
                 channel._executing = False
                 self._trace("execution finished on channel", channel.id)
@@ -1655,21 +2033,21 @@ class WorkerGateway(BaseGateway):
         else:
             self._end_task(channel)
 
-    def _leave_as_child(self, errortext):
-        # The task has forked, and this is the child: the worker's work is the parent's.
-        status, exc = errortext is not None, sys.exc_info()[1]
-        if isinstance(exc, SystemExit):
-            status = exc.code
-        elif status:
-            sys.stderr.write(errortext)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else bool(status))
+    def _execute(self, channel, source, filename, funcname, kwargs):
+        self._trace("execution starts on channel", channel.id, repr(source)[:50])
+        namespace = {"channel": channel, "__name__": "__channelexec__"}
+        exec(compile(source + "\n", filename or "<remote exec>", "exec"), namespace)
+        if funcname:
+            namespace[funcname](channel, **kwargs)
 
     def _end_task(self, channel, errortext=None):
         if self._disowned:
-            self._leave_as_child(errortext)
+            self._leave_as_child(None if errortext is None else sys.exc_info()[1])
         self._trace("task ends:", errortext)
+        if channel in self._tasks:
+            # Before the other side is told.
+            self._tasks.discard(channel)
+            self._count_task(-1)
         try:
             channel._close(errortext)
         except IOError as exc:
@@ -1698,7 +2076,7 @@ def bchr(n):
 
 
 class opcode(object):
-    """The operations that a value on the wire consists of (WIRE.md, "Values")."""
+    """The operations that a value on the wire consists of (doc/wire.rst, "Values")."""
 
     BUILDTUPLE = b"@"
     BYTES = b"A"

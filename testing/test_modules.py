@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import interpreters
 
 import execnet
-from execnet import gateway_bootstrap, mainthread
+from execnet import gateway_bootstrap
 from execnet.xspec import XSpec
 
 MakeGateway = Callable[..., execnet.Gateway]
@@ -24,8 +23,8 @@ PACKAGE_PARENT = str(Path(execnet.__file__).resolve().parents[1])
 
 # A worker loads these, what they load, and no module more. Before adding one, measure what it costs:
 # `python -X importtime`, `make bench`.
-CORE_WORKER = "gc, struct"
-PORTABLE_WORKER = "gc, struct, queue, threading, weakref"
+CORE_WORKER = "gc, struct" + (", threading" if sys.version_info < (3, 13) else "")
+PORTABLE_WORKER = f"{CORE_WORKER}, weakref"
 EXECNET = {"execnet", "execnet.gateway_base"}
 
 NAMES = "sorted(name for name in sys.modules if name != '__main__')"
@@ -148,7 +147,6 @@ def second_importer(channel):  # type: ignore[no-untyped-def]
     import _thread
     import os
     import sys
-    import threading
 
     main = threading.main_thread()
     channel.send((main.ident, main.native_id == os.getpid() or sys.platform != "linux", _thread.get_ident()))
@@ -185,42 +183,3 @@ def test_a_callback_in_a_worker_is_not_the_main_thread(makegateway: MakeGateway)
     inner.send(1)
     assert channel.receive(10) == main
     channel.send(None)
-
-
-IMPORT_IN_A_THREAD = """
-import _thread, sys
-sys.path.insert(0, {folder!r})
-import mainthread
-assert "threading" not in sys.modules
-main, done = _thread.get_ident(), _thread.allocate_lock()
-done.acquire()
-def run():
-    mainthread.import_threading(main)
-    done.release()
-_thread.start_new_thread(run, ())
-assert done.acquire(timeout=10)
-import threading
-assert threading.main_thread().ident == main
-assert threading.current_thread() is threading.main_thread()
-assert threading.enumerate() == [threading.main_thread()]
-thread = threading.Thread(target=sys.stdout.write, args=("joined",))
-thread.start()
-"""
-
-
-# Where there may be a C core; elsewhere it is imported at the start.
-CPYTHONS = [found for found in interpreters.found() if found.implementation == "cpython"]
-CORE_PYTHONS = [found for found in CPYTHONS if found.version >= (3, 9)]
-
-
-@pytest.mark.parametrize("python", CORE_PYTHONS, ids=lambda found: found.name)
-def test_threading_imported_in_another_thread_knows_the_main_one(python: interpreters.Interpreter) -> None:
-    program = IMPORT_IN_A_THREAD.format(folder=os.path.dirname(mainthread.__file__))
-    done = subprocess.run([python, "-S", "-c", program], capture_output=True, timeout=60)
-    assert (done.stdout, done.stderr, done.returncode) == (b"joined", b"", 0)
-
-
-def test_the_main_thread_is_left_alone_where_it_is_right() -> None:
-    main = threading.main_thread()
-    mainthread.import_threading(main.ident or 0)
-    assert threading.main_thread() is main
