@@ -159,6 +159,9 @@ typedef struct {
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
 
+/* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
+PyObject *codec_name(PyObject *names, const char *name);
+
 /* ---- dump.c: values to bytes ---- */
 
 enum { DUMP_INLINE_BYTES = 1024 };
