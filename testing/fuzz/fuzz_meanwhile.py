@@ -81,7 +81,7 @@ class Meddler:
 def scalar(rng: random.Random) -> Any:
     kind = rng.randrange(8)
     if kind == 0:
-        return "text %d" % rng.randrange(10**9)
+        return f"text {rng.randrange(10**9)}"
     if kind == 1:
         return "é" * rng.randint(1, 9) + str(rng.random())
     if kind == 2:
@@ -93,7 +93,7 @@ def scalar(rng: random.Random) -> Any:
     if kind == 5:
         return rng.randbytes(rng.randint(0, 40)) if hasattr(rng, "randbytes") else b"bytes"
     if kind == 6:
-        return (rng.random(), "in a tuple %d" % rng.randrange(10**9))
+        return (rng.random(), f"in a tuple {rng.randrange(10**9)}")
     return complex(rng.random(), 1)
 
 
@@ -156,7 +156,7 @@ class Values:
         if kind < 0.15:
             return self.unwritable()
         if kind < 0.2:
-            return "lone \ud800 %d" % self.rng.randrange(10**9)
+            return f"lone \ud800 {self.rng.randrange(10**9)}"
         if kind < 0.22:
             return 10 ** self.rng.randint(600, 1500) + self.rng.randrange(10**9)
         return scalar(self.rng)
