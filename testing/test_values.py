@@ -1041,8 +1041,9 @@ def test_any_bytes_are_a_value_or_refused(base: ModuleType, data: bytes) -> None
 # memory, in processes of their own
 
 
-def run_alone(program: str, core: str, **more: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+def run_alone(program: str, core: str, **otherwise: str) -> str:
+    """What the program prints; otherwise are variables for where the environment has none of the name."""
+    environment = {**otherwise, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("EXECNET_PURE", None)
     if core == "portable":
         environment["EXECNET_PURE"] = "1"
