@@ -2250,7 +2250,8 @@ def _save_tuple(items, write):
 def _save_set(op):
     def save(items, write):
         count = 0
-        for count, item in enumerate(items, 1):
+        for item in items:
+            count += 1
             yield item
         write(_op_int4.pack(op, count))
 
