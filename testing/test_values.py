@@ -951,9 +951,9 @@ def test_whatever_runs_meanwhile_values_are_whole_or_refused(base: ModuleType, s
         import sys
         sys.path.insert(0, {str(FUZZ)!r})
         import fuzz_meanwhile
-        print(fuzz_meanwhile.run(base, {seed}, rounds=600))
+        print(fuzz_meanwhile.run(base, {seed}, rounds=300))
         """
-    assert run_alone(program, base.core, PYTHONMALLOC="debug") == "600\n"
+    assert run_alone(program, base.core, PYTHONMALLOC="debug") == "300\n"
 
 
 # the C core's Codec
