@@ -91,6 +91,23 @@ options_of_channel(PyObject *channelfactory, PyObject *strconfig, LoadOptions *o
     return options_of_strconfig(strconfig, options);
 }
 
+PyObject *
+codec_name(PyObject *names, const char *name)
+{
+    PyObject *key = PyUnicode_FromString(name);
+    if (key == NULL) {
+        return NULL;
+    }
+    PyObject *value = PyDict_GetItemWithError(names, key);
+    if (value != NULL) {
+        Py_INCREF(value);
+    } else if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_KeyError, "a codec's names need %U", key);
+    }
+    Py_DECREF(key);
+    return value;
+}
+
 /* The version byte of today: the gateway module's, which may be replaced. Owned. */
 static PyObject *
 current_version(CodecObject *codec)
@@ -203,7 +220,8 @@ loads_versioned(CodecObject *codec, const char *data, Py_ssize_t size, const Loa
     return NULL;
 }
 
-/* Call `load` on the memory of any bytes-like object. */
+/* Call `load` on the memory of a bytes object. What else holds bytes is copied first: it may change
+ * while they are read. */
 static PyObject *
 load_object(CodecObject *codec, PyObject *data, const LoadOptions *options,
             PyObject *(*load)(CodecObject *, const char *, Py_ssize_t, const LoadOptions *))
@@ -216,8 +234,13 @@ load_object(CodecObject *codec, PyObject *data, const LoadOptions *options,
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    PyObject *value = load(codec, view.buf, view.len, options);
+    PyObject *bytes = PyBytes_FromStringAndSize(view.buf, view.len);
     PyBuffer_Release(&view);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    PyObject *value = load(codec, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes), options);
+    Py_DECREF(bytes);
     return value;
 }
 
@@ -334,34 +357,45 @@ static PyMethodDef codec_methods[] = {
 /* ---- the object ---- */
 
 static PyObject *
-required_name(PyObject *names, const char *name)
+named_exception(PyObject *names, const char *name)
 {
-    PyObject *value = PyDict_GetItemString(names, name);
+    PyObject *value = codec_name(names, name);
 
-    if (value == NULL) {
-        PyErr_Format(PyExc_KeyError, "a codec's names need %s", name);
-        return NULL;
+    if (value != NULL && !PyExceptionClass_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an exception, not %R", name, value);
+        Py_CLEAR(value);
     }
-    return Py_NewRef(value);
+    return value;
+}
+
+static PyTypeObject *
+named_class(PyObject *names, const char *name)
+{
+    PyObject *value = codec_name(names, name);
+
+    if (value != NULL && !PyType_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a class, not %R", name, value);
+        Py_CLEAR(value);
+    }
+    return (PyTypeObject *)value;
 }
 
 static int
 codec_fill(CodecObject *codec, PyObject *names)
 {
     codec->names = Py_NewRef(names);
-    codec->dump_error = required_name(names, "DumpError");
-    codec->load_error = required_name(names, "LoadError");
-    PyObject *channel = required_name(names, "Channel");
-    if (codec->dump_error == NULL || codec->load_error == NULL || channel == NULL) {
-        Py_XDECREF(channel);
+    codec->dump_error = named_exception(names, "DumpError");
+    if (codec->dump_error == NULL) {
         return -1;
     }
-    if (!PyType_Check(channel)) {
-        PyErr_Format(PyExc_TypeError, "Channel must be a class, not %R", channel);
-        Py_DECREF(channel);
+    codec->load_error = named_exception(names, "LoadError");
+    if (codec->load_error == NULL) {
         return -1;
     }
-    codec->channel_type = (PyTypeObject *)channel;
+    codec->channel_type = named_class(names, "Channel");
+    if (codec->channel_type == NULL) {
+        return -1;
+    }
     codec->str_id = PyUnicode_InternFromString("id");
     codec->str_new = PyUnicode_InternFromString("new");
     codec->str_read = PyUnicode_InternFromString("read");
@@ -385,12 +419,21 @@ codec_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
         return NULL;
     }
     CodecObject *codec = (CodecObject *)type->tp_alloc(type, 0);
-    if (codec != NULL && codec_fill(codec, names) < 0) {
-        Py_CLEAR(codec);
+    if (codec == NULL) {
+        return NULL;
     }
+    /* Until it is whole nobody can find it. */
+    PyObject_GC_UnTrack(codec);
+    if (codec_fill(codec, names) < 0) {
+        Py_DECREF(codec);
+        return NULL;
+    }
+    PyObject_GC_Track(codec);
     return (PyObject *)codec;
 }
 
+/* There is no tp_clear: the dict and the classes break the cycles through a codec, and finalizers
+ * that run while they do may still call it. */
 static int
 codec_traverse(CodecObject *codec, visitproc visit, void *arg)
 {
@@ -402,9 +445,12 @@ codec_traverse(CodecObject *codec, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-codec_clear(CodecObject *codec)
+static void
+codec_dealloc(CodecObject *codec)
 {
+    PyTypeObject *type = Py_TYPE(codec);
+
+    PyObject_GC_UnTrack(codec);
     Py_CLEAR(codec->names);
     Py_CLEAR(codec->dump_error);
     Py_CLEAR(codec->load_error);
@@ -416,29 +462,15 @@ codec_clear(CodecObject *codec)
     for (int i = 0; i < KEY_CACHE_SLOTS; i++) {
         Py_CLEAR(codec->key_cache[i]);
     }
-    return 0;
-}
-
-static void
-codec_dealloc(CodecObject *codec)
-{
-    PyTypeObject *type = Py_TYPE(codec);
-
-    PyObject_GC_UnTrack(codec);
-    codec_clear(codec);
     PyMem_Free(codec->scratch);
     type->tp_free(codec);
     Py_DECREF(type);
 }
 
 static PyType_Slot codec_slots[] = {
-    {Py_tp_doc, (void *)codec_doc},
-    {Py_tp_new, codec_new},
-    {Py_tp_traverse, codec_traverse},
-    {Py_tp_clear, codec_clear},
-    {Py_tp_dealloc, codec_dealloc},
-    {Py_tp_methods, codec_methods},
-    {0, NULL},
+    {Py_tp_doc, (void *)codec_doc},   {Py_tp_new, codec_new},
+    {Py_tp_traverse, codec_traverse}, {Py_tp_dealloc, codec_dealloc},
+    {Py_tp_methods, codec_methods},   {0, NULL},
 };
 
 static PyType_Spec codec_spec = {

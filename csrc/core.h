@@ -155,6 +155,9 @@ typedef struct {
 
 int codec_add_types(PyObject *module);
 
+/* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
+PyObject *codec_name(PyObject *names, const char *name);
+
 /* ---- dump.c: values to bytes ---- */
 
 enum { DUMP_INLINE_BYTES = 1024 };

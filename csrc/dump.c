@@ -1,8 +1,13 @@
 /* The value writer: one pass over the value into one growing buffer.
 
-   Only the branch for channels and the texts of errors run Python code; the containers on the way
-   down are kept alive through it, and lists are asked for their size at each step. An error is
-   noted where it is found and gets its path while the containers are left, innermost first. */
+   Python code runs where one might not look for it: finalizers, whenever the garbage collector does
+   (at the making of a set's iterator, of an exception) or a last reference is let go of. It may do
+   anything to the containers on the way down. So values are borrowed from the container they stand
+   in only as long as nothing runs; who is about to run something holds what it needs afterwards,
+   and a container that then has another size is an error.
+
+   An error is noted where it is found and gets its path while the containers are left, innermost
+   first. */
 #include "core.h"
 
 /* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the
@@ -20,7 +25,7 @@ typedef struct {
     PyTypeObject *bad_type;
     const char *reason; /* beyond the type, or NULL */
     bool without_path;
-    PyObject *path; /* list of subscripts, innermost first, or NULL */
+    PyObject *path; /* text of the subscripts that lead to it from where the writer is, or NULL */
 } Writer;
 
 static int write_value(Writer *writer, PyObject *value);
@@ -140,24 +145,15 @@ subscript_text(PyObject *key)
 static void
 note_step(Writer *writer, PyObject *step)
 {
+    if (step != NULL && writer->path != NULL) {
+        Py_SETREF(step, PyUnicode_Concat(step, writer->path));
+    }
     if (step == NULL) {
-        goto failed;
+        /* The exception of the moment takes the place of the DumpError. */
+        Py_CLEAR(writer->bad_type);
+        return;
     }
-    if (writer->path == NULL) {
-        writer->path = PyList_New(0);
-        if (writer->path == NULL) {
-            goto failed;
-        }
-    }
-    if (PyList_Append(writer->path, step) < 0) {
-        goto failed;
-    }
-    Py_DECREF(step);
-    return;
-failed:
-    /* The exception of the moment takes the place of the DumpError. */
-    Py_XDECREF(step);
-    Py_CLEAR(writer->bad_type);
+    Py_XSETREF(writer->path, step);
 }
 
 static inline bool
@@ -195,19 +191,8 @@ note_name(Writer *writer, const char *name)
 static PyObject *
 path_text(Writer *writer)
 {
-    if (writer->path == NULL) {
-        return PyUnicode_FromString("");
-    }
-    PyObject *text = NULL;
-    PyObject *empty = PyUnicode_FromString("");
-    if (empty != NULL && PyList_Reverse(writer->path) == 0) {
-        text = PyUnicode_Join(empty, writer->path);
-    }
-    if (text != NULL) {
-        Py_SETREF(text, PyUnicode_FromFormat(" at %U", text));
-    }
-    Py_XDECREF(empty);
-    return text;
+    return writer->path == NULL ? PyUnicode_FromString("")
+                                : PyUnicode_FromFormat(" at %U", writer->path);
 }
 
 /* Turn what was noted into the exception. */
@@ -271,16 +256,17 @@ write_sized(Writer *writer, PyObject *value, char opcode, const char *data, Py_s
 static int
 write_huge_int(Writer *writer, PyObject *value)
 {
-    PyObject *convert = PyDict_GetItemString(writer->codec->names, "_digits_from_int");
+    PyObject *convert = codec_name(writer->codec->names, "_digits_from_int");
     if (convert == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack _digits_from_int");
         return -1;
     }
+    Py_INCREF(value);
     PyObject *digits = PyObject_CallOneArg(convert, value);
-    if (digits == NULL) {
-        return -1;
-    }
+    Py_DECREF(convert);
     int result = -1;
+    if (digits == NULL) {
+        goto done;
+    }
     if (PyBytes_CheckExact(digits)) {
         result = write_sized(writer, value, OP_LONGINT, PyBytes_AS_STRING(digits),
                              PyBytes_GET_SIZE(digits));
@@ -288,6 +274,8 @@ write_huge_int(Writer *writer, PyObject *value)
         PyErr_Format(PyExc_TypeError, "_digits_from_int gave %R, not bytes", digits);
     }
     Py_DECREF(digits);
+done:
+    Py_DECREF(value);
     return result;
 }
 
@@ -358,7 +346,7 @@ write_complex(Writer *writer, PyObject *value)
 }
 
 /* A text without UTF-8 form (a lone surrogate) is the value's fault, all else is an exception of
- * its own. */
+ * its own. The caller holds the text: the exception that is cleared here does no longer. */
 static int
 text_failed(Writer *writer, PyObject *value)
 {
@@ -369,15 +357,19 @@ text_failed(Writer *writer, PyObject *value)
     return fail(writer, value, "strings must be utf-8 encodable");
 }
 
-static NEVER_INLINE int
-write_other_text(Writer *writer, PyObject *value)
+static int
+write_cached_text(Writer *writer, PyObject *value)
 {
-    if (PyUnicode_GetLength(value) <= CACHED_UTF8_LONGEST) {
-        Py_ssize_t size;
-        const char *data = PyUnicode_AsUTF8AndSize(value, &size);
-        return data == NULL ? text_failed(writer, value)
-                            : write_sized(writer, value, OP_PY3STRING, data, size);
-    }
+    Py_ssize_t size;
+    const char *data = PyUnicode_AsUTF8AndSize(value, &size);
+
+    return data == NULL ? text_failed(writer, value)
+                        : write_sized(writer, value, OP_PY3STRING, data, size);
+}
+
+static int
+write_long_text(Writer *writer, PyObject *value)
+{
     PyObject *utf8 = PyUnicode_AsUTF8String(value);
     if (utf8 == NULL) {
         return text_failed(writer, value);
@@ -385,6 +377,17 @@ write_other_text(Writer *writer, PyObject *value)
     int result =
         write_sized(writer, value, OP_PY3STRING, PyBytes_AS_STRING(utf8), PyBytes_GET_SIZE(utf8));
     Py_DECREF(utf8);
+    return result;
+}
+
+static NEVER_INLINE int
+write_other_text(Writer *writer, PyObject *value)
+{
+    Py_INCREF(value);
+    int result = PyUnicode_GetLength(value) <= CACHED_UTF8_LONGEST
+                     ? write_cached_text(writer, value)
+                     : write_long_text(writer, value);
+    Py_DECREF(value);
     return result;
 }
 
@@ -432,12 +435,12 @@ write_list(Writer *writer, PyObject *list)
         if (write_index(writer, (int32_t)i) < 0) {
             return -1;
         }
-        if (i >= PyList_GET_SIZE(list)) {
-            PyErr_SetString(PyExc_RuntimeError, "list changed size while it was serialized");
-            return -1;
-        }
         if (write_value(writer, PyList_GET_ITEM(list, i)) < 0) {
             note_index(writer, i);
+            return -1;
+        }
+        if (PyList_GET_SIZE(list) != size) {
+            PyErr_SetString(PyExc_RuntimeError, "list changed size while it was serialized");
             return -1;
         }
     }
@@ -482,6 +485,7 @@ write_dict(Writer *writer, PyObject *dict)
     PyObject *value;
     Py_ssize_t position = 0;
     Py_ssize_t size = PyDict_GET_SIZE(dict);
+    Py_ssize_t rest = size;
 
     if (write_opcode(writer, OP_NEWDICT) < 0) {
         return -1;
@@ -495,10 +499,13 @@ write_dict(Writer *writer, PyObject *dict)
         if (result < 0) {
             return -1;
         }
-        if (PyDict_GET_SIZE(dict) != size) {
-            PyErr_SetString(PyExc_RuntimeError, "dict changed size while it was serialized");
-            return -1;
+        if (PyDict_GET_SIZE(dict) != size || rest-- == 0) {
+            break;
         }
+    }
+    if (PyDict_GET_SIZE(dict) != size || rest != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "dict changed while it was serialized");
+        return -1;
     }
     return 0;
 }
@@ -588,7 +595,7 @@ write_rare(Writer *writer, PyObject *value)
     return fail(writer, value, NULL);
 }
 
-/* By exact type, the frequent ones first. */
+/* By exact type, the frequent ones first. `value` may be borrowed from a container. */
 static int
 write_value(Writer *writer, PyObject *value)
 {

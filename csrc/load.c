@@ -6,6 +6,11 @@
    And an INT that is just the index of the element that comes next stays a number, because SETITEM
    is all that ever looks at it.
 
+   Python code runs in between (a stream's read, a factory's new, a finalizer, the hash of a
+   channel), but nobody else has the stack, and what is in a slot is owned by it until it is taken
+   out. Lists and dicts in the making can be found by who asks the garbage collector for all there
+   are, so what could do harm is asked of them, not remembered.
+
    The wire is not trusted: every size is checked against what is there before it is used, and all
    that can be wrong with the bytes ends as LoadError, or as EOFError where they end early. */
 #include "core.h"
@@ -133,35 +138,35 @@ stream_read(Reader *reader, Py_ssize_t count)
 static PyObject *
 stream_read_all(Reader *reader, Py_ssize_t count)
 {
-    PyObject *whole = stream_read(reader, Py_MIN(count, STREAM_PIECE));
-    Py_ssize_t got = whole == NULL ? count : PyBytes_GET_SIZE(whole);
-    Py_ssize_t capacity = got;
-
-    if (whole != NULL && got < count && Py_REFCNT(whole) > 1) {
-        Py_SETREF(whole, PyBytes_FromStringAndSize(PyBytes_AS_STRING(whole), got));
-        if (whole == NULL) {
-            return NULL;
-        }
+    PyObject *piece = stream_read(reader, Py_MIN(count, STREAM_PIECE));
+    if (piece == NULL || PyBytes_GET_SIZE(piece) == count) {
+        return piece;
     }
-    while (got < count) {
-        PyObject *piece = stream_read(reader, Py_MIN(count - got, Py_MAX(got, STREAM_PIECE)));
-        if (piece == NULL) {
-            Py_DECREF(whole);
-            return NULL;
-        }
+    /* Into an object of our own: what the stream gave may be known elsewhere, as single bytes are.
+     */
+    Py_ssize_t capacity = Py_MIN(count, STREAM_PIECE);
+    Py_ssize_t got = 0;
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, capacity);
+
+    while (whole != NULL && piece != NULL) {
         Py_ssize_t more = PyBytes_GET_SIZE(piece);
         if (capacity - got < more) {
             capacity = Py_MIN(count, Py_MAX(got * 2, got + more));
             if (_PyBytes_Resize(&whole, capacity) < 0) {
-                Py_DECREF(piece);
-                return NULL;
+                break;
             }
         }
         memcpy(PyBytes_AS_STRING(whole) + got, PyBytes_AS_STRING(piece), (size_t)more);
         got += more;
         Py_DECREF(piece);
+        if (got == count) {
+            return whole;
+        }
+        piece = stream_read(reader, Py_MIN(count - got, Py_MAX(got, STREAM_PIECE)));
     }
-    return whole;
+    Py_XDECREF(piece);
+    Py_XDECREF(whole);
+    return NULL;
 }
 
 static NEVER_INLINE const char *
@@ -485,17 +490,14 @@ read_complex(Reader *reader)
 static NEVER_INLINE PyObject *
 huge_int(Reader *reader, const char *digits, int32_t count)
 {
-    PyObject *convert = PyDict_GetItemString(reader->codec->names, "_int_from_digits");
+    PyObject *convert = codec_name(reader->codec->names, "_int_from_digits");
     if (convert == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the codec's names lack _int_from_digits");
         return NULL;
     }
     PyObject *text = PyBytes_FromStringAndSize(digits, count);
-    if (text == NULL) {
-        return NULL;
-    }
-    PyObject *number = PyObject_CallOneArg(convert, text);
-    Py_DECREF(text);
+    PyObject *number = text == NULL ? NULL : PyObject_CallOneArg(convert, text);
+    Py_XDECREF(text);
+    Py_DECREF(convert);
     return number;
 }
 
@@ -700,8 +702,7 @@ read_setitem(Reader *reader)
     if (key->object != NULL) {
         return store(reader);
     }
-    /* It was an index in time when it was read, and nothing has reached the list since. */
-    assert(container->number > 0 && PyList_GET_SIZE(container->object) == key->number);
+    assert(container->number > 0);
     if (settle(reader, value) < 0) {
         return -1;
     }

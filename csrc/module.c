@@ -2,7 +2,7 @@
 #include "channel.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
-#define CORE_ABI "2.2.0"
+#define CORE_ABI "2.2.1"
 
 ModuleState *
 module_state(PyObject *module)

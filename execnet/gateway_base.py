@@ -39,7 +39,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.0"
+CORE_ABI = "2.2.1"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -2128,6 +2128,8 @@ class Unserializer(object):
     py3str_as_py2str = False
     #: All that the stream holds, where it is at hand and not short.
     _data = b""
+    #: The stream or the channelfactory is running: what it raises is its own.
+    _outside = False
 
     def __init__(self, stream, channel_or_gateway=None, strconfig=None):
         gateway = getattr(channel_or_gateway, "gateway", channel_or_gateway)
@@ -2137,13 +2139,16 @@ class Unserializer(object):
             self.py2str_as_py3str, self.py3str_as_py2str = strconfig
         self.stream = stream
         self.channelfactory = getattr(gateway, "_channelfactory", gateway)
-        # What a BytesIO gives at once is there already, and no more is coming.
-        self._read = stream.read if type(stream) is BytesIO else self._read_whole
+        if type(stream) is BytesIO:
+            # What it gives at once is there already, and no more is coming.
+            self._read = self._read_some = stream.read
+        else:
+            self._read, self._read_some = self._read_whole, self._read_checked
 
     def load(self, versioned=False):
         """The value; LoadError for what is none, EOFError where it ends early.  versioned: behind a version byte."""
         if versioned:
-            version = self.stream.read(1)
+            version = self._read_some(1)
             if not version:
                 raise EOFError("expected 1 bytes, got 0")
             if version != DUMPFORMAT_VERSION:
@@ -2154,10 +2159,14 @@ class Unserializer(object):
         self.unassignable = MAX_UNASSIGNED
         self._sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
         try:
-            self._load_until_stop(self.num2func, self.stream.read)
+            self._load_until_stop(self.num2func, self._read_some)
         except struct.error:
+            if self._outside:
+                raise
             raise EOFError("value ends within a number")
         except UnicodeDecodeError as exc:
+            if self._outside:
+                raise
             raise LoadError("a text that is not UTF-8: %s" % exc)
         if len(self.stack) != 1:
             raise LoadError("%d objects on the stack at STOP" % len(self.stack))
@@ -2238,11 +2247,21 @@ class Unserializer(object):
                 self._set_item(container, key, value)
         stream.seek(at)
 
+    def _read_checked(self, count):
+        self._outside = True
+        piece = self.stream.read(count)
+        self._outside = False
+        if type(piece) is not bytes:
+            piece = b"".join((piece,))  # TypeError for what holds no bytes
+        if len(piece) > count:
+            raise ValueError("the stream's read gave %d bytes, %d were asked for" % (len(piece), count))
+        return piece
+
     def _read_whole(self, count):
         # A stream may give less than it was asked for, and is never asked for much more than it gave.
         pieces, got = [], 0
         while got < count:
-            pieces.append(self.stream.read(min(count - got, max(got, STREAM_PIECE))))
+            pieces.append(self._read_checked(min(count - got, max(got, STREAM_PIECE))))
             if not pieces[-1]:
                 break
             got += len(pieces[-1])
@@ -2375,7 +2394,10 @@ class Unserializer(object):
         channelid = self._read_int4()
         if self.channelfactory is None:
             raise LoadError("a channel, where nobody holds channels")
-        self._push(self.channelfactory.new(channelid))
+        self._outside = True
+        channel = self.channelfactory.new(channelid)
+        self._outside = False
+        self._push(channel)
 
 
 for _name, _op in list(vars(opcode).items()):
@@ -2575,12 +2597,18 @@ def _save_integer(short_op, long_op):
     return save
 
 
+# A finalizer or another thread may change a container while it is written: what is written is well formed or refused.
+
+
 def _save_list(items, write):
-    write(_op_int4.pack(opcode.NEWLIST, len(items)))
-    for index, item in enumerate(items):
+    size, index = len(items), -1
+    write(_op_int4.pack(opcode.NEWLIST, size))
+    for index, item in zip(range(size), items):
         write(_op_int4.pack(b"F", index))
         yield item
         write(b"P")
+    if not index + 1 == size == len(items):
+        raise RuntimeError("list changed size while it was serialized")
 
 
 def _save_dict(items, write):
@@ -2591,11 +2619,19 @@ def _save_dict(items, write):
         write(b"P")
 
 
-def _save_counted(op):
+def _save_tuple(items, write):
+    for item in items:
+        yield item
+    write(_op_int4.pack(opcode.BUILDTUPLE, len(items)))
+
+
+def _save_set(op):
     def save(items, write):
+        count = 0
         for item in items:
+            count += 1
             yield item
-        write(_op_int4.pack(op, len(items)))
+        write(_op_int4.pack(op, count))
 
     return save
 
@@ -2617,9 +2653,9 @@ else:
 _CONTAINERS = {
     list: _save_list,
     dict: _save_dict,
-    tuple: _save_counted(opcode.BUILDTUPLE),
-    set: _save_counted(opcode.SET),
-    frozenset: _save_counted(opcode.FROZENSET),
+    tuple: _save_tuple,
+    set: _save_set(opcode.SET),
+    frozenset: _save_set(opcode.FROZENSET),
 }
 
 
