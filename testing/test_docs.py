@@ -137,7 +137,7 @@ def test_examples_with_ssh_give_what_the_page_shows_and_leave_nothing(
     assert [line for line in run_examples(page, place).splitlines() if not SAID_BY_SSH.search(line)] == []
 
 
-@pytest.mark.parametrize("script", map(with_needs, SCRIPTS), ids=name_of)
+@pytest.mark.parametrize("script", [with_needs(script) for script in SCRIPTS], ids=name_of)
 def test_script_prints_what_the_page_shows(script: Path, place: Place, request: pytest.FixtureRequest) -> None:
     arguments = []
     if "sys.argv[1]" in script.read_text("utf-8"):

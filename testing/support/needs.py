@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+
 from support import interpreters, oracle, sshd
 
 
@@ -37,19 +38,17 @@ def _has_oracle() -> bool:
         return False
 
 
+def _python(name: str) -> Part:
+    get = "an interpreter on the PATH, under ~/.pyenv or in EXECNET_TEST_PYTHONS"
+    return Part(get, lambda: interpreters.named(name))
+
+
 PARTS = {
     "ssh": Part(sshd.HOW_TO_GET, lambda: not sshd.lacking(), in_ci=True),
     "index": Part("pip gets nothing from its package index", _index_answers, in_ci=True),
-    "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder with EXECNET_ORACLE", _has_oracle, in_ci=True),
+    "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
+    **{name: _python(name) for name in interpreters.NAMES},
     "pypy3": Part("apt-get install pypy3", lambda: interpreters.named("pypy3"), in_ci=True),
-    **{
-        name: Part(
-            "an interpreter on the PATH, under ~/.pyenv or in EXECNET_TEST_PYTHONS",
-            lambda name=name: interpreters.named(name),
-        )
-        for name in interpreters.NAMES
-        if name != "pypy3"
-    },
 }
 LACKING = pytest.StashKey[list[str]]()
 
