@@ -6,6 +6,7 @@ integration (CI=true) what `.ci/run` or pip bring, and whatever $EXECNET_TEST_RE
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -25,17 +26,19 @@ class Part(NamedTuple):
     in_ci: bool = False
 
 
+@functools.cache
 def _index_answers() -> bool:
     pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
     command = [*pip, "--retries=0", "--timeout=5", oracle.REQUIREMENT]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60).returncode == 0
+    try:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True)
+    except subprocess.SubprocessError:
+        return False
+    return True
 
 
 def _has_oracle() -> bool:
-    try:
-        return oracle.folder().is_dir()
-    except subprocess.CalledProcessError:
-        return False
+    return oracle.place().is_dir() or (_index_answers() and oracle.folder().is_dir())
 
 
 def _python(name: str) -> Part:
