@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # While a test runs, descriptor 2 is pytest's capture file; here it is still the terminal.
     config.stash[STDERR] = os.dup(2)
     needs.look(config)
-    installed = CHECKOUT not in Path(execnet.__file__).resolve().parents or ".venv" in execnet.__file__
+    installed = Path(execnet.__file__).resolve().parent != CHECKOUT / "execnet"
     if os.environ.get("EXECNET_TEST_INSTALLED") and not installed:
         pytest.exit(f"the checkout would be tested, not the installed package: {execnet.__file__}", returncode=3)
     wanted = os.environ.get("EXECNET_TEST_CORE")

@@ -1,4 +1,7 @@
-"""Runs pytest twice: first side by side what times nothing, then, alone, what does. Arguments are those of pytest."""
+"""Runs pytest twice: first, side by side, the tests that time nothing, then those that do, alone.
+
+The arguments are those of pytest, and go to both.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,30 @@ import sys
 
 import pytest
 
-WORKERS = os.environ.get("EXECNET_TEST_WORKERS", "2")
-RUNS = [["-n", WORKERS, "--dist", "loadgroup", "-m", "not timing"], ["-m", "timing"]]
 # Not "python -m pytest": that imports from the working directory first.
 PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
+SIDE_BY_SIDE = ["-n", os.environ.get("EXECNET_TEST_WORKERS", "2"), "--dist", "loadgroup", "-m", "not timing"]
+ALONE = ["-m", "timing"]
+
+
+def run(arguments: list[str]) -> int:
+    return subprocess.run([PYTEST, *arguments]).returncode
 
 
 def main(arguments: list[str]) -> int:
-    """Run both; the first status that tells of a failure, or that nothing was selected where neither run had tests."""
+    """Run both; the status of the first that failed. A selection may leave one of them without a test."""
     # Ctrl-C is for pytest, which then ends in its own way.
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    statuses = []
-    for run in RUNS:
-        statuses.append(subprocess.run([PYTEST, *run, *arguments]).returncode)
-        if statuses[-1] not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-            break
-    if all(status == pytest.ExitCode.NO_TESTS_COLLECTED for status in statuses):
-        return pytest.ExitCode.NO_TESTS_COLLECTED
-    failures = [status for status in statuses if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)]
-    if failures and len(statuses) == len(RUNS) and not statuses[-1]:
-        print("the tests that ran side by side failed, see above", file=sys.stderr)
-    return failures[0] if failures else 0
+    first = run([*SIDE_BY_SIDE, *arguments])
+    if first not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return first
+    second = run([*ALONE, *arguments])
+    if first == pytest.ExitCode.TESTS_FAILED:
+        print("tests that ran side by side failed, see above", file=sys.stderr)
+        return first
+    if second == pytest.ExitCode.NO_TESTS_COLLECTED:
+        return first
+    return second
 
 
 if __name__ == "__main__":
