@@ -89,11 +89,16 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[LEFT] += getattr(node, "workeroutput", {}).get("left", [])
 
 
+# What these fixtures need; before they are made, so that pytest folds all skips of a reason into one line.
+NEEDS_OF_FIXTURES = {"ssh_server": "ssh", "oracle": "oracle", "sdist": "index", "wheel": "index"}
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in item.iter_markers("needs"):
-        for name in marker.args:
-            needs.need(item.config, name)
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    names = [name for marker in item.iter_markers("needs") for name in marker.args]
+    names += [name for fixture, name in NEEDS_OF_FIXTURES.items() if fixture in item.fixturenames]
+    for name in names:
+        needs.need(item.config, name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,7 +160,7 @@ def gw(makegateway: Callable[..., execnet.Gateway]) -> execnet.Gateway:
 @pytest.fixture(scope="session")
 def ssh_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """A real OpenSSH server on 127.0.0.1."""
-    needs.need(pytestconfig, "ssh")
+    needs.need(pytestconfig, "ssh")  # for who asks for it when the test runs already
     server = SshServer(tmp_path_factory.mktemp("sshd"))
     leaks.KEPT.add(server.process.pid)
     yield server
@@ -181,19 +186,22 @@ def socket_server() -> Iterator[SocketServer]:
     server.close()
 
 
-@pytest.fixture(params=interpreters.wanted(), ids=lambda wanted: getattr(wanted, "name", wanted))
+OTHER_PYTHONS = [
+    *(pytest.param(found, id=found.name) for found in interpreters.found()),
+    *(pytest.param(None, id=name, marks=pytest.mark.needs(name)) for name in interpreters.lacking()),
+]
+
+
+@pytest.fixture(params=OTHER_PYTHONS)
 def other_python(request: pytest.FixtureRequest) -> interpreters.Interpreter:
     """Each interpreter: the path of its executable, with `implementation` and `version`."""
-    if isinstance(request.param, interpreters.Interpreter):
-        return request.param
-    needs.need(request.config, request.param)
-    raise AssertionError(f"{request.param} was found and is not used")
+    chosen: interpreters.Interpreter = request.param
+    return chosen
 
 
 @pytest.fixture(scope="session", name="oracle")
-def oracle_212(pytestconfig: pytest.Config) -> oracle.Oracle:
+def oracle_212() -> oracle.Oracle:
     """Runs programs over execnet 2.1.2."""
-    needs.need(pytestconfig, "oracle")
     return oracle.Oracle(oracle.folder())
 
 
@@ -204,16 +212,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sdist(pytestconfig: pytest.Config, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution of the checkout."""
-    needs.need(pytestconfig, "index")
     return packages.build("sdist", sources, tmp_path_factory.mktemp("sdist"))[0]
 
 
 @pytest.fixture(scope="session")
-def wheel(pytestconfig: pytest.Config, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the checkout, with the C core as this test run has it."""
-    needs.need(pytestconfig, "index")
     core = "1" if tested_core() == "c" else "0"
     return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)[0]
 

@@ -78,6 +78,6 @@ def named(command: str) -> Interpreter | None:
     return next((interpreter for interpreter in reversed(found()) if interpreter.command == command), None)
 
 
-def wanted() -> list[str]:
-    """What tests run over: each interpreter found, and the names of those they ask for that are not here."""
-    return [*found(), *(name for name in NAMES if named(name) is None)]
+def lacking() -> list[str]:
+    """The names of those that tests ask for and that are not here."""
+    return [name for name in NAMES if named(name) is None]
