@@ -9,8 +9,13 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Neither "python -m pytest" nor the checkout as working directory: here and in the processes that tests start, both
 # would import the checkout instead of the installed package.
 PYTEST = cd $(VENV) && EXECNET_TEST_INSTALLED=1 bin/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
+# Two runs of it: side by side what times nothing, then alone what does.
+RUN_TESTS = cd $(VENV) && EXECNET_TEST_INSTALLED=1 EXECNET_TEST_WORKERS=$(WORKERS) bin/python \
+  $(CURDIR)/testing/support/run_tests.py -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
 # More arguments for pytest and the benchmarks: make test ARGS="-k rsync"
 ARGS ?=
+# How many tests run side by side.
+WORKERS ?= 2
 # make fuzz: has libFuzzer with it (Debian: clang and libclang-rt-14-dev), and how long each fuzzer runs
 CLANG ?= clang
 FUZZ_SECONDS ?= 30
@@ -35,10 +40,10 @@ demo: $(VENV)/installed
 	$(BIN)/python testing/support/demo.py
 
 test: $(VENV)/installed-strict $(VENV)/requirements
-	export EXECNET_TEST_CORE=c; $(PYTEST) $(ARGS) $(CURDIR)/testing
+	export EXECNET_TEST_CORE=c; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
 
 pure: $(VENV)/installed-strict $(VENV)/requirements
-	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(PYTEST) $(ARGS) $(CURDIR)/testing
+	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
 
 lint: $(VENV)/installed-strict $(VENV)/requirements
 	$(BIN)/ruff check .

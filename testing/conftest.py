@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from support import interpreters, leaks, oracle, packages
+from support import interpreters, leaks, needs, oracle, packages
 from support.peer import Peer
 from support.socketserver import SocketServer
 from support.sshd import SshServer
@@ -36,16 +37,21 @@ def tested_core() -> str:
 
 
 STDERR = pytest.StashKey[int]()
+LEFT = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     leaks.mark_session()
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        del os.environ[name]  # a pytest that a test starts is not one of the workers of this run
+    config.stash[LEFT] = []
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So it is for what a shell runs in the background, and every process started here would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # While a test runs, descriptor 2 is pytest's capture file; here it is still the terminal.
     config.stash[STDERR] = os.dup(2)
-    installed = CHECKOUT not in Path(execnet.__file__).resolve().parents or ".venv" in execnet.__file__
+    needs.look(config)
+    installed = Path(execnet.__file__).resolve().parent != CHECKOUT / "execnet"
     if os.environ.get("EXECNET_TEST_INSTALLED") and not installed:
         pytest.exit(f"the checkout would be tested, not the installed package: {execnet.__file__}", returncode=3)
     wanted = os.environ.get("EXECNET_TEST_CORE")
@@ -53,9 +59,46 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(f"the {wanted} core was to be tested, the package has the {tested_core()} core", returncode=3)
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     names = ", ".join(interpreter.name for interpreter in interpreters.found())
-    return [f"execnet {execnet.__version__} ({tested_core()} core) from {execnet.__file__}", f"interpreters: {names}"]
+    return [
+        f"execnet {execnet.__version__} ({tested_core()} core) from {execnet.__file__}",
+        f"interpreters: {names}",
+        needs.line(config),
+    ]
+
+
+# Around pytest's own summary: the lines are the last but its count.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
+    yield
+    for line in config.stash[LEFT]:
+        terminalreporter.write_line(f"left behind by the test run, killed now: {line}", red=True)
+    terminalreporter.write_line(needs.line(config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what was found out here."""
+    node.workerinput["lacking"] = node.config.stash[needs.LACKING]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear what a worker of pytest-xdist found at its end; one that crashed tells nothing."""
+    node.config.stash[LEFT] += getattr(node, "workeroutput", {}).get("left", [])
+
+
+# What these fixtures need; before they are made, so that pytest folds all skips of a reason into one line.
+NEEDS_OF_FIXTURES = {"ssh_server": "ssh", "oracle": "oracle", "sdist": "index", "wheel": "index"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    names = [name for marker in item.iter_markers("needs") for name in marker.args]
+    names += [name for fixture, name in NEEDS_OF_FIXTURES.items() if fixture in item.fixturenames]
+    for name in names:
+        needs.need(item.config, name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,10 +116,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[STDERR])
 
 
+# The last: in the process that pytest-xdist was started in, its workers have ended by then.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    left = leaks.end_all_processes()
+    left = session.config.stash[LEFT]
+    left += leaks.end_all_processes()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = left
     if left:
-        print("\nleft behind by the test run, killed now:", *left, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -111,8 +158,9 @@ def gw(makegateway: Callable[..., execnet.Gateway]) -> execnet.Gateway:
 
 
 @pytest.fixture(scope="session")
-def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+def ssh_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     """A real OpenSSH server on 127.0.0.1."""
+    needs.need(pytestconfig, "ssh")  # for who asks for it when the test runs already
     server = SshServer(tmp_path_factory.mktemp("sshd"))
     leaks.KEPT.add(server.process.pid)
     yield server
@@ -138,9 +186,15 @@ def socket_server() -> Iterator[SocketServer]:
     server.close()
 
 
-@pytest.fixture(params=interpreters.found(), ids=lambda interpreter: interpreter.name)
+OTHER_PYTHONS = [
+    *(pytest.param(found, id=found.name) for found in interpreters.found()),
+    *(pytest.param(None, id=name, marks=pytest.mark.needs(name)) for name in interpreters.lacking()),
+]
+
+
+@pytest.fixture(params=OTHER_PYTHONS)
 def other_python(request: pytest.FixtureRequest) -> interpreters.Interpreter:
-    """Each interpreter found: the path of its executable, with `implementation` and `version`."""
+    """Each interpreter: the path of its executable, with `implementation` and `version`."""
     chosen: interpreters.Interpreter = request.param
     return chosen
 

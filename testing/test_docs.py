@@ -34,8 +34,8 @@ SECONDS = 60.0
 BUILD_SECONDS = 120.0
 # An installed execnet is found without help; that of the checkout is not, from another folder.
 IMPORT_FROM = str(CHECKOUT) if Path(execnet.__file__).resolve().parents[1] == CHECKOUT else ""
-# Interpreters that examples start by name; what needs one that is not on this machine is not run.
-NAMED_PYTHONS = {"python2.7": "cpython2", "pypy3": "pypy3"}
+# Interpreters that examples start by name.
+NAMED_PYTHONS = ("python2.7", "pypy3")
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS + 30)
 
@@ -44,13 +44,10 @@ def name_of(path: Path) -> str:
     return path.relative_to(CHECKOUT).as_posix()
 
 
-def found_interpreters(name: str) -> list[interpreters.Interpreter]:
-    return [interpreter for interpreter in interpreters.found() if interpreter.name.startswith(name)]
-
-
-def can_run(script: Path) -> bool:
+def with_needs(script: Path) -> object:
+    """The script as a parameter, marked with the interpreters that it starts by name."""
     text = script.read_text("utf-8")
-    return all(found_interpreters(name) for command, name in NAMED_PYTHONS.items() if f"python={command}" in text)
+    return pytest.param(script, marks=pytest.mark.needs(*(name for name in NAMED_PYTHONS if f"python={name}" in text)))
 
 
 class Place:
@@ -95,9 +92,10 @@ class Place:
 
     def add_interpreters(self) -> None:
         """Put the interpreters that examples name on the PATH."""
-        for command, name in NAMED_PYTHONS.items():
-            for interpreter in found_interpreters(name):
-                self.add_command(command, interpreter)
+        for name in NAMED_PYTHONS:
+            interpreter = interpreters.named(name)
+            if interpreter:
+                self.add_command(name, interpreter)
 
     def add_ssh_host(self, server: SshServer) -> None:
         """Let the host of the examples be `server`."""
@@ -139,7 +137,7 @@ def test_examples_with_ssh_give_what_the_page_shows_and_leave_nothing(
     assert [line for line in run_examples(page, place).splitlines() if not SAID_BY_SSH.search(line)] == []
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if can_run(script)], ids=name_of)
+@pytest.mark.parametrize("script", [with_needs(script) for script in SCRIPTS], ids=name_of)
 def test_script_prints_what_the_page_shows(script: Path, place: Place, request: pytest.FixtureRequest) -> None:
     arguments = []
     if "sys.argv[1]" in script.read_text("utf-8"):

@@ -77,6 +77,7 @@ def orphans_after(how, seconds, **environ):
     return [kind for kind, pid in pids.items() if pid in left]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("core", CORES)
 class TestInitiatorDies:
     def test_no_worker_outlives_it_by_more_than_the_lost_times(self, core):
@@ -219,6 +220,7 @@ class TestWorkerDies:
             channel.receive(SECONDS)
         assert type(caught.value) is EOFError
 
+    @pytest.mark.timing
     def test_a_child_of_the_worker_does_not_hide_its_death(self, pair):
         source = "import subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)"
         child = pair.remote_exec(source).receive(SECONDS)
@@ -315,6 +317,7 @@ class TestStderr:
         gateway.exit(wait=SECONDS)
         assert len(capfd.readouterr().err) == 3000000
 
+    @pytest.mark.timing
     def test_a_child_that_keeps_stderr_open_keeps_nobody_waiting(self, makegateway):
         gateway = makegateway("popen//stderr=capture")
         channel = gateway.remote_exec(
@@ -358,6 +361,7 @@ class TestStderr:
                 group.makegateway(spec)
 
 
+@pytest.mark.timing
 def test_every_waiter_wakes(pair):
     woken, each, ENDED = {}, 8, object()
 
@@ -409,6 +413,7 @@ class TestOneGateway:
         pair.exit(wait=SECONDS)
         pair.exit()
 
+    @pytest.mark.timing
     def test_exit_with_wait_ends_a_stuck_one_and_leaves_the_others(self, group):
         stuck, other = group.makegateways(["popen"] * 2)
         stuck.remote_exec(SWALLOWING).receive(SECONDS)
@@ -468,6 +473,7 @@ os.kill(pids[0], signal.SIGSTOP)
 
 @pytest.mark.parametrize("core", CORES)
 class TestOneDeadline:
+    @pytest.mark.timing
     def test_stopped_swallowing_and_looping_in_c(self, core):
         source = f"""
 group = execnet.Group()
@@ -486,6 +492,7 @@ say([took, [os.path.exists("/proc/%d" % pid) for pid in pids], len(os.listdir("/
             assert took <= 1.5 and left == [False] * 3 and threads == 1
             assert initiator.end() == (0, [], "")
 
+    @pytest.mark.timing
     def test_at_interpreter_exit(self, core):
         with Initiator(f"group = execnet.Group()\n{STUCK}\nsay(pids)", **CORES[core]) as initiator:
             pids = initiator.hear()
@@ -558,6 +565,7 @@ say(apart.receive(20))
 """
 
 
+@pytest.mark.timing
 class TestCtrlC:
     @pytest.mark.parametrize("core", CORES)
     def test_nothing_is_left_and_a_session_of_its_own_is_not_disturbed(self, core):
@@ -604,6 +612,7 @@ class TestCtrlC:
             os.close(slave)
 
 
+@pytest.mark.timing
 class TestInterruptedWaits:
     @pytest.mark.parametrize("wait", ["receive", "receive with a timeout", "waitclose", "iteration"])
     def test_of_a_channel(self, pair, wait):
@@ -629,6 +638,7 @@ class TestInterruptedWaits:
         assert pair.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
 
+@pytest.mark.timing
 def test_a_goodbye_behind_an_interrupted_send_is_heard(pair):
     channel = pair.remote_exec("channel.send(len(channel.receive()))")
     os.kill(pair.pid, signal.SIGSTOP)
@@ -770,6 +780,7 @@ back.close()
 """
         run_forking(source, core)
 
+    @pytest.mark.timing
     def test_a_child_does_not_hide_the_workers_death(self, core):
         source = """
 child = in_child(lambda: time.sleep(19))
@@ -785,6 +796,7 @@ os.waitpid(child, 0)
 """
         run_forking(source, core)
 
+    @pytest.mark.timing
     def test_a_child_does_not_hide_the_initiators_death(self, core):
         source = FORKING + "say([in_child(lambda: time.sleep(19)), gateway.pid])\ntime.sleep(1000)"
         with Initiator(source, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) as initiator:
@@ -830,6 +842,7 @@ assert echo.receive(20) == 3
 """
         run_forking(source, core)
 
+    @pytest.mark.timing
     def test_a_child_of_a_task_hides_neither_death(self, core):
         source = """
 FORK = '''

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import interpreters
 from support.interpreters import Interpreter
 
 import execnet
@@ -47,10 +46,6 @@ VALUES = [
 def other(other_python: Interpreter, makegateway: Callable[[str], execnet.Gateway]) -> execnet.Gateway:
     """A gateway to each interpreter."""
     return makegateway(f"popen//python={other_python}")
-
-
-def test_this_machine_has_another_interpreter_than_the_one_that_runs_the_tests() -> None:
-    assert [found for found in interpreters.found() if found.version[:2] != sys.version_info[:2]]
 
 
 def test_it_is_the_interpreter_asked_for(other: execnet.Gateway, other_python: Interpreter) -> None:

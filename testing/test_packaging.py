@@ -15,7 +15,8 @@ from support import packages
 
 import execnet
 
-pytestmark = pytest.mark.timeout(300)
+# One group: the wheel and the sdist are built once.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("packaging")]
 
 NO_COMPILER = "/nonexistent/cc"
 
@@ -96,6 +97,7 @@ def test_the_metadata_names_no_dependency(wheel: Path) -> None:
     assert not [line for line in lines if line.startswith("Requires-Dist")]
 
 
+@pytest.mark.needs("index")
 def test_build_core_0_gives_a_wheel_for_any_platform(sources: Path, tmp_path: Path) -> None:
     wheel, _ = packages.build("wheel", sources, tmp_path / "pure", EXECNET_BUILD_CORE="0")
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -112,6 +114,7 @@ def without_compiler(sources: Path, folder: Path, **extra: str) -> tuple[Path, s
     return packages.build("wheel", copy, folder / "built", CC=NO_COMPILER, **extra)
 
 
+@pytest.mark.needs("index")
 def test_without_a_compiler_a_warning_is_given_and_the_portable_core_installed(sources: Path, tmp_path: Path) -> None:
     wheel, said = without_compiler(sources, tmp_path)
     assert not has_core(wheel)
@@ -122,6 +125,7 @@ def test_without_a_compiler_a_warning_is_given_and_the_portable_core_installed(s
     assert_the_main_job_runs(venv)
 
 
+@pytest.mark.needs("index")
 def test_build_core_1_makes_a_missing_compiler_an_error(sources: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=NO_COMPILER):
         without_compiler(sources, tmp_path, EXECNET_BUILD_CORE="1")

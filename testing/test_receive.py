@@ -214,6 +214,7 @@ def test_a_round_trip_at_a_time_in_several_threads(peer: Peer) -> None:
         thread.result()
 
 
+@pytest.mark.timing
 @both_transports
 def test_a_timeout_ends_in_time_and_loses_nothing(peer: Peer) -> None:
     channel, other = peer.gateway.newchannel(), peer.gateway.newchannel()
@@ -232,6 +233,7 @@ def test_a_timeout_ends_in_time_and_loses_nothing(peer: Peer) -> None:
     assert (channel.receive(SECONDS), waiting.result()) == (1, 2)
 
 
+@pytest.mark.timing
 @both_transports
 def test_timeouts_of_several_threads_do_not_hold_up_each_other(peer: Peer) -> None:
     channels = [peer.gateway.newchannel() for _ in range(6)]
@@ -537,6 +539,7 @@ def shortest_interrupt(function: Any, *args: Any) -> float:
     return min(took)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("wait", ["receive", "waitclose"])
 @pytest.mark.parametrize("timeout", [None, 60])
 @pytest.mark.parametrize("role", ["reader", "other"])
@@ -555,6 +558,7 @@ def test_an_interrupt_ends_a_wait_at_once_and_loses_nothing(
 
 # Over the portable core, the locks of Python before it may miss a signal that comes while the GIL changes hands.
 @pytest.mark.parametrize("local", ["c"], indirect=True)
+@pytest.mark.timing
 def test_an_interrupt_at_the_begin_of_a_wait_ends_it(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec(ECHO)
     main = threading.main_thread().ident
@@ -603,6 +607,7 @@ def test_a_signal_handler_that_returns_does_not_end_a_wait(peer: Peer, monkeypat
     assert len(handled) == 5
 
 
+@pytest.mark.timing
 def test_an_interrupted_send_of_64_mib_leaves_the_stream_whole(pair: execnet.Gateway) -> None:
     pid = pair._rinfo().pid
     channel = pair.remote_exec("for item in channel: channel.send((len(item), item[:3], item[-3:]))")

@@ -170,6 +170,7 @@ def test_a_large_item_is_sent_whole_by_any_python(group: execnet.Group, other_py
 # waiting
 
 
+@pytest.mark.timing
 def test_waiting_for_rare_items_costs_no_cpu(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec("import time\nfor _ in range(200):\n    time.sleep(0.002)\n    channel.send(None)")
     before = time.process_time()

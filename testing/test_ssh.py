@@ -90,6 +90,7 @@ def test_an_ssh_that_cannot_connect(group: execnet.Group, ssh_server: SshServer,
     assert [gateway.id for gateway in group] == ["master"]
 
 
+@pytest.mark.needs("ssh")
 def test_an_unknown_ssh_host(group: execnet.Group) -> None:
     with pytest.raises(execnet.HostNotFound, match=r"host\.invalid"):
         group.makegateway("ssh=host.invalid")

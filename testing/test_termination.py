@@ -119,6 +119,7 @@ class TestSafeTerminate:
         timer.join()
         assert done == [1]
 
+    @pytest.mark.timing
     def test_a_kill_that_blocks_takes_no_longer_than_twice_the_timeout(self):
         go = threading.Event()
 
@@ -174,6 +175,7 @@ class TestGateways:
         group.terminate(5.0)
         assert gateway._io.popen.returncode == 0
 
+    @pytest.mark.timing
     @pytest.mark.parametrize(
         "source", [SLEEPING, SWALLOWING, C_LOOPING], ids=["sleeping", "swallowing", "looping in C"]
     )
@@ -186,6 +188,7 @@ class TestGateways:
         assert not gateway.hasreceiver()
         assert capfd.readouterr().err == ""
 
+    @pytest.mark.timing
     def test_stopped_swallowing_and_looping_workers_end_within_one_deadline(self, group):
         gateways = [busy(group, "popen", source) for source in (SLEEPING, SWALLOWING, C_LOOPING, SLEEPING)]
         os.kill(gateways[0]._io.popen.pid, signal.SIGSTOP)
@@ -208,6 +211,7 @@ class TestGateways:
         assert gateway._io.popen.returncode == -signal.SIGKILL
         assert capfd.readouterr().err == f"{signal.SIGINT:d};{signal.SIGTERM:d};"
 
+    @pytest.mark.timing
     def test_a_stopped_worker_whose_pipe_is_full(self, group):
         gateway = group.makegateway("popen")
         channel = gateway.remote_exec("import time; time.sleep(1000)")
@@ -244,6 +248,7 @@ class TestGateways:
         group.terminate(0)
         assert gateway._io.popen.returncode is not None
 
+    @pytest.mark.timing
     def test_stuck_workers_behind_a_via_share_the_deadline(self, group):
         group.makegateway("popen//id=a")
         busy(group, "popen//id=b//via=a", SWALLOWING)
@@ -280,6 +285,7 @@ class TestGateways:
             popen.kill()
             popen.wait(SECONDS)
 
+    @pytest.mark.timing
     def test_what_an_interrupt_left_is_ended_by_the_exit_handler(self, group, monkeypatch):
         gateway = busy(group, "popen", SWALLOWING)
 
@@ -300,6 +306,7 @@ class TestGateways:
         group.terminate(5.0)
         assert group.makegateway("popen").remote_exec("channel.send(1)").receive(SECONDS) == 1
 
+    @pytest.mark.timing
     def test_eight_end_together(self, group):
         group.makegateways(["popen"] * 8)
         started = time.monotonic()
@@ -328,6 +335,7 @@ class TestGateways:
         assert leaks.wait_for_none(before) == []
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("backend", ["gevent", "eventlet"])
 def test_stuck_workers_of_a_green_group(backend):
     source = f"""

@@ -424,16 +424,22 @@ class TestMany:
         assert len(group._templates) == 1
 
     def test_started_and_ended_many_times(self, group):
-        group.makegateway("popen//warm")
+        first = group.makegateway("popen//warm")
         template = template_of(group).popen.pid
-        descriptors = len(os.listdir(f"/proc/{template}/fd"))
+
+        def descriptors():
+            return len(os.listdir(f"/proc/{template}/fd"))
+
+        # Of a worker the template keeps the end of its report, and lets go of the rest when it has answered.
+        own = pipes_of(first.pid) - {os.readlink(f"/proc/{first.pid}/fd/2")}
+        wait_until(lambda: len(own & pipes_of(template)) == 1, SECONDS, "closing what was passed on")
+        before = descriptors()
         for _ in range(50):
             gateway = group.makegateway("popen//warm")
             gateway.exit(wait=SECONDS)
             assert gateway.returncode == 0
-        assert len(children_of(template)) == 1
-        # Fewer where the template was still letting go of the first worker's descriptors when they were counted.
-        assert len(os.listdir(f"/proc/{template}/fd")) <= descriptors
+        assert children_of(template) == [first.pid]
+        wait_until(lambda: descriptors() == before, SECONDS, "closing what was the ended workers'")
 
     def test_a_gateway_through_a_warm_one(self, group):
         group.makegateway("popen//warm//id=first")
@@ -462,6 +468,7 @@ class TestEnds:
         group.terminate(SECONDS)
         assert not Path(f"/proc/{pid}").exists()
 
+    @pytest.mark.timing
     @pytest.mark.parametrize("source", [C_LOOPING, LISTENING], ids=["looping in C", "stopped"])
     def test_a_stuck_worker_is_killed_after_the_timeout(self, group, source):
         gateway = group.makegateway("popen//warm")
@@ -490,6 +497,7 @@ class TestEnds:
         assert gateway.returncode == 7
         assert children_of(template_of(pair_group).popen.pid) == []
 
+    @pytest.mark.timing
     def test_its_process_is_like_a_popen(self, group):
         popen = group.makegateway("popen//warm")._io.popen
         assert popen.poll() is None and popen.returncode is None
@@ -519,6 +527,7 @@ class TestEnds:
             thread.join(SECONDS)
         assert results == [-signal.SIGKILL] * 4
 
+    @pytest.mark.timing
     def test_one_that_is_killed_before_it_is_forked_never_is(self, group, tmp_path, monkeypatch):
         (tmp_path / "slow.py").write_text("import time; time.sleep(1)")
         monkeypatch.chdir(tmp_path)
@@ -531,6 +540,7 @@ class TestEnds:
         gateway = group.makegateway("popen//warm//preload=slow")
         assert children_of(template_of(group).popen.pid) == [gateway.pid]
 
+    @pytest.mark.timing
     def test_ctrl_c_while_a_template_imports(self, tmp_path):
         (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
         source = """
@@ -600,6 +610,7 @@ class TestTemplateKilled:
         assert gateway._io.popen.wait(SECONDS) == gateway_warm.STATUS_LOST
         assert gateway.returncode is None
 
+    @pytest.mark.timing
     def test_terminate_ends_such_workers(self, group):
         gateways = group.makegateways(["popen//warm"] * 2)
         gateways[1].remote_exec(C_LOOPING).receive(SECONDS)
@@ -637,6 +648,7 @@ say([template.popen.pid, pids])
 """
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("core", CORES)
 class TestInitiatorEnds:
     @pytest.mark.parametrize("how", ["time.sleep(1000)", "os._exit(3)", "os.kill(os.getpid(), signal.SIGSEGV)"])
@@ -711,6 +723,7 @@ say([gateway._io.popen.returncode, template.popen.returncode])
         with Initiator(source) as initiator:
             assert initiator.end() == (0, [[True, 1, 0], 0, True, [0, None], [0, 0]], "")
 
+    @pytest.mark.timing
     def test_template_and_workers_go_though_a_child_lives_on(self):
         source = """
 group = execnet.Group(["popen//warm"])

@@ -16,7 +16,8 @@ from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
-pytestmark = pytest.mark.timeout(300)
+# One group: the environment and the expected reports are made once.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index"), pytest.mark.xdist_group("xdist")]
 
 TESTS_FAILED = 1
 RUN_SECONDS = 120

@@ -21,6 +21,7 @@ WORK = [IDLE, SLEEPING, SWALLOWING, LOOPING, C_LOOPING, DEAF, SENDING]
 pytestmark = pytest.mark.timeout(3600)
 
 
+@pytest.mark.timing
 def test_stopped_and_busy_workers_are_terminated_in_time(
     size: object, dice: random.Random, report: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_rsync_to_a_full_disk(group: execnet.Group, tmp_path: Path, capfd: pytes
     assert all((tmp_path / "other" / name).read_bytes() == (source / name).read_bytes() for name in ("a", "b"))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("which", ["3, 256", "0, 256"])
 def test_a_worker_that_closes_its_descriptors(pair: execnet.Gateway, which: str) -> None:
     channel = pair.remote_exec(f"import os, time; channel.receive(); os.closerange({which}); time.sleep(1000)")

@@ -67,6 +67,7 @@ def processes_since(before: leaks.Snapshot) -> dict[int, str]:
     return {pid: command for pid, command in leaks.processes().items() if pid not in before.processes}
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_initiator_killed(
     transport: str, ssh: str, size: object, dice: random.Random, report: Callable[[str], None]
@@ -120,6 +121,7 @@ def end_of(activity: Call, program: Program) -> BaseException | None:
     return None
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_worker_killed(
     transport: str, ssh: str, size: object, dice: random.Random, report: Callable[[str], None],

@@ -7,12 +7,15 @@ import glob
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 
 PROBE = """import platform, sys
 print("%s %d %d %s" % ((platform.python_implementation().lower(),) + sys.version_info[:2] + (sys.executable,)))
 """
 NAME = re.compile(r"(python2\.7|python3(\.\d+)?t?|pypy3?)$")
+# Those that tests ask for, under the names by which programs start them; any further one that is found is used too.
+NAMES = ["python2.7", *(f"python3.{minor}" for minor in range(6, 14)), "pypy3"]
 
 
 class Interpreter(str):
@@ -25,6 +28,13 @@ class Interpreter(str):
     def name(self) -> str:
         return f"{self.implementation}{self.version[0]}.{self.version[1]}"
 
+    @property
+    def command(self) -> str:
+        """The name by which programs start it."""
+        if self.implementation == "cpython":
+            return f"python{self.version[0]}.{self.version[1]}"
+        return f"{self.implementation}{self.version[0]}"
+
 
 def _candidates() -> Iterator[str]:
     # The environment variable comes first: it says which one to prefer of each version.
@@ -35,6 +45,7 @@ def _candidates() -> Iterator[str]:
         for path in sorted(glob.glob(os.path.join(folder, "py*"))):
             if NAME.search(path):
                 yield path
+    yield sys.executable
 
 
 def _probe(path: str) -> Interpreter | None:
@@ -60,3 +71,13 @@ def found() -> list[Interpreter]:
         if interpreter and interpreter.version >= (2, 7):
             chosen.setdefault((interpreter.implementation, interpreter.version), interpreter)
     return sorted(chosen.values(), key=lambda interpreter: (interpreter.implementation, interpreter.version))
+
+
+def named(command: str) -> Interpreter | None:
+    """The newest interpreter found that is started by that name."""
+    return next((interpreter for interpreter in reversed(found()) if interpreter.command == command), None)
+
+
+def lacking() -> list[str]:
+    """The names of those that tests ask for and that are not here."""
+    return [name for name in NAMES if named(name) is None]

@@ -13,15 +13,18 @@ REQUIREMENT = "execnet==2.1.2"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def folder() -> Path:
-    """Where the oracle is: $EXECNET_ORACLE, or a cache in the checkout, filled by pip on first use."""
+def place() -> Path:
+    """Where the oracle is, or is to be: $EXECNET_ORACLE, or a cache in the checkout."""
     given = os.environ.get("EXECNET_ORACLE")
-    if given:
-        return Path(given)
-    cached = CHECKOUT / ".cache" / "oracle"
-    if not cached.exists():
-        _install(cached)
-    return cached
+    return Path(given) if given else CHECKOUT / ".cache" / "oracle"
+
+
+def folder() -> Path:
+    """Where the oracle is; the cache is filled by pip on first use."""
+    path = place()
+    if not path.exists() and not os.environ.get("EXECNET_ORACLE"):
+        _install(path)
+    return path
 
 
 def _install(target: Path) -> None:

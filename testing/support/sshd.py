@@ -14,6 +14,8 @@ from support.leaks import MARK
 from support.processes import end, free_port, wait_listening
 
 HOST = "execnet-test"
+PROGRAMS = ("sshd", "ssh", "ssh-keygen")
+HOW_TO_GET = "apt-get install openssh-server openssh-client"
 PORT_ATTEMPTS = 5  # another program can take the free port before sshd does
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
@@ -52,11 +54,20 @@ Host {host}
 """
 
 
+def _find(name: str) -> str | None:
+    return shutil.which(name, path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin", "/sbin"]))
+
+
+def lacking() -> list[str]:
+    """Those of the OpenSSH programs a server needs that are not installed."""
+    return [name for name in PROGRAMS if _find(name) is None]
+
+
 def executable(name: str) -> str:
     """The path of an OpenSSH program; FileNotFoundError says how to get it."""
-    found = shutil.which(name, path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin", "/sbin"]))
+    found = _find(name)
     if found is None:
-        raise FileNotFoundError(f"{name} is not installed: apt-get install openssh-server openssh-client")
+        raise FileNotFoundError(f"{name} is not installed: {HOW_TO_GET}")
     return found
 
 
@@ -78,7 +89,7 @@ class SshServer:
         self.folder = folder
         self.config = folder / "ssh_config"
         self.log = folder / "sshd.log"
-        for program in ("sshd", "ssh", "ssh-keygen"):
+        for program in PROGRAMS:
             executable(program)
         self._make_keys()
         self.port, self.process = self._start()
