@@ -97,7 +97,7 @@ class Replacement(object):
                     os.remove(self.path)  # rename does not replace there
                 os.rename(self.temporary, self.path)
         finally:
-            let_go(os.remove, self.temporary)
+            remove(self.temporary)
 
 
 class Tree(object):
@@ -149,7 +149,7 @@ class Tree(object):
             if parent == -1 and not self.delete:
                 os.rmdir(path)  # more likely a mistake, so not if there is something in it
             else:
-                remove(path)
+                remove(path, keep=is_no_folder)
 
     def is_unchanged(self, index):
         """Whether size and modification time are right; the mode is put right on the way."""
@@ -218,24 +218,36 @@ def lstat(path):
         raise
 
 
-def remove(path):
-    """Remove whatever is at ``path``, if anything; folders that may not be written to as well."""
+def remove(path, keep=None):
+    """Remove whatever is at ``path``, if anything; folders that may not be written to as well.
+
+    ``keep`` tells of an lstat whether it may stay. Another process may be at the same work: it is asked again then.
+    """
     found = lstat(path)
-    if found is not None and stat.S_ISDIR(found.st_mode):
-        open_up(path)
-        let_go(shutil.rmtree, path)  # which follows no link, whatever is put in its way
-    else:
-        let_go(os.remove, path)
-
-
-def let_go(removal, path):
-    """Remove what another process may be removing too."""
-    while lstat(path) is not None:
+    while found is not None and not (keep and keep(found)):
         try:
-            removal(path)
+            if stat.S_ISDIR(found.st_mode):
+                open_up(path)
+                shutil.rmtree(path)  # which follows no link, whatever is put in its way
+            else:
+                os.remove(path)
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            if error.errno != errno.ENOENT and is_same(found, lstat(path)):
                 raise
+        found = lstat(path)
+
+
+def is_folder(found):
+    return stat.S_ISDIR(found.st_mode)
+
+
+def is_no_folder(found):
+    return not stat.S_ISDIR(found.st_mode)
+
+
+def is_same(found, later):
+    """Whether two lstats are of the same thing."""
+    return later is not None and (found.st_ino, is_folder(found)) == (later.st_ino, is_folder(later))
 
 
 def open_up(path):
@@ -309,9 +321,8 @@ def make_parents(path):
 
 def make_folder(path, mode, follow):
     """Have a folder at ``path`` which its owner can use; ``follow``: it may be behind a link."""
-    is_folder = os.path.isdir(path) and (follow or not os.path.islink(path))
-    if not is_folder:
-        remove(path)
+    while not os.path.isdir(path) or (os.path.islink(path) and not follow):
+        remove(path, keep=is_folder)
         make_folders(path)
     mode = stat.S_IMODE(mode) | stat.S_IRWXU
     if stat.S_IMODE(os.stat(path).st_mode) != mode:

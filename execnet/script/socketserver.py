@@ -216,11 +216,20 @@ def fork_loop(serversock):
         signal.signal(signal.SIGCHLD, former)
 
 
+def hold_standard_streams():
+    """Let no connection get the number of a closed one: what is run here, and programs it starts, write to these."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
 def main():
     """Serve for ever on the address given on the command line."""
     if any(arg in ("-h", "--help") for arg in sys.argv[1:]) or len(sys.argv) > 2:
         print("usage: %s [host:port]   (default %s)" % (PROGRAM, DEFAULT))
         return
+    hold_standard_streams()
     hostport = sys.argv[1] if len(sys.argv) > 1 else DEFAULT
     try:
         serversock = bind_and_listen(hostport, find_execmodel())
