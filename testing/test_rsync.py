@@ -805,6 +805,18 @@ with execnet.Group(["popen", "popen"]) as group:
         assert (run.returncode, run.stderr) == (0, "")
         assert tree(dest) == tree(source)
 
+    def test_what_another_process_puts_in_the_place_of_what_is_to_go_may_stay(self, dest):
+        dest.touch()
+
+        def keep(found):
+            if stat.S_ISREG(found.st_mode):
+                dest.unlink()
+                (dest / "inside").mkdir(parents=True)  # now, before the file is removed
+            return stat.S_ISDIR(found.st_mode)
+
+        rsync_remote.remove(str(dest), keep)
+        assert tree(dest) == {"inside": None}
+
     def test_delete_spares_the_unfinished_files_of_others_and_removes_those_left_behind(self, sync, dest, monkeypatch):
         fresh = dest / f"{rsync_remote.TEMPORARY}fresh"
         dest.mkdir()
