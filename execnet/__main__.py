@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import execnet
+from execnet.script import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SPECS = ("popen", "popen")
 START_AND_MEASURE_SECONDS = 30.0
+MOST_SECONDS = 86400.0
 TERMINATE_SECONDS = 5.0
 MEASURE_SECONDS = 0.25
 MOST_ROUND_TRIPS = 1000
@@ -100,9 +102,7 @@ def examine(group: execnet.Group, spec: str, seconds: float) -> Row:
             channel.close()
     except KeyError as failure:
         row["error"] = f"KeyError: no gateway has the id {failure}"
-    except (OSError, EOFError, ValueError, AttributeError) as failure:
-        row["error"] = _reason(failure)
-    except (execnet.HostNotFound, execnet.RemoteError) as failure:
+    except Exception as failure:  # whatever a spec leads to is what there is to say of it
         row["error"] = _reason(failure)
     return row
 
@@ -166,7 +166,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    place = (row["id"] or "-", row["spec"])
+    place = (_shown(row["id"] or "-"), _shown(row["spec"]))
     if row["error"] is not None:
         return (*place, "failed: " + row["error"])
     return (
@@ -179,6 +179,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row['round_trip_us']:.1f}",
         f"{row['mib_per_s']:.0f}",
     )
+
+
+def _shown(text: str) -> str:
+    """`text` on one line, whatever it holds."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _aligned(line: tuple[str, ...], widths: Sequence[int]) -> str:
@@ -205,7 +210,7 @@ def report(specs: Sequence[str], seconds: float) -> list[Row]:
     rows = []
     try:
         for spec in specs:
-            show_progress(f"starting {spec} ...")
+            show_progress(f"starting {_shown(spec)} ...")
             rows.append(examine(group, spec, seconds))
     finally:
         show_progress("")
@@ -235,12 +240,26 @@ def _headline() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (default: those of the process) and return its exit status.
 
-    0: every gateway answered; 1: at least one failed; 130: interrupted by Ctrl-C.
+    0: every gateway answered; 1: at least one failed; 130: interrupted by Ctrl-C. Raises SystemExit where the
+    arguments are none, execnet.script.command.OutputFailed where the result can't be written.
     """
     try:
         return _main(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _seconds(text: str) -> float:
+    """The number of seconds that an argument gives; raises ValueError where it is none to wait for."""
+    from argparse import ArgumentTypeError
+
+    seconds = float(text)
+    if not 0 < seconds <= MOST_SECONDS:  # nan is no time either
+        raise ArgumentTypeError(f"must be more than 0 and at most {MOST_SECONDS:.0f} seconds: {text}")
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # as argparse calls it where float() fails
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -256,22 +275,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=START_AND_MEASURE_SECONDS,
         metavar="SECONDS",
         help="give up on a gateway after this time (default: %(default)g)",
     )
     parser.add_argument("--version", action="version", version=f"execnet {execnet.__version__}")
     options = parser.parse_args(arguments)
-    if not options.timeout > 0:  # nan is no time either
-        parser.error("--timeout must be more than 0 seconds")
 
     rows = report(options.specs or DEFAULT_SPECS, options.timeout)
-    print(as_json(rows) if options.json else _headline() + "\n\n" + table(rows))
+    command.show(as_json(rows) if options.json else _headline() + "\n\n" + table(rows))
     return 1 if any(row["error"] is not None for row in rows) else 0
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a spec may hold any bytes
-    sys.exit(main())
+    sys.exit(command.run("python -m execnet", main))

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import stat
+import sys
+from contextlib import suppress
 
 from execnet import rsync_remote
+from execnet.gateway_base import RemoteError
+from execnet.rsync_source import Source, chunks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from queue import Queue
-    from typing import Any, BinaryIO, Union
+    from typing import Any
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel
 
     SendCallback = Callable[[str, int, Channel], object]
     FinishedCallback = Callable[[], object]
-    Entry = Union[
-        tuple[str, int, bytes, int],
-        tuple[str, int, bytes, int, int, int],
-        tuple[str, int, bytes, bytes, bool],
-    ]
 
-CHUNK = 1 << 18  # bytes of a file in one message
 ENTRIES_PER_MESSAGE = 500
 # What may be on its way to one target without an answer: bounds the memory of the other side.
 WINDOW_BYTES = 4 << 20
@@ -78,9 +75,12 @@ class RSync:
     def send(self, raises: bool = True) -> None:
         """Bring all targets up to date; they are used up by it.
 
-        Raises OSError when there is no target (with ``raises``) and where the source can't be
-        read, ValueError for what is neither file, folder nor link, RemoteError or EOFError where
-        a target failed: the other targets are completed first.
+        Each file is sent as it is at that moment, up to the size it then has. One that is gone, was
+        replaced by something else or may not be read is left out.
+
+        Raises OSError when there is no target (with ``raises``) and where a folder of the source
+        can't be read, ValueError for what is neither file, folder nor link when it is listed,
+        RemoteError or EOFError where a target failed: the other targets are completed first.
         """
         if not self._channels:
             if raises:
@@ -88,7 +88,7 @@ class RSync:
             return
         targets = {channel: _Target(self, channel) for channel in self._channels}
         try:
-            source = _Source(self._sourcedir, self.filter)
+            source = Source(self._sourcedir, self.filter)
             for target in targets.values():
                 target.send_entries(source)
             self._serve(targets)
@@ -113,100 +113,10 @@ class RSync:
 
     def _report_send_file(self, gateway: Gateway, modified_rel_path: str) -> None:
         if self._verbose:
-            # A name that is no valid text must not break the output.
-            print(f"{gateway} <= {os.fsencode(modified_rel_path).decode(errors='replace')}")
-
-
-class _Source:
-    """The entries of a tree, in the form that rsync_remote describes."""
-
-    def __init__(self, top: str, wanted: Callable[[str], bool]) -> None:
-        self.top = os.path.abspath(top)
-        self.wanted = wanted
-        self.entries: list[Entry] = []
-        self.relpaths: list[str] = []
-        self.sizes: dict[int, int] = {}
-        self._checksums: dict[int, str | None] = {}
-        facts = os.stat(top)
-        if stat.S_ISDIR(facts.st_mode):
-            self._add("", ("dir", -1, b"", facts.st_mode))
-            self._walk(0, top)
-        else:
-            self._add_file(-1, "", "", facts, top)
-
-    def _add(self, relpath: str, entry: Entry) -> None:
-        self.relpaths.append(relpath)
-        self.entries.append(entry)
-
-    def _walk(self, index: int, folder: str) -> None:
-        """Add what is in ``folder``: first all of it, then what is further inside."""
-        folders = []
-        for name in self._names(folder):
-            path = os.path.join(folder, name)
-            if not self.wanted(path):
-                continue
-            try:
-                facts = os.lstat(path)
-                target = os.readlink(path) if stat.S_ISLNK(facts.st_mode) else ""
-            except FileNotFoundError:
-                continue  # vanished
-            relpath = f"{self.relpaths[index]}/{name}".lstrip("/")
-            if target:
-                self._add_link(index, relpath, name, target)
-            elif stat.S_ISDIR(facts.st_mode):
-                folders.append((len(self.entries), path))
-                self._add(relpath, ("dir", index, os.fsencode(name), facts.st_mode))
-            else:
-                self._add_file(index, relpath, name, facts, path)
-        for index, path in folders:
-            self._walk(index, path)
-
-    def _names(self, folder: str) -> list[str]:
-        try:
-            return sorted(os.listdir(folder))
-        except FileNotFoundError:
-            return []  # vanished
-
-    def _add_file(self, parent: int, relpath: str, name: str, facts: os.stat_result, path: str) -> None:
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError(f"cannot sync {path!r}: neither file, folder nor link")
-        self.sizes[len(self.entries)] = facts.st_size
-        entry = ("file", parent, os.fsencode(name), facts.st_mode, facts.st_size, facts.st_mtime_ns)
-        self._add(relpath, entry)
-
-    def _add_link(self, parent: int, relpath: str, name: str, target: str) -> None:
-        """A link to somewhere below the top, told by an absolute path, follows the tree."""
-        inside = self.top.rstrip(os.sep) + os.sep
-        rebased = os.path.normpath(target).startswith(inside)
-        if rebased:
-            target = os.path.relpath(target, self.top).replace(os.sep, "/")
-        self._add(relpath, ("link", parent, os.fsencode(name), os.fsencode(target), rebased))
-
-    def path(self, index: int) -> str:
-        """Where the file of an entry is."""
-        return os.path.join(self.top, *self.relpaths[index].split("/")) if self.relpaths[index] else self.top
-
-    def size(self, index: int) -> int:
-        """The bytes of a file, as found at first."""
-        return self.sizes[index]
-
-    def checksum(self, index: int) -> str | None:
-        """The sha256 of a file, computed once for all targets; None if it has vanished."""
-        if index not in self._checksums:
-            self._checksums[index] = self._compute_checksum(index)
-        return self._checksums[index]
-
-    def _compute_checksum(self, index: int) -> str | None:
-        import hashlib  # lazy: start-up speed
-
-        digest = hashlib.sha256()
-        try:
-            with open(self.path(index), "rb") as stream:
-                for chunk in iter(lambda: stream.read(CHUNK), b""):
-                    digest.update(chunk)
-        except FileNotFoundError:
-            return None
-        return digest.hexdigest()
+            # A name that is no valid text, or none that stdout can show, must not break the output.
+            line = f"{gateway} <= {os.fsencode(modified_rel_path).decode(errors='replace')}"
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 class _Target:
@@ -216,14 +126,14 @@ class _Target:
         self.rsync = rsync
         self.channel = channel
         self.finishedcallback = rsync._channels[channel]
-        self.source: _Source
+        self.source: Source
         self.messages = self._messages()
         self.wanted: list[tuple[int, str | None]] = []
         self.unanswered: list[int] = []
         self.finished = False
         self.failure: Exception | None = None
 
-    def send_entries(self, source: _Source) -> None:
+    def send_entries(self, source: Source) -> None:
         """Describe the source."""
         self.source = source
         entries = source.entries
@@ -282,33 +192,30 @@ class _Target:
             if checksum is not None and checksum == self.source.checksum(index):
                 yield ("same",)
                 continue
-            try:
-                stream = open(self.source.path(index), "rb")  # noqa: SIM115 -- closed below
-            except FileNotFoundError:
+            opened = self.source.open(index)
+            if opened is None:
                 yield ("gone",)
                 continue
-            with stream:
-                yield from self._content(stream, index)
+            with opened[0]:
+                self.rsync._report_send_file(self.channel.gateway, self.source.relpaths[index])
+                for chunk, last in chunks(*opened):
+                    yield ("data", chunk, last)
         yield ("end",)
-
-    def _content(self, stream: BinaryIO, index: int) -> Iterator[tuple[str, bytes, bool]]:
-        self.rsync._report_send_file(self.channel.gateway, self.source.relpaths[index])
-        last = False
-        while not last:
-            chunk = stream.read(CHUNK)
-            last = len(chunk) < CHUNK
-            yield ("data", chunk, last)
 
     def close(self) -> None:
         """Let go of file and channel; a target that is not finished gives up."""
         self.messages.close()
-        self.channel.close()
+        with suppress(OSError):  # the connection is gone, and the channel with it
+            self.channel.close()
 
     def raise_failure(self) -> None:
         """Raise what kept the target from being finished, if anything did."""
         if self.finished:
             return
-        self.channel.waitclose()
+        try:
+            self.channel.waitclose()
+        except RemoteError as error:
+            raise RemoteError(f"{self.channel.gateway}: {error.formatted}") from None
         raise self.failure or EOFError(f"{self.channel.gateway}: the target ended before it was complete")
 
 

@@ -22,8 +22,13 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 
+TEMPORARY = ".execnet-"  # how the names of unfinished files begin
+WRITING_SECONDS = 3600.0  # one not changed for longer was left by a process that died
 CHUNK = 1 << 18  # bytes read at a time to compute a checksum
+# No link is followed to it, and none waits at a fifo.
+READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
 INEXACT = 10000  # nanoseconds that a modification time is off after passing through a float
 
 
@@ -58,7 +63,7 @@ def receive_entries(channel, tree):
 def receive_file(channel, tree, index):
     message = channel.receive()
     if message[0] == "same":
-        tree.set_times_and_mode(index)
+        tree.set_times_and_mode(index, tree.paths[index])
     elif message[0] == "data":
         with Replacement(tree.paths[index]) as replacement:
             while True:
@@ -67,7 +72,8 @@ def receive_file(channel, tree, index):
                     break
                 channel.send(("more",))
                 message = channel.receive()
-        tree.set_times_and_mode(index)
+            replacement.stream.close()
+            tree.set_times_and_mode(index, replacement.temporary)
     channel.send(("ack", index))
 
 
@@ -79,7 +85,7 @@ class Replacement(object):
 
     def __enter__(self):
         folder = os.path.dirname(self.path) or os.curdir
-        descriptor, self.temporary = tempfile.mkstemp(prefix=".execnet-", dir=folder)
+        descriptor, self.temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
         self.stream = os.fdopen(descriptor, "wb")
         return self
 
@@ -91,8 +97,7 @@ class Replacement(object):
                     os.remove(self.path)  # rename does not replace there
                 os.rename(self.temporary, self.path)
         finally:
-            if os.path.exists(self.temporary):
-                os.remove(self.temporary)
+            remove(self.temporary)
 
 
 class Tree(object):
@@ -144,7 +149,7 @@ class Tree(object):
             if parent == -1 and not self.delete:
                 os.rmdir(path)  # more likely a mistake, so not if there is something in it
             else:
-                shutil.rmtree(path)
+                remove(path, keep=is_no_folder)
 
     def is_unchanged(self, index):
         """Whether size and modification time are right; the mode is put right on the way."""
@@ -164,19 +169,15 @@ class Tree(object):
         found = lstat(self.paths[index])
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != self.files[index][1]:
             return None
-        digest = hashlib.sha256()
         try:
-            with open(self.paths[index], "rb") as stream:
-                for chunk in iter(lambda: stream.read(CHUNK), b""):
-                    digest.update(chunk)
+            return sha256(self.paths[index], found.st_size)
         except (IOError, OSError):
             return None  # unreadable: to be replaced
-        return digest.hexdigest()
 
-    def set_times_and_mode(self, index):
+    def set_times_and_mode(self, index, path):
         mode, _, mtime_ns = self.files[index]
-        set_time(self.paths[index], mtime_ns)
-        os.chmod(self.paths[index], stat.S_IMODE(mode))
+        set_time(path, mtime_ns)
+        os.chmod(path, stat.S_IMODE(mode))
 
     def remove_others(self):
         """With ``delete``, remove what is in the folders but was not described."""
@@ -184,18 +185,16 @@ class Tree(object):
             return
         for index, names in self.children.items():
             for name in os.listdir(self.paths[index]):
-                if name not in names:
-                    remove(os.path.join(self.paths[index], name))
+                path = os.path.join(self.paths[index], name)
+                if name not in names and not is_being_written(name, path):
+                    remove(path)
 
     def make_links(self):
         for path, target, rebased in self.links:
             target = native(target)
             if rebased:
                 target = os.path.join(os.path.abspath(self.top), target)
-            if os.path.islink(path) and os.readlink(path) == target:
-                continue
-            remove(path)
-            os.symlink(target, path)
+            make_link(path, target)
 
 
 def native(name):
@@ -219,30 +218,113 @@ def lstat(path):
         raise
 
 
-def remove(path):
-    """Remove whatever is at ``path``, if anything."""
+def remove(path, keep=None):
+    """Remove whatever is at ``path``, if anything; folders that may not be written to as well.
+
+    ``keep`` tells of an lstat whether it may stay. Another process may be at the same work: it is asked again then.
+    """
     found = lstat(path)
-    if found is None:
-        return
-    if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(path)
-    else:
-        os.remove(path)
+    while found is not None and not (keep and keep(found)):
+        try:
+            if stat.S_ISDIR(found.st_mode):
+                open_up(path)
+                shutil.rmtree(path)  # which follows no link, whatever is put in its way
+            else:
+                os.remove(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT and is_same(found, lstat(path)):
+                raise
+        found = lstat(path)
+
+
+def is_folder(found):
+    return stat.S_ISDIR(found.st_mode)
+
+
+def is_no_folder(found):
+    return not stat.S_ISDIR(found.st_mode)
+
+
+def is_same(found, later):
+    """Whether two lstats are of the same thing."""
+    return later is not None and (found.st_ino, is_folder(found)) == (later.st_ino, is_folder(later))
+
+
+def open_up(path):
+    """Let the owner remove what is in the folder and in all folders inside."""
+    folders = [path]
+    for folder in folders:
+        found = lstat(folder)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            continue
+        try:
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(folder, stat.S_IMODE(found.st_mode) | stat.S_IRWXU)
+            folders += [os.path.join(folder, name) for name in os.listdir(folder)]
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+
+def is_being_written(name, path):
+    """Whether this may be the temporary file of another RSync, which comes to the same folder now."""
+    found = lstat(path) if name.startswith(TEMPORARY) else None
+    return found is not None and abs(time.time() - found.st_ctime) < WRITING_SECONDS
+
+
+def sha256(path, size):
+    """The checksum of the file at ``path``; None where it is none, or not one of ``size`` bytes."""
+    digest = hashlib.sha256()
+    with os.fdopen(os.open(path, READ), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return None
+        while size > 0:
+            chunk = stream.read(min(CHUNK, size))
+            if not chunk:
+                return None
+            size -= len(chunk)
+            digest.update(chunk)
+        return None if stream.read(1) else digest.hexdigest()
+
+
+def make_link(path, target):
+    """Have a link to ``target`` at ``path``, which another process may be making too."""
+    while link_target(path) != target:
+        remove(path)
+        try:
+            os.symlink(target, path)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+
+def link_target(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None  # something else, or nothing
+
+
+def make_folders(path):
+    try:
+        os.makedirs(path)
+    except OSError:
+        if not os.path.isdir(path):  # which another process may have made
+            raise
 
 
 def make_parents(path):
     parents = os.path.dirname(path)
     if parents and not os.path.isdir(parents):
-        os.makedirs(parents)
+        make_folders(parents)
 
 
 def make_folder(path, mode, follow):
-    """Have a folder at ``path`` which its owner can write to; ``follow``: it may be behind a link."""
-    is_folder = os.path.isdir(path) and (follow or not os.path.islink(path))
-    if not is_folder:
-        remove(path)
-        os.makedirs(path)
-    mode = stat.S_IMODE(mode) | stat.S_IWUSR
+    """Have a folder at ``path`` which its owner can use; ``follow``: it may be behind a link."""
+    while not os.path.isdir(path) or (os.path.islink(path) and not follow):
+        remove(path, keep=is_folder)
+        make_folders(path)
+    mode = stat.S_IMODE(mode) | stat.S_IRWXU
     if stat.S_IMODE(os.stat(path).st_mode) != mode:
         os.chmod(path, mode)
 

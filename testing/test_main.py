@@ -184,11 +184,58 @@ def test_version() -> None:
     assert run("--version").stdout == f"execnet {execnet.__version__}\n"
 
 
-@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "soon"])
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "soon", "inf", "-inf", "1e300", "86401", "", "\udcff"])
 def test_a_timeout_that_is_none_is_refused(timeout: str) -> None:
     result = run(f"--timeout={timeout}")
     assert result.returncode == 2
-    assert "--timeout" in result.stderr
+    assert "argument --timeout: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("| head -c 1", 141, ""),
+        ("| true", 141, ""),
+        (">/dev/full", 2, "cannot write the output: No space left on device"),
+        (">&-", 2, "cannot write the output: Bad file descriptor"),
+        ("<&- >&- 2>&-", 2, ""),
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["popen", "--json popen", "popen//python=/nowhere", "--help", "--version"])
+def test_broken_streams_give_one_line_at_most(arguments: str, redirection: str, status: int, said: str) -> None:
+    line = f"{sys.executable} -m execnet {arguments} {redirection}; exit ${{PIPESTATUS[0]}}"
+    # Unbuffered, argparse itself meets the error, and keeps it to itself.
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    run = subprocess.run(
+        ["bash", "-c", line], capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, env=environment
+    )
+    assert run.stderr.decode() == (f"python -m execnet: {said}\n" if said else "")
+    answered = 1 if "nowhere" in arguments else 0
+    possible = {"| head -c 1": (status, answered), "| true": (status,)}.get(redirection, (status or answered,))
+    assert run.returncode in possible
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("popen//id=\udcff", "popen//env:A=\udcff", "popen//env:\udcff=1", "popen//chdir=/\udcff", "socket=\udcff:1"),
+        *("popen//via", "popen//chdir", "popen//env:A", "popen//python", "popen//python='", "ssh", "socket", "//", "="),
+        *("socket=127.0.0.1:99999", f"socket={300 * 'h'}:1", "popen//id=a\nb", "popen//nice=x", "popen//\x1b[2J"),
+        *("popen//chdir=/nowhere/\n", "popen//execmodel=x", "popen//execmodel", f"popen//nice={20 * '9'}"),
+    ],
+)
+def test_whatever_is_asked_for_has_one_row_and_no_traceback_of_ours(spec: str) -> None:
+    for environment in ({}, {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}):
+        result = run("--timeout", "20", spec, **environment)
+        assert result.returncode in (0, 1)
+        assert "__main__.py" not in result.stderr
+        first = result.stdout.split("\n")[3]
+        assert first.split("  ")[1].strip() == program._shown(spec) or "  " in spec
+        assert first.isprintable()
 
 
 def test_main_can_be_called_and_returns_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import os
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import execnet
-from execnet import RSync, rsync, rsync_remote
+from execnet import RSync, rsync, rsync_remote, rsync_source
 
 SECONDS = 10.0
 
@@ -127,7 +130,9 @@ class TestContent:
         sync()
         assert (mode(dest), mode(dest / "sub")) == (0o710, 0o755)
 
-    @pytest.mark.parametrize("size", [rsync.CHUNK - 1, rsync.CHUNK, rsync.CHUNK + 1, 3 * rsync.WINDOW_BYTES + 5])
+    @pytest.mark.parametrize(
+        "size", [rsync_source.CHUNK - 1, rsync_source.CHUNK, rsync_source.CHUNK + 1, 3 * rsync.WINDOW_BYTES + 5]
+    )
     def test_large_files_travel_in_parts(self, sync, source, dest, size):
         content = os.urandom(1000) * (size // 1000 + 1)
         (source / "large").write_bytes(content[:size])
@@ -359,11 +364,11 @@ class TestFilterAndReports:
 
     def test_callbacks_tell_the_bytes(self, sync, source):
         (source / "a").write_bytes(b"x" * 10)
-        (source / "b").write_bytes(b"y" * rsync.CHUNK * 3)
+        (source / "b").write_bytes(b"y" * rsync_source.CHUNK * 3)
         events = []
         sync(callback=lambda *event: events.append(event))
         assert [event[:2] for event in events] == [
-            ("list", 10 + rsync.CHUNK * 3), ("ack", 10), ("ack", rsync.CHUNK * 3)
+            ("list", 10 + rsync_source.CHUNK * 3), ("ack", 10), ("ack", rsync_source.CHUNK * 3)
         ]  # fmt: skip
         assert all(isinstance(channel, execnet.Channel) for _, _, channel in events)
 
@@ -422,17 +427,18 @@ class TestTargets:
         gateways = group.makegateways(["popen"] * 3)
         opened = []
 
-        def noting_open(path, mode):
-            opened.append(path)
-            return builtins.open(path, mode)
+        def noting_open(self, index):
+            opened.append(index)
+            return source_open(self, index)
 
+        source_open = rsync_source.Source.open
         for _ in range(2):
             rsync_ = RSync(source, verbose=False)
             for number, gateway in enumerate(gateways):
                 rsync_.add_target(gateway, tmp_path / f"dest{number}")
             rsync_.send()
             os.utime(source / "a", ns=(0, 0))
-            monkeypatch.setattr(rsync, "open", noting_open, raising=False)
+            monkeypatch.setattr(rsync_source.Source, "open", noting_open)
         assert len(opened) == 1
 
     def test_without_target(self, gw, source, dest):
@@ -543,6 +549,434 @@ class TestFailures:
         (source / "a").touch()
         with pytest.raises(ZeroDivisionError):
             sync(callback=lambda *event: 1 / 0)
+
+
+@pytest.fixture(params=[True, False], ids=["by descriptor", "by path"])
+def way(request, monkeypatch):
+    """Both ways to read a source: that of POSIX, and that of platforms without it."""
+    if request.param and not rsync_source.BY_DESCRIPTOR:
+        pytest.skip("this platform only knows paths")
+    monkeypatch.setattr(rsync_source, "BY_DESCRIPTOR", request.param)
+
+
+def become_socket(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+REPLACEMENTS = {
+    "link": lambda path: path.symlink_to(path.parents[1] / "outside"),
+    "fifo": os.mkfifo,
+    "socket": become_socket,
+    "folder": Path.mkdir,
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.usefixtures("way")
+class TestWhatChangesMeanwhile:
+    @pytest.fixture(autouse=True)
+    def outside(self, tmp_path):
+        (tmp_path / "outside").write_bytes(b"secret")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "b").write_bytes(b"secret")
+        return tmp_path / "elsewhere"
+
+    @staticmethod
+    def replaced(path, become):
+        """A callback that puts something else in the place of a file, once all files are listed."""
+
+        def callback(what, size, channel):
+            if what == "list":
+                path.unlink()
+                become(path)
+
+        return callback
+
+    @pytest.mark.parametrize("become", REPLACEMENTS.values(), ids=REPLACEMENTS)
+    @pytest.mark.parametrize("there", [None, b"hullo"], ids=["new", "to compare"])
+    def test_a_file_that_turns_into_something_else_is_left_out(self, sync, source, dest, become, there):
+        for name in "abc":
+            (source / name).write_bytes(b"hello")
+        if there is not None:
+            dest.mkdir()
+            (dest / "b").write_bytes(there)
+        sync(callback=self.replaced(source / "b", become))
+        expected = {"a": b"hello", "b": there, "c": b"hello"}
+        assert tree(dest) == {name: content for name, content in expected.items() if content is not None}
+
+    @pytest.mark.parametrize("become", [REPLACEMENTS[name] for name in ("fifo", "socket", "folder", "nothing")])
+    def test_a_single_file_that_turns_into_something_else_is_left_out(self, sync, source, dest, become):
+        (source / "a").write_bytes(b"hello")
+        assert sync(top=source / "a", callback=self.replaced(source / "a", become)) == []
+        assert not dest.exists()
+
+    def test_a_folder_that_turns_into_a_link_has_nothing_sent_from_where_it_leads(self, sync, source, dest, outside):
+        (source / "sub" / "deeper").mkdir(parents=True)
+        (source / "sub" / "deeper" / "b").write_bytes(b"hello")
+        (source / "a").write_bytes(b"hello")
+        (outside / "deeper").mkdir()
+        (outside / "deeper" / "b").write_bytes(b"secret")
+
+        def callback(what, size, channel):
+            if what == "list":
+                (source / "sub").rename(source / "moved")
+                (source / "sub").symlink_to(outside)
+
+        if not rsync_source.BY_DESCRIPTOR:
+            pytest.skip("paths lead where they lead")
+        assert sync(callback=callback) == ["a"]
+        assert tree(dest) == {"a": b"hello", "sub": None, "sub/deeper": None}
+
+    @pytest.mark.parametrize("become", ["link", "file", "fifo", "nothing"])
+    def test_a_folder_that_is_replaced_before_it_is_listed_is_empty(self, sync, source, dest, outside, become):
+        (source / "sub").mkdir()
+        (source / "sub" / "b").write_bytes(b"hello")
+        (source / "z").write_bytes(b"hello")
+        replace = {
+            "link": lambda path: path.symlink_to(outside),
+            "file": Path.touch,
+            "fifo": os.mkfifo,
+            "nothing": lambda path: None,
+        }
+
+        def keep(path):
+            if path == str(source / "z"):
+                (source / "sub").rename(source / "zz")
+                replace[become](source / "sub")
+            return True
+
+        sync(filter=keep)
+        assert tree(dest) == {"sub": None, "z": b"hello"}
+
+    def test_a_growing_file_is_sent_up_to_the_size_it_had_when_opened(self, source):
+        (source / "log").write_bytes(b"x" * (2 * rsync_source.CHUNK + 1))
+        tree = rsync_source.Source(str(source), lambda path: True)
+        (source / "log").write_bytes(b"y" * (3 * rsync_source.CHUNK))
+        stream, size = tree.open(1)
+        parts = []
+        with stream, (source / "log").open("ab") as log:
+            for part in rsync_source.chunks(stream, size):
+                parts.append(part)
+                log.write(b"z" * 2 * rsync_source.CHUNK)
+                log.flush()
+        assert [last for _, last in parts] == [False, False, True]
+        assert b"".join(chunk for chunk, _ in parts) == b"y" * (3 * rsync_source.CHUNK)
+
+    @pytest.mark.parametrize("left", [0, 1, rsync_source.CHUNK, rsync_source.CHUNK + 1])
+    def test_a_shrinking_file_ends_where_it_ends(self, sync, source, dest, left):
+        (source / "a").write_bytes(b"x" * 3 * rsync_source.CHUNK)
+        sync(callback=lambda *event: os.truncate(source / "a", left))
+        assert (dest / "a").read_bytes() == b"x" * left
+
+    def test_what_changed_meanwhile_is_put_right_by_the_next_sync(self, sync, source, dest):
+        for name in "ab":
+            (source / name).write_bytes(b"hello")
+        sync(callback=lambda *event: (source / "b").write_bytes(b"HELLO"))
+        sync()
+        assert tree(dest) == tree(source)
+
+
+@pytest.fixture
+def everyones():
+    """A folder that any user can reach and write to; pytest's own are for one user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+@pytest.fixture
+def users_gateway(gw, everyones):
+    """A gateway whose other side is no longer root, if it was."""
+    (everyones / "first").mkdir()
+    # What is imported late might be in a place that the user can't read.
+    with pytest.raises(execnet.RemoteError):
+        gw.remote_exec("import os; os.rmdir('/')").waitclose(SECONDS)
+    rsync_ = RSync(everyones / "first", verbose=False)
+    rsync_.add_target(gw, everyones / "second", delete=True)
+    rsync_.send()
+    user = "import os; os.getuid() or os.setuid(65534); channel.send(os.getuid())"
+    assert gw.remote_exec(user).receive(SECONDS) != 0
+    return gw
+
+
+class TestOrdinaryUsers:
+    """What root may do anyway."""
+
+    def sync(self, gateway, source, dest, **options):
+        rsync_ = RSync(source, verbose=False)
+        rsync_.add_target(gateway, dest, **options)
+        rsync_.send()
+
+    @pytest.fixture
+    def dest(self, users_gateway, everyones):
+        """Has two levels of folders that their owner may not write to, or even list."""
+        dest = everyones / "dest"
+        program = f"""
+import os
+os.makedirs({str(dest / "old" / "inner")!r})
+open({str(dest / "old" / "inner" / "file")!r}, "w").close()
+os.symlink("/", {str(dest / "old" / "link")!r})
+os.chmod({str(dest / "old" / "inner")!r}, 0)
+os.chmod({str(dest / "old")!r}, 0o555)
+"""
+        users_gateway.remote_exec(program).waitclose(SECONDS)
+        return dest
+
+    def test_delete_removes_folders_that_may_not_be_written_to(self, users_gateway, source, dest):
+        (source / "new").write_bytes(b"hello")
+        self.sync(users_gateway, source, dest, delete=True)
+        assert tree(dest) == {"new": b"hello"}
+
+    @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("x")], ids=["file", "link"])
+    def test_such_a_folder_gives_way(self, users_gateway, source, dest, make):
+        make(source / "old")
+        self.sync(users_gateway, source, dest)
+        assert tree(dest) == tree(source)
+
+    def test_folders_are_made_usable_for_their_owner(self, users_gateway, source, dest):
+        (source / "old" / "inner").mkdir(parents=True)
+        (source / "old" / "inner" / "file").write_bytes(b"hello")
+        (source / "old" / "inner").chmod(0o055)
+        self.sync(users_gateway, source, dest, delete=True)
+        assert mode(dest / "old" / "inner") == 0o755
+        assert (dest / "old" / "inner" / "file").read_bytes() == b"hello"
+
+    def test_files_that_may_not_be_read_are_left_out_and_folders_an_error(self, everyones):
+        program = f"""
+import os, execnet
+def sync(group):
+    rsync = execnet.RSync("source", verbose=False)
+    rsync.add_target(group[0], "dest")
+    rsync.send()
+os.chdir({str(everyones)!r})
+os.mkdir("source")
+for name in "ab":
+    open("source/" + name, "w").close()
+os.chmod("source/a", 0)
+os.mkdir("empty")
+with execnet.Group(["popen//chdir={everyones}"]) as group:
+    warm = execnet.RSync("empty", verbose=False)  # imports what is imported late
+    warm.add_target(group[0], "nowhere")
+    warm.send()
+    if not os.getuid():
+        os.seteuid(65534)
+    sync(group)
+    print(os.listdir("dest"))
+    os.seteuid(os.getuid())
+    os.mkdir("source/sub")
+    os.chmod("source/sub", 0)
+    if not os.getuid():
+        os.seteuid(65534)
+    try:
+        sync(group)
+    except PermissionError as error:
+        print(error.filename)
+    os.seteuid(os.getuid())
+"""
+        run = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+        assert run.stdout == f"['b']\n{everyones}/source/sub\n", run.stderr
+
+
+class TestAtTheSameTime:
+    """Others in the same folders; no result may pass for right that is not."""
+
+    def test_two_that_sync_to_the_same_folder(self, group, source, dest):
+        (source / "link").symlink_to("a")
+        (source / "sub").mkdir()
+        for number in range(30):
+            (source / "sub" / str(number)).write_bytes(b"hello" * number * 1000)
+        program = f"""
+import execnet, sys
+with execnet.Group(["popen", "popen"]) as group:
+    for number in range(10):
+        rsync = execnet.RSync({str(source)!r}, verbose=False)
+        for gateway in group:
+            rsync.add_target(gateway, {str(dest)!r}, delete=True)
+        rsync.send()
+        if number % 2:
+            group[0].remote_exec("import shutil; shutil.rmtree(%r)" % {str(dest / "sub")!r}).waitclose()
+        else:
+            group[0].remote_exec("import os; os.makedirs(%r + '/x/y')" % {str(dest)!r}).waitclose()
+    rsync.add_target(group[0], {str(dest)!r}, delete=True)
+    rsync.send()
+"""
+        run = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert tree(dest) == tree(source)
+
+    def test_what_another_process_puts_in_the_place_of_what_is_to_go_may_stay(self, dest):
+        dest.touch()
+
+        def keep(found):
+            if stat.S_ISREG(found.st_mode):
+                dest.unlink()
+                (dest / "inside").mkdir(parents=True)  # now, before the file is removed
+            return stat.S_ISDIR(found.st_mode)
+
+        rsync_remote.remove(str(dest), keep)
+        assert tree(dest) == {"inside": None}
+
+    def test_delete_spares_the_unfinished_files_of_others_and_removes_those_left_behind(self, sync, dest, monkeypatch):
+        fresh = dest / f"{rsync_remote.TEMPORARY}fresh"
+        dest.mkdir()
+        fresh.touch()
+        sync(delete=True)
+        assert fresh.exists()
+        assert rsync_remote.is_being_written(fresh.name, str(fresh))
+        monkeypatch.setattr(rsync_remote, "WRITING_SECONDS", -1)
+        receiver = rsync_remote.Tree(str(dest), True)
+        receiver.add("dir", -1, b"", 0o755)
+        receiver.remove_others()
+        assert tree(dest) == {}
+
+    def test_a_target_file_that_is_longer_by_now_is_not_taken_for_the_same(self, dest):
+        dest.write_bytes(b"hello, and more")
+        assert rsync_remote.sha256(str(dest), 5) is None
+        assert rsync_remote.sha256(str(dest), 15) == hashlib.sha256(b"hello, and more").hexdigest()
+        assert rsync_remote.sha256(str(dest), 16) is None
+
+    def test_a_fifo_or_link_in_the_target_is_not_read(self, dest, tmp_path):
+        (tmp_path / "file").touch()
+        dest.symlink_to(tmp_path / "file")
+        with pytest.raises(OSError):
+            rsync_remote.sha256(str(dest), 0)
+        dest.unlink()
+        os.mkfifo(dest)
+        assert rsync_remote.sha256(str(dest), 0) is None
+
+    def test_a_source_that_never_stands_still(self, sync, source, dest):
+        program = """
+import os, random, sys, time
+os.chdir(sys.argv[1])
+print("", flush=True)
+acts = [
+    lambda name: open(name, "a").write("x" * random.choice([1, 1000, 600000])),
+    os.remove, os.mkdir, os.rmdir,
+    lambda name: (os.mkfifo(name), time.sleep(0.002), os.remove(name)),
+    lambda name: os.symlink("/etc/hostname", name),
+    lambda name: os.symlink("/etc", name),
+    lambda name: os.rename(name, random.choice(names)),
+]
+names = ["a", "b", "c", "d", "d/a", "d/b", "d/d", "d/d/c"]
+while True:
+    name = random.choice(names)
+    try:
+        random.choice(acts)(name)
+        if os.path.isfile(name) and os.path.getsize(name) > 3000000:
+            os.truncate(name, 0)
+    except OSError:
+        pass
+"""
+        secrets = {Path("/etc/hostname").read_bytes()}
+        with subprocess.Popen([sys.executable, "-c", program, source], stdout=subprocess.PIPE) as restless:
+            restless.stdout.readline()
+            try:
+                ended = 0
+                deadline = time.monotonic() + 3
+                while time.monotonic() < deadline:
+                    try:
+                        sync(delete=True)
+                        ended += 1
+                    except ValueError as error:
+                        assert "neither file, folder nor link" in str(error)
+                    files = [path for path in dest.rglob("*") if path.is_file() and not path.is_symlink()]
+                    assert not secrets & {path.read_bytes() for path in files}
+            finally:
+                restless.kill()
+        assert ended
+        for path in source.rglob("*"):
+            if stat.S_ISFIFO(path.lstat().st_mode):
+                path.unlink()
+        sync(delete=True)
+        assert tree(dest) == tree(source)
+
+    def test_targets_killed_at_any_moment_are_put_right_by_the_next_sync(self, group, source, dest):
+        for number in range(40):
+            (source / str(number)).write_bytes(os.urandom(20000))
+        for moment in range(12):
+            gateway = group.makegateway("popen")
+            timer = threading.Timer(moment * 0.004, gateway._io.popen.kill)
+            rsync_ = RSync(source, verbose=False)
+            (source / str(moment)).write_bytes(os.urandom(20000))
+            timer.start()
+            try:
+                rsync_.add_target(gateway, dest)
+                rsync_.send()
+            except (EOFError, OSError):
+                pass
+            timer.join(SECONDS)
+            for path in dest.rglob("[0-9]*"):
+                assert path.stat().st_size == 20000
+        gateway = group.makegateway("popen")
+        rsync_.add_target(gateway, dest)
+        rsync_.send()
+        found = tree(dest)
+        for name in [name for name in found if name.startswith(rsync_remote.TEMPORARY)]:
+            del found[name]
+        assert found == tree(source)
+
+    def test_a_full_disk_fails_its_own_target_by_name_and_leaves_nothing_half(self, group, source, tmp_path):
+        (source / "small").write_bytes(b"hello")
+        (source / "large").write_bytes(bytes(3 * rsync_source.CHUNK))
+        full, roomy = group.makegateways(["popen//id=full", "popen"])
+        limit = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({2 * rsync_source.CHUNK},) * 2)"
+        full.remote_exec(limit).waitclose(SECONDS)
+        rsync_ = RSync(source, verbose=False)
+        rsync_.add_target(full, tmp_path / "x")
+        rsync_.add_target(roomy, tmp_path / "y")
+        with pytest.raises(execnet.RemoteError, match=r"(?s)full.*File too large"):
+            rsync_.send()
+        assert tree(tmp_path / "x") == {}
+        assert tree(tmp_path / "y") == tree(source)
+
+
+class TestNastyTrees:
+    def test_folders_nested_deeper_than_python_recurses(self, sync, source, dest):
+        depth = sys.getrecursionlimit() + 100
+        subprocess.run(["mkdir", "-p", "d/" * depth], cwd=source, check=True)
+        (source / "d" / "d" / "a").write_bytes(b"hello")
+        try:
+            assert sync() == ["d/d/a"]
+            subprocess.run(["diff", "-r", source, dest], check=True, timeout=SECONDS)
+        finally:
+            subprocess.run(["rm", "-r", source / "d", dest], check=True)
+
+    def test_what_names_modes_and_holes_there_are(self, sync, source, dest):
+        names = [b"n" * 255, b"new\nline", b"\xff\xfe\x80", b" ", b"-", b"~", b"...", b"\\", b"a:b", "ä".encode() * 127]
+        for name in names:
+            Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(name)
+        (source / "loop").symlink_to("loop")
+        (source / "up").symlink_to("..")
+        (source / "self").symlink_to(source)
+        os.link(source / "~", source / "hard link")
+        (source / "setuid").write_bytes(b"#!")
+        (source / "setuid").chmod(0o6755)
+        (source / "sticky").mkdir()
+        (source / "sticky").chmod(0o1777)
+        with (source / "hole").open("wb") as stream:
+            stream.seek(10 << 20)
+            stream.write(b"x")
+        sync(delete=True)
+        expected = {**tree(source), "self": str(source)}
+        assert tree(dest) == expected
+        assert mode(dest / "setuid") == 0o6755
+        assert mode(dest / "sticky") == 0o1777
+        assert sync(delete=True) == []
+
+    def test_names_that_stdout_cannot_show(self, source, dest):
+        (source / "grün").touch()
+        program = f"""
+import execnet
+with execnet.Group(["popen"]) as group:
+    rsync = execnet.RSync({str(source)!r})
+    rsync.add_target(group[0], {str(dest)!r})
+    rsync.send()
+"""
+        environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        run = subprocess.run([sys.executable, "-c", program], timeout=60, env=environ, capture_output=True)
+        assert (run.returncode, run.stderr) == (0, b"")
+        assert run.stdout.endswith(b"<= gr\\xfcn\n")
 
 
 class TestRemoteSide:

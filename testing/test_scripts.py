@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from support.interpreters import Interpreter
-from support.processes import end, free_port
+from support.processes import end, free_port, listening_ports, wait_until
 from support.socketserver import SocketServer
 
 import execnet
@@ -136,6 +137,135 @@ def test_a_port_in_use_is_named(socket_server: SocketServer) -> None:
     assert socket_server.hostport in run.stderr
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:70000", "127.0.0.1:²", ":-1"])
+def test_a_port_that_is_none_is_named(address: str) -> None:
+    for name in ("socketserver", "quitserver"):
+        run = subprocess.run(
+            [sys.executable, "-m", f"execnet.script.{name}", address], capture_output=True, text=True, timeout=SECONDS
+        )
+        assert run.returncode == 1
+        assert address in run.stderr or "usage" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
+SERIAL = f"""
+import sys
+sys.path[:0] = [{str(Path(execnet.__file__).parents[1])!r}]
+from execnet.script import socketserver
+socketserver.LINE_SECONDS = 0.3
+socketserver.startserver(socketserver.bind_and_listen("127.0.0.1:0"), loop=True)
+"""
+
+
+@pytest.mark.parametrize("command", [(*MODULE, "127.0.0.1:0"), (sys.executable, "-c", SERIAL)], ids=["fork", "serial"])
+def test_those_who_say_nothing_or_half_a_line_block_nobody(command: tuple[str, ...]) -> None:
+    with running(*command) as server, ExitStack() as stack:
+        port = listening_port(server)
+        for beginning in (b"", b"'half", b"\0\xff", b"garbage\n", b"1\n", b"((((((" * 10000 + b"\n", b"\n"):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
+            sock.sendall(beginning)
+        assert send_source(port, "clientsock.sendall(b'served')") == b"served"
+
+
+def test_a_first_line_must_come_in_time() -> None:
+    with running(sys.executable, "-c", SERIAL) as server, socket.socket() as sock:
+        sock.settimeout(SECONDS)
+        sock.connect(("127.0.0.1", listening_port(server)))
+        sock.sendall(b"'half")
+        assert sock.makefile("rb").read() == b"execnet socketserver cannot take the first line: timed out\n"
+
+
+def peak_mebibytes(pid: int) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) >> 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_a_first_line_without_end_is_refused_and_not_held_in_memory() -> None:
+    with running(sys.executable, "-c", SERIAL.replace("0.3", "30")) as server:
+        port = listening_port(server)
+        before = peak_mebibytes(server.pid)
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+            megabyte = b"x" * (1 << 20)
+            with suppress(ConnectionError):
+                for _ in range(300):
+                    sock.sendall(megabyte)
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+            sock.sendall(b"x" * (socketserver.MOST_LINE_BYTES + 1))
+            refusal = sock.makefile("rb").read().decode()
+        assert refusal == "execnet socketserver cannot take the first line: it has more than 4194304 bytes\n"
+        assert peak_mebibytes(server.pid) - before < 40
+        # The longest that is taken, with its quotes.
+        start = "clientsock.sendall(b'served')#"
+        assert send_source(port, start.ljust(socketserver.MOST_LINE_BYTES - 3, "x")) == b"served"
+
+
+def test_a_server_out_of_descriptors_says_so_and_goes_on() -> None:
+    with running(*MODULE, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        in_use = len(os.listdir(f"/proc/{server.pid}/fd"))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (in_use, hard))
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+            sock.sendall(b"'clientsock.sendall(b\"served\")'\n")
+            assert server.stdout is not None
+            lines = iter(server.stdout)
+            assert any("cannot accept a connection: [Errno 24]" in line for line in lines)
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
+            assert sock.makefile("rb").read() == b"served"
+
+
+def test_a_server_out_of_processes_says_so_and_goes_on() -> None:
+    # For root there is no limit; what is imported late might be in a place that another user can't read.
+    program = """
+import encodings.idna, os, resource, signal, socket
+from execnet import gateway_base
+from execnet.script import socketserver
+def limit(processes):
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, hard))
+def more(signum, frame):
+    limit(soft)
+    print("more", flush=True)
+signal.signal(signal.SIGUSR1, more)
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+os.getuid() or os.setuid(65534)
+limit(0)
+socketserver.main()
+"""
+    with running(sys.executable, "-c", program, "127.0.0.1:0") as server:
+        port = listening_port(server)
+        answer = send_source(port, "clientsock.sendall(b'served')")
+        assert answer.startswith(b"execnet socketserver cannot start a process: [Errno 11]")
+        assert server.stdout is not None
+        assert any("cannot start a process: [Errno 11]" in line for line in server.stdout)
+        server.send_signal(signal.SIGUSR1)
+        assert any(line == "more\n" for line in server.stdout)
+        assert send_source(port, "clientsock.sendall(b'served')") == b"served"
+
+
+def test_a_lost_listening_socket_ends_the_server() -> None:
+    listening = socketserver.bind_and_listen(("127.0.0.1", 0))
+    listening.close()
+    with pytest.raises(OSError):
+        socketserver.accept(listening)
+
+
+@pytest.mark.parametrize("output", [">/dev/full 2>&1", "<&- >&- 2>&-", "2>&1 | head -c 1"])
+def test_a_server_whose_output_fails_serves_on(output: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with running("sh", "-c", f"{' '.join(MODULE)} {address} {output}; exit 7") as shell:
+        port = int(address.rpartition(":")[2])
+        wait_until(lambda: port in listening_ports(), SECONDS, "the server's listening")
+        assert send_source(port, "raise ZeroDivisionError") == b""
+        for _ in range(3):
+            # What a program that it starts prints is no part of the connection.
+            source = "import os; os.system('echo printed; echo told >&2'); clientsock.sendall(b'served')"
+            assert send_source(port, source) == b"served"
+        subprocess.run([sys.executable, "-m", "execnet.script.quitserver", address], check=True, timeout=SECONDS)
+        assert shell.wait(SECONDS) == 7
+
+
 def test_an_interrupted_server_leaves() -> None:
     with running(*MODULE, "127.0.0.1:0") as server:
         listening_port(server)
@@ -230,6 +360,58 @@ def test_the_shell_says_where_nobody_listens() -> None:
     assert run.returncode == 1
     assert address in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def ascii_shell(address: str, lines: bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "execnet.script.shell", address],
+        input=lines,
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", **environment},
+        timeout=SECONDS,
+    )
+
+
+def test_the_shell_in_an_ascii_locale_on(other_python: Interpreter, tmp_path: Path) -> None:
+    alone = tmp_path / "socketserver.py"
+    alone.write_bytes((SCRIPTS / "socketserver.py").read_bytes())
+    with running("env", "LC_ALL=C", "PYTHONIOENCODING=ascii", other_python, alone, "127.0.0.1:0") as server:
+        lines = 'print(u"gr\\xfcn")\nlen(u"grün")\nprint(u"grün")\nprint("plain")\n1/0\n'
+        if other_python.version[0] == 3:
+            lines += 'print("\\udcff")\n'
+        run = ascii_shell(f"127.0.0.1:{listening_port(server)}", lines.encode())
+    assert (run.returncode, run.stderr) == (0, b"")
+    for part in (b"gr\\xfcn\n", b"4\n", b"plain\n", b"ZeroDivisionError"):
+        assert part in run.stdout
+    assert run.stdout.count(b"gr\\xfcn\n") == 2
+    assert (b"\\udcff" in run.stdout) == (other_python.version[0] == 3)
+
+
+def test_the_shell_reads_utf8_where_the_locale_is_ascii_and_utf8_is_off(socket_server: SocketServer) -> None:
+    run = ascii_shell(
+        socket_server.hostport, 'len("grün")\n'.encode(), PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=""
+    )
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"4\n" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("| head -c 1", 141, ""),
+        (">/dev/full", 2, "cannot write the output: No space left on device"),
+        (">&-", 2, "cannot write the output: Bad file descriptor"),
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_the_shell_with_broken_streams(socket_server: SocketServer, redirection: str, status: int, said: str) -> None:
+    line = f"{sys.executable} -m execnet.script.shell {socket_server.hostport} {redirection}; exit ${{PIPESTATUS[0]}}"
+    lines = b"print('x' * 10000)\n" * 100
+    run = subprocess.run(["bash", "-c", line], input=lines, capture_output=True, timeout=SECONDS)
+    errors = run.stderr.decode()
+    assert run.returncode == status
+    assert errors == (f"python -m execnet.script.shell: {said}\n" if said else "")
 
 
 def test_a_proxy_reports_what_it_could_not_start(makegateway: Callable[..., execnet.Gateway]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 PAUSE = 1.0  # seconds between two servers, so that one which can't start is no busy loop
 
@@ -13,14 +14,23 @@ PAUSE = 1.0  # seconds between two servers, so that one which can't start is no 
 def main() -> None:
     """Run ``socketserver.py`` with the arguments of this command, over and over."""
     server = os.path.join(os.path.dirname(os.path.abspath(__file__)), "socketserver.py")
+    command = [sys.executable, server, *sys.argv[1:]]
     try:
         while True:
-            command = [sys.executable, server, *sys.argv[1:]]
-            print("starting subcommand:", " ".join(command), flush=True)
-            subprocess.call(command)
+            say("starting subcommand:", " ".join(command))
+            try:
+                subprocess.call(command)
+            except OSError as error:  # out of processes, for one
+                say("cannot start it:", str(error))
             time.sleep(PAUSE)
     except KeyboardInterrupt:
-        print("leaving", flush=True)
+        say("leaving")
+
+
+def say(*what: str) -> None:
+    """Print, unless nobody can read it: that is no reason to end."""
+    with suppress(OSError):
+        print(*what, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit("usage: python -m execnet.script.quitserver host:port")
     try:
         quit_server(host or "localhost", int(port))
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # the last two: no port, no host
         sys.exit(f"cannot quit the server on {sys.argv[1]}: {error}")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from execnet.script import command
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from execnet.gateway_base import Channel
 
+INTERRUPTED = 130
 PROMPT = """
 import code, sys
 
@@ -15,7 +18,9 @@ class Stream:
     # What the far side prints comes back as text.
     encoding = "utf-8"
     def write(self, text):
-        channel.send(text)
+        if isinstance(text, bytes):  # as print of Python 2 does
+            text = text.decode("utf-8", "replace")
+        channel.send(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     def flush(self):
         pass
 
@@ -38,34 +43,52 @@ def run(channel: Channel) -> None:
     more = False
     while True:
         try:
-            channel.send(input("... " if more else ">>> "))
+            channel.send(read_line("... " if more else ">>> "))
         except EOFError:
             return
         answer = channel.receive()
         while not isinstance(answer, bool):
-            sys.stdout.write(answer)
+            command.write(answer)
             answer = channel.receive()
         more = answer
 
 
-def main() -> None:
+def read_line(prompt: str) -> str:
+    """The next line of stdin; what the locale doesn't know is taken for UTF-8."""
+    try:
+        line = input(prompt)
+    except OSError as error:
+        raise command.OutputFailed(error) from None  # of the prompt
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # bytes that are no characters to the locale
+        return line.encode(sys.stdin.encoding, "surrogateescape").decode("utf-8", "replace")
+    return line
+
+
+def main() -> int:
     """Connect to the server whose address the command line gives."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m execnet.script.shell host:port")
     from execnet.multi import Group
 
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     group = Group()
     try:
         gateway = group.makegateway(f"socket={sys.argv[1]}")
-        print("Python", *gateway._rinfo().version_info[:3], "on", sys.argv[1])
+        version = ".".join(map(str, gateway._rinfo().version_info[:3]))
+        command.show(f"Python {version} on {sys.argv[1]}")
         run(gateway.remote_exec(PROMPT))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     except EOFError:
         pass  # the far side ended the session
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         group.terminate(timeout=2.0)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run("python -m execnet.script.shell", main))

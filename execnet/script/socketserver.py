@@ -10,18 +10,37 @@ Readable by every Python from 2.7 on, alone.
 
 from __future__ import print_function  # noqa: UP010
 
+import errno
 import os
 import sys
+import time
 import traceback
 
 PROGRAM = "execnet socketserver"
 DEFAULT = ":8888"
+MOST_LINE_BYTES = 4 << 20  # of the first line: many times what an initiator sends
+LINE_SECONDS = 60.0  # in which that line must have come
+PAUSE = 1.0  # seconds before another try where processes or descriptors ran out
+LOST = (errno.EBADF, errno.EINVAL, getattr(errno, "ENOTSOCK", errno.EBADF))  # the listening socket is none any more
 
 
 def log(*what):
     """Say what goes on, at once: who starts a server waits for its address."""
-    print(PROGRAM, *what)
-    sys.stdout.flush()
+    say(sys.stdout, *what)
+
+
+def say(stream, *what):
+    """Print, unless nobody can read it: a full disk or a closed pipe is no reason for a server to end."""
+    try:
+        print(PROGRAM, *what, file=stream)
+        stream.flush()
+    except (AttributeError, IOError, OSError, ValueError):  # noqa: UP024 -- None, failing, failing, closed
+        pass
+
+
+def complain():
+    """Say which exception there is now."""
+    say(sys.stderr, traceback.format_exc())
 
 
 def bind_and_listen(hostport, execmodel=None):
@@ -39,6 +58,8 @@ def bind_and_listen(hostport, execmodel=None):
         if not colon or not port.isdigit():
             raise ValueError("not host:port: %r" % (hostport,))
         hostport = host, int(port)
+        if hostport[1] > 65535:
+            raise ValueError("no port: %s" % port)
     host, port = hostport
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     serversock = socket.socket(family, socket.SOCK_STREAM)
@@ -52,19 +73,71 @@ def bind_and_listen(hostport, execmodel=None):
     return serversock
 
 
+def accept(serversock):
+    """The next connection as (socket, address), however long it takes to get one."""
+    while True:
+        try:
+            clientsock, address = serversock.accept()
+        except (IOError, OSError) as error:  # noqa: UP024 -- two classes on Python 2
+            if error.errno in LOST:
+                raise
+            say(sys.stderr, "cannot accept a connection:", error)
+            time.sleep(PAUSE)
+        else:
+            log("got new connection from", *address[:2])
+            return clientsock, address
+
+
 def exec_from_one_connection(serversock):
     """Accept one connection and execute, here, the source that its first line evaluates to."""
-    clientsock, address = serversock.accept()
-    log("got new connection from", *address[:2])
-    execute_from(clientsock, address)
+    execute_from(*accept(serversock))
+
+
+def read_line(sock):
+    """The first line that ``sock`` gets, empty where it ends before; raises IOError if it doesn't end in time.
+
+    More than the line is not kept: who connects waits for an answer to it.
+    """
+    received = bytearray()
+    deadline = time.time() + LINE_SECONDS
+    while True:
+        sock.settimeout(max(0.001, deadline - time.time()))
+        chunk = sock.recv(65536)
+        line, newline, _ = chunk.partition(b"\n")
+        received += line
+        if len(received) > MOST_LINE_BYTES:
+            raise IOError("it has more than %d bytes" % MOST_LINE_BYTES)  # noqa: UP024
+        if newline or not chunk:
+            sock.settimeout(None)
+            return bytes(received)
+
+
+def refuse(sock, reason):
+    """Tell who has connected, and stderr, why there is no interpreter; closes ``sock``."""
+    import socket
+
+    say(sys.stderr, reason)
+    deadline = time.time() + PAUSE
+    try:
+        sock.settimeout(PAUSE)
+        sock.sendall(("%s %s\n" % (PROGRAM, reason)).encode("ascii", "backslashreplace"))
+        sock.shutdown(socket.SHUT_WR)
+        # Closed with something unread, the connection would be reset, and the reason lost.
+        while time.time() < deadline and sock.recv(65536):
+            pass
+    except (IOError, OSError):  # noqa: UP024
+        pass  # nobody wants to know
+    sock.close()
 
 
 def execute_from(clientsock, address):
     """Execute what ``clientsock`` sends, with it and ``address`` as globals; closes it at the end."""
     try:
-        stream = clientsock.makefile("rb")
-        line = stream.readline()
-        stream.close()
+        try:
+            line = read_line(clientsock)
+        except (IOError, OSError) as error:  # noqa: UP024
+            refuse(clientsock, "cannot take the first line: %s" % error)
+            return
         if not line:
             return
         source = eval(line.decode("utf-8"))
@@ -100,10 +173,11 @@ def startserver(serversock, loop=False, fork=False):
             return
         log("Entering Accept loop", serversock.getsockname()[:2])
         while loop:
+            connection = accept(serversock)
             try:
-                exec_from_one_connection(serversock)
+                execute_from(*connection)
             except Exception:
-                traceback.print_exc()  # the next one may be luckier
+                complain()  # the next one may be luckier
         exec_from_one_connection(serversock)
     finally:
         serversock.close()
@@ -119,9 +193,14 @@ def fork_loop(serversock):
     try:
         log("Entering Accept loop", serversock.getsockname()[:2])
         while os.getpid() == server:
-            clientsock, address = serversock.accept()
-            log("got new connection from", *address[:2])
-            if os.fork():
+            clientsock, address = accept(serversock)
+            try:
+                child = not os.fork()
+            except OSError as error:
+                refuse(clientsock, "cannot start a process: %s" % error)
+                time.sleep(PAUSE)
+                continue
+            if not child:
                 clientsock.close()
                 continue
             signal.signal(signal.SIGCHLD, former)
@@ -132,9 +211,17 @@ def fork_loop(serversock):
                 if os.getppid() == server:
                     os.kill(server, signal.SIGINT)
             except Exception:
-                traceback.print_exc()
+                complain()
     finally:
         signal.signal(signal.SIGCHLD, former)
+
+
+def hold_standard_streams():
+    """Let no connection get the number of a closed one: what is run here, and programs it starts, write to these."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
 
 
 def main():
@@ -142,6 +229,7 @@ def main():
     if any(arg in ("-h", "--help") for arg in sys.argv[1:]) or len(sys.argv) > 2:
         print("usage: %s [host:port]   (default %s)" % (PROGRAM, DEFAULT))
         return
+    hold_standard_streams()
     hostport = sys.argv[1] if len(sys.argv) > 1 else DEFAULT
     try:
         serversock = bind_and_listen(hostport, find_execmodel())
