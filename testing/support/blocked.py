@@ -50,20 +50,24 @@ class Call:
         return self
 
 
-def _switches(tid: int, pid: int) -> tuple[str, str]:
+#: A main thread that waits looks for signals so often (seconds).
+LOOKS_EVERY = 0.05
+
+
+def _switches(tid: int, pid: int) -> tuple[bool, int]:
     lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines())
-    return lines["State"], lines["voluntary_ctxt_switches"]
+    return lines["State"].startswith("S"), int(lines["voluntary_ctxt_switches"])
 
 
 def await_blocked(tid: int, pid: int | None = None) -> None:
-    """Wait until the thread of kernel id tid, of this or another process, sleeps and does not wake up for a while."""
+    """Wait until the thread of kernel id tid, of this or another process, sleeps and only wakes up to look for signals."""
     pid = pid or os.getpid()
-    before, since = _switches(tid, pid), time.monotonic()
+    (_, before), since = _switches(tid, pid), time.monotonic()
 
     def quiet() -> bool:
         nonlocal before, since
-        now = _switches(tid, pid)
-        if now != before or not now[0].startswith("S"):
+        (sleeps, now), elapsed = _switches(tid, pid), time.monotonic() - since
+        if not sleeps or now - before > elapsed / LOOKS_EVERY:
             before, since = now, time.monotonic()
         # Longer than the interval at which a thread asks for the GIL.
         return time.monotonic() - since > 0.015
