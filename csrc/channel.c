@@ -8,6 +8,7 @@
 
 #include "receiving.h"
 #include "sending.h"
+#include "types.h"
 
 #include <structmember.h>
 
@@ -112,16 +113,16 @@ without_dump:
 static PyObject *
 receive_other(ChannelObject *channel, ItemQueueObject *queue, Received outcome, PyObject *timeout)
 {
-    PyObject *item = Py_None;
+    PyObject *item = outcome == RECEIVED_END
+                         ? codec_name(queue->connection->codec->names, "ENDMARKER")
+                         : Py_NewRef(Py_None);
+    PyObject *value = NULL;
 
-    if (outcome == RECEIVED_END) {
-        item = PyDict_GetItemString(queue->connection->codec->names, "ENDMARKER");
-        if (item == NULL) {
-            PyErr_SetString(PyExc_SystemError, "gateway_base has no ENDMARKER");
-            return NULL;
-        }
+    if (item != NULL) {
+        value = PyObject_CallMethod((PyObject *)channel, "_receive_other", "OO", item, timeout);
+        Py_DECREF(item);
     }
-    return PyObject_CallMethod((PyObject *)channel, "_receive_other", "OO", item, timeout);
+    return value;
 }
 
 static PyObject *

@@ -13,9 +13,4 @@ typedef struct {
     bool closed; /* without a queue */
 } ChannelObject;
 
-int channel_add_types(PyObject *module);
-
-/* queuetype.c */
-int itemqueue_add_types(PyObject *module);
-
 #endif

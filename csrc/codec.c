@@ -1,6 +1,6 @@
 /* The type Codec: the value writer and reader as Python sees them, bound to one gateway_base
  * module. */
-#include "core.h"
+#include "types.h"
 
 /* ---- arguments ---- */
 

@@ -74,6 +74,4 @@ typedef struct {
     char execmodel[STATUS_NAME]; /* empty: STATUS is answered in Python */
 } ConnectionObject;
 
-int connection_add_types(PyObject *module);
-
 #endif

@@ -153,8 +153,6 @@ typedef struct {
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
 
-int codec_add_types(PyObject *module);
-
 /* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
 PyObject *codec_name(PyObject *names, const char *name);
 

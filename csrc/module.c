@@ -1,5 +1,5 @@
 /* The module execnet._core: its start, its end, and the one exported symbol. */
-#include "channel.h"
+#include "types.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
 #define CORE_ABI "2.2.1"

@@ -1,6 +1,7 @@
 /* The type ItemQueue: what Python's cold half does with an item queue. */
 #include "channel.h"
 #include "receiving.h"
+#include "types.h"
 #include "waking.h"
 
 #include <structmember.h>
@@ -26,12 +27,12 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     queue->connection = (ConnectionObject *)Py_NewRef(connection);
     queue->callback = Py_NewRef(Py_None);
-    queue->endmarker = PyDict_GetItemString(queue->connection->codec->names, "NO_ENDMARKER_WANTED");
-    Py_XINCREF(queue->endmarker);
+    queue->endmarker = codec_name(queue->connection->codec->names, "NO_ENDMARKER_WANTED");
     queue->errors = PyList_New(0);
     queue->strconfig = Py_BuildValue("(OO)", Py_True, Py_False);
     queue->channel_ref = PyWeakref_NewRef(channel, NULL);
-    if (queue->errors == NULL || queue->strconfig == NULL || queue->channel_ref == NULL) {
+    if (queue->endmarker == NULL || queue->errors == NULL || queue->strconfig == NULL ||
+        queue->channel_ref == NULL) {
         Py_DECREF(queue);
         return NULL;
     }
@@ -151,8 +152,7 @@ taken(ItemQueueObject *queue, Take take, const ReadingItem *item)
     if (take == TAKE_NONE) {
         Py_RETURN_NONE;
     }
-    PyObject *endmarker = PyDict_GetItemString(queue->connection->codec->names, "ENDMARKER");
-    return Py_NewRef(endmarker != NULL ? endmarker : Py_None);
+    return codec_name(queue->connection->codec->names, "ENDMARKER");
 }
 
 static PyObject *
@@ -223,18 +223,20 @@ queue_next_for_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 static PyObject *
 no_endmarker(const ItemQueueObject *queue)
 {
-    PyObject *marker = PyDict_GetItemString(queue->connection->codec->names, "NO_ENDMARKER_WANTED");
-
-    return Py_NewRef(marker != NULL ? marker : Py_None);
+    return codec_name(queue->connection->codec->names, "NO_ENDMARKER_WANTED");
 }
 
 static PyObject *
 queue_abandon_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *none = no_endmarker(queue);
     Told told = NULL;
 
+    if (none == NULL) {
+        return NULL;
+    }
     Py_XSETREF(queue->callback, Py_NewRef(Py_None));
-    Py_XSETREF(queue->endmarker, no_endmarker(queue));
+    Py_XSETREF(queue->endmarker, none);
     reading_abandon_callback(&queue->connection->reading, &queue->arrived, &told);
     waking_wake(queue->connection, told);
     Py_RETURN_NONE;
@@ -246,7 +248,7 @@ queue_take_endmarker(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     PyObject *marker = queue->endmarker, *none = no_endmarker(queue);
 
-    if (queue->arrived.callback == CALLBACK_DRAINING || marker == NULL) {
+    if (none == NULL || queue->arrived.callback == CALLBACK_DRAINING || marker == NULL) {
         return none;
     }
     queue->endmarker = none;

@@ -1,8 +1,7 @@
 /* The type Connection: what Python's cold half does with a connection. */
-#include "connection.h"
-
 #include "receiving.h"
 #include "sending.h"
+#include "types.h"
 #include "waking.h"
 
 /* ---- what Python's cold half calls ---- */
@@ -73,7 +72,7 @@ connection_close_write(ConnectionObject *connection, PyObject *args)
 
 PyDoc_STRVAR(attach_doc,
              "attach($self, factory, queues, received, /)\n--\n\n"
-             "Name what messages are for: the ChannelFactory, its dict of item queues, and "
+             "Name, once, what messages are for: the ChannelFactory, its dict of item queues, and "
              "received(code, channelid, data) for what is done in Python.");
 
 static PyObject *
@@ -84,9 +83,13 @@ connection_attach(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO!O:attach", &factory, &PyDict_Type, &queues, &received)) {
         return NULL;
     }
-    Py_XSETREF(connection->factory, Py_NewRef(factory));
-    Py_XSETREF(connection->queues, Py_NewRef(queues));
-    Py_XSETREF(connection->received, Py_NewRef(received));
+    if (connection->queues != NULL) {
+        PyErr_SetString(PyExc_ValueError, "the connection is attached already");
+        return NULL;
+    }
+    connection->factory = Py_NewRef(factory);
+    connection->received = Py_NewRef(received);
+    connection->queues = Py_NewRef(queues);
     Py_RETURN_NONE;
 }
 
