@@ -1,4 +1,4 @@
-"""Everything at once, by a seed: python stress.py [--seed N] [--seconds N] [--core c|portable] [--only echo,forks]
+"""Everything at once, by a seed: python stress.py [--seed N] [--seconds N] [--core c|portable] [--only NAMES]
 
 A round starts some gateways and plays scenarios on them, each in a thread, and one in the main thread, which signal
 handlers interrupt that use the very gateway that is waited for. Every item has to arrive once and in order, every wait
@@ -30,9 +30,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import execnet
 from support import leaks
 from support.peer import Peer
+
+import execnet
 
 PATIENCE = 30.0
 AT_ONCE = 5
@@ -150,13 +151,16 @@ class World:
         dice = self.dice("settings")
         self.threshold = dice.choice([1, 50, 700, 700])
         self.interval = dice.choice(INTERVALS)
-        # Where not even the watch gets on.
-        faulthandler.dump_traceback_later(4 * self.patience + ROUND_SECONDS, exit=True)
+        self.arm()
         self.before = leaks.Snapshot.take()
         self.group = execnet.Group()
         self.gateways = [self.open(self.group) for _ in range(dice.randint(1, 3))]
         gc.set_threshold(self.threshold)
         sys.setswitchinterval(self.interval)
+
+    def arm(self) -> None:
+        """Have the program ended where not even the watch gets on."""
+        faulthandler.dump_traceback_later(4 * self.patience + ROUND_SECONDS, exit=True)
 
     def open(self, group: execnet.Group, spec: str = "popen") -> execnet.Gateway:
         """A gateway whose worker has the settings of the round and shows its threads when asked."""
@@ -602,7 +606,11 @@ def errors(world: World, gateway: Any, dice: random.Random) -> None:
                 raise Wrong(f"another error: {error}") from None
         wait_for_end(world, channel, dice)
         told = gateway.remote_exec("channel.send(1)\ntry: channel.waitclose()\nexcept channel.RemoteError: pass")
-        told.setcallback(fail_in_callback)
+        try:
+            told.setcallback(fail_in_callback)
+        except ValueError:  # the item was there already
+            told.close()
+            continue
         with world.watch("waitclose after a failed callback"):
             try:
                 told.waitclose()
@@ -621,15 +629,13 @@ class Finalized:
 
     def __init__(self, gateway: Any, dice: random.Random) -> None:
         self.channel, self.itself = gateway.newchannel(), self
-        self.action = dice.choice(["close", "error", "send", "make", "drop", "call back"])
+        self.action = dice.choice(["close", "send", "make", "drop", "call back"])
 
     def __del__(self) -> None:
         channel = self.channel
         with contextlib.suppress(OSError):  # the connection may have ended
             if self.action == "close":
                 channel.close()
-            elif self.action == "error":
-                channel.close("from a finalizer")
             elif self.action == "send":
                 channel.send(b"x" * 100)
             elif self.action == "make":
@@ -866,24 +872,35 @@ def ended_by_a_handler(world: World, gateway: Any, dice: random.Random) -> None:
 def forks(world: World, gateway: Any, dice: random.Random) -> None:
     """Children that do not use what they inherit, and some that try."""
     channel = gateway.remote_exec(ECHOES[0])
+    # A child would wait for its thread, which is not there, when it exits.
+    faulthandler.cancel_dump_traceback_later()
     for number in range(dice.randint(1, 4)):
         does = dice.choice(["nothing", "sys.exit", "touches"])
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            faulthandler.cancel_dump_traceback_later()
-            faulthandler.dump_traceback_later(world.patience, exit=True)
             if does == "nothing":
                 os._exit(0)
             if does == "touches":
                 os._exit(0 if touch(gateway, channel) else 71)
             sys.exit(0)
-        status: list[int] = []
-        world.until(lambda: status.append(os.waitpid(pid, os.WNOHANG)[0]) or status[-1], f"a child that {does}")  # type: ignore[func-returns-value]  # noqa: B023
+        status = await_child(world, pid, does)
+        if status:
+            raise Wrong(f"a child that {does} ended with {status}")
         with world.watch("a round trip after a fork"):
             channel.send(number)
             expect(channel.receive(), number)
+
+
+def await_child(world: World, pid: int, does: str) -> int:
+    """The exit status of a forked child."""
+    with world.watch(f"the end of a child that {does}"):
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.001)
 
 
 def touch(gateway: Any, channel: Any) -> bool:
@@ -951,6 +968,7 @@ def main() -> None:
         change_core(options.core)
     print(f"seed {options.seed}, {options.core} core, {options.seconds:.0f} seconds", flush=True)
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # for forked children
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     leaks.mark_session()
     world = World(options.seed, options.core, options.patience)
