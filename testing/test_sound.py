@@ -5,10 +5,10 @@ What may hang or crash runs in a process of its own. EXECNET_SOUND_ROUNDS=1000 a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -476,7 +476,7 @@ def test_what_arrives_at_any_line_of_setcallback_is_called_back(peer: Peer, arri
             try:
                 probe.receive(0.05)
             except peer.base.TimeoutError:
-                late.append(probe)
+                late.append(probe)  # noqa: B023
 
         late: list[Any] = []
         with AtLine(peer.base.Channel.setcallback, line, arrive) as at_line:
@@ -485,10 +485,8 @@ def test_what_arrives_at_any_line_of_setcallback_is_called_back(peer: Peer, arri
             waiting.receive(SOON)
         if arrives == "item" or not at_line.reached:
             peer.end(channel)
-        try:
+        with contextlib.suppress(TimeoutError):
             wait_until(lambda: end in seen, 1.0, "the end marker")  # noqa: B023
-        except TimeoutError:
-            pass
         sent = [1, 2] if at_line.reached and "item" in arrives else [1]
         assert seen == [*sent, end], f"line {line}, where {arrives} arrived"
 

@@ -1,7 +1,8 @@
-"""Programs that may hang: each runs in a process group of its own, shows its threads when its time is over, and is killed."""
+"""Programs that may hang: each runs in a process group of its own, and is killed with it when its time is over."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,7 +132,5 @@ def run(
 
 def end_group(group: int) -> None:
     """Kill a program and the workers it has left behind."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
