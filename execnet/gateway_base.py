@@ -839,9 +839,7 @@ class Outlet(object):
             _raise_unless_interrupted(exc)
         finally:
             if holder is message or (holder is None and way.holders.get(None) is message):
-                if counts and counts[0] != size:
-                    self._note(message, way)
-                self._leave(way)
+                self._leave(message, way)
         if not counts or counts[0] != size or way is not self._way:
             self._send_slowly(message)
         if self._left or self._closes:
@@ -916,7 +914,7 @@ class Outlet(object):
         try:
             holder = way.holders.setdefault(None, hold)
             while holder is hold and way is self._way:
-                first = list(self._left)[0] if self._left else message
+                first = (list(self._left) or [message])[0]
                 if not first.is_written():
                     self._write(first, hold, way)
                 if first.is_written():
@@ -926,13 +924,13 @@ class Outlet(object):
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
-                self._leave(way)
+                self._leave(hold, way)
 
-    def _leave(self, way):
-        try:
-            way.holders.pop(None, None)
-        finally:
-            self._free.wake()
+    def _leave(self, hold, way):
+        # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
+        self._note(hold, way)
+        way.holders.pop(None, None)
+        self._free.wake()
 
     def _write(self, message, hold, way):
         if way.fd is None:
@@ -941,23 +939,21 @@ class Outlet(object):
             return
         at, counts = max(message.positions), []
         hold.writes = message, at, counts
-        try:
-            while at < message.size and way is self._way:
-                try:
-                    counts.extend(starmap(os.write, ((way.fd, message.piece(at)),)))
-                    at += counts[-1]
-                except OSError as exc:
-                    _raise_unless_interrupted(exc)
-        finally:
-            self._note(hold, way)
+        while at < message.size and way is self._way:
+            try:
+                counts.extend(starmap(os.write, ((way.fd, message.piece(at)),)))
+                at += counts[-1]
+            except OSError as exc:
+                _raise_unless_interrupted(exc)
+        self._note(hold, way)
 
     def _note(self, hold, way):
         # How far the message is. What has begun must be finished before another one.
         message, start, counts = hold.writes or (hold, 0, hold.counts)
         position = start + sum(counts)
-        if way is self._way:
+        if position and way is self._way:
             message.positions.append(position)
-            if 0 < position < message.size and message not in self._left:
+            if position < message.size and message not in self._left:
                 self._left.appendleft(message)
 
     def _forget(self, message):
