@@ -193,8 +193,8 @@ def removing(values, key, value):
     return imap(values.__delitem__, compress((key,), imap(is_, imap(values.get, (key,)), (value,))))
 
 
-#: What every platform's locks can wait for (seconds).
-LONGEST_WAIT = 4000000
+#: Who waits looks again after so many seconds: what every platform's locks, and every model, can wait for.
+LONGEST_WAIT = 1000
 
 
 class Waiters(object):
@@ -202,13 +202,13 @@ class Waiters(object):
 
     def __init__(self, execmodel):
         self._execmodel = execmodel
-        self._waiting = []
+        self.any = []
 
     def wake(self):
-        """Let all who wait look again: to be called after what they wait for has become so."""
-        if self._waiting:
+        """Let all of them look again: to be called after what they wait for has become so."""
+        if self.any:
             try:
-                exhaust(imap(self._execmodel._wake, iter(self._waiting.pop, None)))
+                exhaust(imap(self._execmodel._wake, iter(self.any.pop, None)))
             except IndexError:
                 pass  # that was the last
 
@@ -221,7 +221,7 @@ class Waiters(object):
                 return False
             waiter = self._execmodel._waiter()
             woken = False
-            self._waiting.append(waiter)
+            self.any.append(waiter)
             try:
                 woken = not is_so() and self._execmodel._await(waiter, seconds)
             finally:
@@ -231,7 +231,7 @@ class Waiters(object):
 
     def _forget(self, waiter):
         try:
-            self._waiting.remove(waiter)
+            self.any.remove(waiter)
         except ValueError:
             pass  # woken at the same time
 
@@ -358,7 +358,7 @@ class ThreadExecModel(ExecModel):
             return _thread.RLock()
 
         def _await(self, waiter, seconds):
-            return waiter.acquire(True, min(seconds, LONGEST_WAIT))
+            return waiter.acquire(True, seconds)
 
     else:
 
@@ -752,56 +752,49 @@ SHORT_WRITE = 512
 
 
 class _Outgoing(Message):
-    # A message that is being sent: its bytes, and how many of them were written whenever somebody noted it.
+    # A message that is being sent; also what a thread holds its way to the other side by, while it writes.
 
-    def __init__(self, msgcode, channelid, data):
+    writes = None
+
+    def __init__(self, ident, msgcode=0, channelid=0, data=b""):
+        self.ident = ident
         self.msgcode = msgcode
         self.channelid = channelid
         self.data = data
         self.size = 9 + len(data)
+        self.head = _header.pack(msgcode, channelid, len(data))
+        if self.size <= PIPE_STRETCH:
+            self.head += data
+        # Bytes that were written by this hold, of this message or, with writes, of (message, from where on, counts).
+        self.counts = []
+        # How far it was, whenever somebody noted it.
         self.positions = [0]
-        self._head = _header.pack(msgcode, channelid, len(data)) + data[: PIPE_STRETCH - 9]
 
     def is_written(self):
         return self.size in self.positions
 
     def piece(self, at):
-        if at < len(self._head):
-            return self._head[at:]
+        if at < len(self.head):
+            return self.head[at:]
         return memoryview(self.data)[at - 9 : at - 9 + PIPE_STRETCH]
 
 
-class _Hold(object):
-    # Who writes: the thread, by which descriptor, which message from where on, the counts of bytes since then.
+class _Way(object):
+    # To the other side: a descriptor, or none, and who writes to it.
 
-    writes = None
-
-    def __init__(self, ident, fd):
-        self.ident = ident
+    def __init__(self, fd=None):
         self.fd = fd
-
-    def write(self, message):
-        at = max(message.positions)
-        counts = []
-        self.writes = message, at, counts
-        while at < message.size:
-            try:
-                # From the system call into the list in one step: a handler that raises loses no count.
-                counts.extend(starmap(os.write, ((self.fd, message.piece(at)),)))
-            except OSError as exc:
-                import errno  # lazy: it is rare
-
-                if exc.errno != errno.EINTR:  # which Python 2 tells of
-                    raise
-            else:
-                at += counts[-1]
+        self.holders = {}  # under None: the hold of the thread that writes
+        self.claims = [True]  # one may take it over
 
 
 class Outlet(object):
-    """Writes messages to an io, whole and in order, one thread at a time: the one whose _Hold stands in _role.
+    """Writes messages to an io, whole and in order, one thread at a time.
 
-    Who comes again in a thread that was interrupted while it wrote takes the role away from what it interrupted. That
-    is left with a descriptor that leads nowhere: a system call that was interrupted goes on when the handler is done.
+    A thread that comes again, while it writes in code that was interrupted, takes the way over: it goes on by a copy
+    of the descriptor, and the interrupted code is left with one that leads nowhere, for a system call that was
+    interrupted is made again when the handler is done. What was written by a way that is not the present one, or no
+    longer, does not count.
     """
 
     def __init__(self, io, execmodel):
@@ -811,45 +804,62 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self._role = {}
+        self._way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
         self._helpers = [self._send_left_waiting]
         self._closes = self._is_closed = False
         self.files = []
-        self.fd = None
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self.fd = fds[1]
-            if fds[0] == fds[1]:
-                self._use_copy()
+            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
 
-    def _use_copy(self):
-        self.files.append(self._execmodel.fdopen(os.dup(self.fd), "wb", 0))
-        self.fd = self.files[-1].fileno()
+    @property
+    def fd(self):
+        return self._way.fd
+
+    def _copy(self, fd):
+        self.files.append(self._execmodel.fdopen(os.dup(fd), "wb", 0))
+        return _Way(self.files[-1].fileno())
 
     def send(self, message):
         """Write message, and return when it is written."""
         if self._closes:
             raise ValueError("write to closed file")
-        ident = self.get_ident()
+        way, size, counts = self._way, message.size, message.counts
+        holder = None
         try:
-            while not message.is_written():
-                hold = _Hold(ident, self.fd)
-                holder = self._write_as(hold, message)
-                if holder.ident != ident:
-                    if ident == self.receiver:
-                        self._left.append(message)
-                        break
-                    self._free.wait(lambda: not self._role or message.is_written())
-                elif holder is not hold and not self._take_over(holder):
+            holder = way.holders.setdefault(None, message)
+            if holder is message and way.fd is not None and size <= PIPE_STRETCH and not self._left:
+                # From the system call into the list in one step: a handler that raises loses no count.
+                counts.extend(starmap(os.write, ((way.fd, message.head),)))
+        except OSError as exc:
+            _raise_unless_interrupted(exc)
+        finally:
+            if holder is message or (holder is None and way.holders.get(None) is message):
+                self._leave(message, way)
+        if not counts or counts[0] != size or way is not self._way:
+            self._send_slowly(message)
+        if self._left or self._closes:
+            self.send_left()
+
+    def _send_slowly(self, message):
+        ident = message.ident
+        while not message.is_written():
+            if self._is_closed:
+                raise ValueError("write to closed file")
+            hold, way = _Outgoing(ident), self._way
+            holder = self._write_as(hold, message)
+            if holder.ident != ident:
+                if ident == self.receiver:
                     self._left.append(message)
                     break
-        finally:
-            if self._left or self._closes:
-                self.send_left()
+                self._free.wait(lambda way=way: not way.holders or way is not self._way or message.is_written())
+            elif holder is not hold and not self._take_over(holder):
+                self._left.append(message)
+                break
 
     def send_soon(self, message):
         """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
@@ -859,13 +869,12 @@ class Outlet(object):
     def send_left(self):
         """Write what was left as far as that takes no waiting; a thread is started for more."""
         try:
-            while self._left and not self._role:
-                first = (list(self._left) or (None,))[0]
-                if first is not None and not self._takes_rest_of(first):
-                    self._start_helper()
-                    return
-                if first is not None:
-                    self._write_as(_Hold(self.get_ident(), self.fd), first)
+            while self._left and not self._way.holders:
+                for first in list(self._left)[:1]:
+                    if not self._takes_rest_of(first):
+                        self._start_helper()
+                        return
+                    self._write_as(_Outgoing(self.get_ident()), first)
         except (IOError, OSError, ValueError):
             self._left.clear()  # there is nobody to whom it could be sent
         if self._closes and not self._left:
@@ -889,49 +898,63 @@ class Outlet(object):
     def _send_left_waiting(self):
         ident = self.get_ident()
         try:
-            while self._left:
-                hold = _Hold(ident, self.fd)
-                if self._write_as(hold, (list(self._left) or (_NOTHING,))[0]) is not hold:
-                    self._free.wait(lambda: not self._role)
+            while self._left and not self._is_closed:
+                hold, way = _Outgoing(ident), self._way
+                for first in list(self._left)[:1]:
+                    if self._write_as(hold, first) is not hold:
+                        self._free.wait(lambda way=way: not way.holders or way is not self._way)
         except (IOError, OSError, ValueError):
             self._left.clear()
         self._helpers.append(self._send_left_waiting)
         self.send_left()
 
     def _write_as(self, hold, message):
-        # Write message as hold, if nobody else is writing; returns who is, or was until now.
-        leaving = removing(self._role, None, hold)
-        holder = hold
+        # Write what was left and message, if nobody else is writing; returns who is, or was until now.
+        way, holder = self._way, None
         try:
-            holder = self._role.setdefault(None, hold)
-            if holder is hold and hold.fd == self.fd:
-                self._write_left_and(message, hold)
+            holder = way.holders.setdefault(None, hold)
+            while holder is hold and way is self._way:
+                first = (list(self._left) or [message])[0]
+                if not first.is_written():
+                    self._write(first, hold, way)
+                if first.is_written():
+                    self._forget(first)
+                if message.is_written():
+                    break
             return holder
         finally:
-            try:
-                exhaust(leaving)
-            finally:
-                if holder is hold:
-                    self._free.wake()
+            if holder is hold or (holder is None and way.holders.get(None) is hold):
+                self._leave(hold, way)
 
-    def _write_left_and(self, message, hold):
-        if self._is_closed:
-            raise ValueError("write to closed file")
-        while self._role.get(None) is hold:
-            first = list(self._left)[0] if self._left else message
-            if not first.is_written():
-                try:
-                    if hold.fd is None:
-                        first.to_io(self._io)
-                        first.positions.append(first.size)
-                    else:
-                        hold.write(first)
-                finally:
-                    self._note(hold)
-            if self._left and first.is_written():
-                self._forget(first)
-            if message.is_written():
-                break
+    def _leave(self, hold, way):
+        # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
+        self._note(hold, way)
+        way.holders.pop(None, None)
+        self._free.wake()
+
+    def _write(self, message, hold, way):
+        if way.fd is None:
+            message.to_io(self._io)
+            message.positions.append(message.size)
+            return
+        at, counts = max(message.positions), []
+        hold.writes = message, at, counts
+        while at < message.size and way is self._way:
+            try:
+                counts.extend(starmap(os.write, ((way.fd, message.piece(at)),)))
+                at += counts[-1]
+            except OSError as exc:
+                _raise_unless_interrupted(exc)
+        self._note(hold, way)
+
+    def _note(self, hold, way):
+        # How far the message is. What has begun must be finished before another one.
+        message, start, counts = hold.writes or (hold, 0, hold.counts)
+        position = start + sum(counts)
+        if position and way is self._way:
+            message.positions.append(position)
+            if position < message.size and message not in self._left:
+                self._left.appendleft(message)
 
     def _forget(self, message):
         try:
@@ -939,38 +962,31 @@ class Outlet(object):
         except ValueError:
             pass
 
-    def _note(self, hold):
-        # How far the message is. What has begun must be finished before another one.
-        if hold.writes is not None:
-            message, start, counts = hold.writes
-            position = start + sum(counts)
-            if self._role.get(None) is hold:
-                message.positions.append(position)
-                if 0 < position < message.size and message not in self._left:
-                    self._left.appendleft(message)
-
-    def _take_over(self, hold):
-        # Whether the role could be taken away from hold, which this very thread has in code that it interrupted.
-        if hold.fd is None:
+    def _take_over(self, holder):
+        # Whether holder, which this very thread has in code that was interrupted, holds the way no longer.
+        way = self._way
+        if way.holders.get(None) is not holder:
+            return True
+        if way.fd is None or not way.claims:
             return False
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:
-                if self._role.get(None) is hold:
-                    self._use_copy()
-                    self._note(hold)
-                    os.dup2(nowhere, hold.fd, *[False] * PY3)
+                copy = self._copy(way.fd)
+                for _ in starmap(way.claims.pop, ((),)):
+                    self._note(holder, way)
+                    self._way = copy
+                    os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
-        except (IOError, OSError):
-            return False  # too many files are open
-        exhaust(removing(self._role, None, hold))
+        except (IOError, OSError, IndexError):
+            return False  # too many files are open, or the interrupted code is here, too
         self._free.wake()
         return True
 
     def step_aside(self):
-        """To be called before a wait: if this thread was interrupted as the writer, others go on with that."""
-        holder = self._role.get(None)
+        """To be called before a wait: what this thread was writing when it was interrupted is others' from now on."""
+        holder = self._way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
 
@@ -979,35 +995,37 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self._role, timeout)
+            self._free.wait(lambda: not self._way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
 
     def _close_if_free(self):
-        hold = _Hold(self.get_ident(), self.fd)
-        leaving = removing(self._role, None, hold)
-        if not self._is_closed and self._role.setdefault(None, hold) is hold:
-            self._is_closed = True  # nobody uses the descriptors from here on
-            exhaust(leaving)
+        # The way stays held: nobody uses the descriptors from here on.
+        hold = _Outgoing(self.get_ident())
+        if not self._is_closed and self._way.holders.setdefault(None, hold) is hold:
+            self._is_closed = True
+            self._free.wake()
             self._io.close_write()
             for file in self.files:
                 file.close()
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self._role = {}
+        self._way = _Way(self.fd)
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
 
-#: A message that is written already.
-_NOTHING = _Outgoing(0, 0, b"")
-_NOTHING.positions.append(9)
+def _raise_unless_interrupted(exc):
+    import errno  # lazy: it is rare
+
+    if exc.errno != errno.EINTR:  # which Python 2 tells of
+        raise exc
 
 
 def is_ready_for(event, fd, unknown=True):
-    """Whether fd is ready for event (the name of poll's constant, or None), or broken; unknown if that can't be asked."""
+    """Whether fd is ready for event (poll's name for it, or None), or broken; unknown if that can't be asked."""
     import select  # lazy: start-up speed
 
     if not hasattr(select, "poll"):
@@ -1089,7 +1107,8 @@ class ItemQueue(object):
 
     def put(self, item):
         self.items.append(item)
-        self._waiters.wake()
+        if self._waiters.any:
+            self._waiters.wake()
 
     def put_back(self, taken):
         """What take() took: it is the next item again."""
@@ -1200,9 +1219,9 @@ class PortableChannel(object):
             raise IOError("cannot receive(), channel has receiver callback")
         taken = []
         try:
-            if queue.items:
-                queue.take(taken, 0)
-            if not taken:
+            try:
+                taken.extend(starmap(queue.items.popleft, ((),)))  # in one step, see above
+            except IndexError:
                 self._step_aside()
                 queue.take(taken, timeout, self._INTERNALWAKEUP)
             item = taken[0] if taken else None
@@ -1848,7 +1867,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send(msgcode, channelid, data)
             return
-        message = _Outgoing(msgcode, channelid, data)
+        message = _Outgoing(self._outlet.get_ident(), msgcode, channelid, data)
         try:
             self._outlet.send(message)
         except (IOError, OSError, ValueError) as exc:
@@ -1865,7 +1884,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
         else:
-            self._outlet.send_soon(_Outgoing(msgcode, channelid, b""))
+            self._outlet.send_soon(_Outgoing(None, msgcode, channelid))
 
     def _close_write(self, timeout=0.0):
         # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the
