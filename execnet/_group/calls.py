@@ -46,7 +46,7 @@ class Call:
     def __init__(self, execmodel: ExecModel, func: Callable[[], object]) -> None:
         self.func = func
         self.failure: BaseException | None = None
-        self._done = execmodel.Event()
+        self._done = execmodel.OneShot()
         self._in_thread = True
         try:
             execmodel.start(self._run)

@@ -200,8 +200,8 @@ class Start:
         if self.io is not None and not self.ready:
             self.io.kill()
 
-    def undo(self) -> None:
-        """Remove all there is of it, member or not; may be called again."""
+    def discard(self) -> None:
+        """End what was begun, to begin anew or not at all."""
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
         gateway, io = self.gateway, self.io
@@ -212,13 +212,15 @@ class Start:
                 gateway_bootstrap.discard(io)
         finally:
             self.gateway = self.io = None
-            self._forget()
 
-    def _forget(self) -> None:
-        place = self.place
-        self.group._membership.forget(place)
-        if place.number is not None:  # the spec is as it came
-            self.spec.id = None
+    def undo(self) -> None:
+        """Remove all there is of it, member or not; may be called again."""
+        try:
+            self.discard()
+        finally:
+            self.group._membership.forget(self.place)
+            if self.place.number is not None:  # the spec is as it came
+                self.spec.id = None
 
 
 def _niceness(spec: XSpec) -> int:
