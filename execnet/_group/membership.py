@@ -158,10 +158,13 @@ class Membership:
     def forget(self, place: Place) -> None:
         """Take back all that a place has, of a gateway that has ended or never was; may be called again."""
         if place.gateway is not None:
-            self._remove(place.gateway)
+            with suppress(ValueError):  # it never was one, or is none any more
+                self.members.remove(place.gateway)
         self._unclaim(place)
-        if self.places.pop(place, self) is None and place.number is not None and not place.entered:
+        if place.number is not None and not place.entered:
             self._given_back.add(place.number)
+            place.number = None
+        self.places.pop(place, None)
 
     # -- leaving
 
@@ -169,23 +172,23 @@ class Membership:
         """A member is ending from now on; nothing for others."""
         if gateway not in self.members:
             return
-        if self._place_of(gateway) is None:  # put into the list by hand
+        place = None
+        if self._place_of(gateway) is None:  # put into the list by hand, or gone meanwhile
             place = Place()
             place.gateway, place.entered = gateway, True
             self.places[place] = None
-        self._remove(gateway)
+        try:
+            self.members.remove(gateway)
+        except ValueError:  # another thread was faster, and may have seen its end by now
+            if place is not None:
+                self.places.pop(place, None)
 
     def ended(self, gateway: Any) -> None:
         """Nothing is left of a gateway that was ending; may be said again."""
         if gateway not in self.members:
             for place in list(self.places):
-                if place.gateway is gateway and place.entered:
+                if place.gateway is gateway:
                     self.places.pop(place, None)
-
-    def _remove(self, gateway: Any) -> None:
-        if gateway in self.members:
-            with suppress(ValueError):  # another thread was faster
-                self.members.remove(gateway)
 
     def _place_of(self, gateway: Any) -> Place | None:
         return next((place for place in list(self.places) if place.gateway is gateway), None)

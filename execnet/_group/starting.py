@@ -104,6 +104,7 @@ class Start:
         self.nice = _niceness(self.spec)
         _check_texts(self.spec)
         # What there is to undo.
+        self.automatic_id = self.spec.id is None
         self.place = Place()
         self.io: Any = None
         self.gateway: Gateway | None = None
@@ -219,7 +220,7 @@ class Start:
             self.discard()
         finally:
             self.group._membership.forget(self.place)
-            if self.place.number is not None:  # the spec is as it came
+            if self.automatic_id:  # the spec is as it came
                 self.spec.id = None
 
 
