@@ -48,7 +48,14 @@ class Popen2IOMaster(Popen2IO):
         options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
         if newsession:
             options["start_new_session"] = True
-        self._own(execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options), execmodel)
+        popen = None
+        try:
+            popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
+            self._own(popen, execmodel)
+        except BaseException:
+            if popen is not None:
+                _end(popen)
+            raise
 
     def _own(self, popen: Any, execmodel: ExecModel) -> None:
         self.popen = popen
@@ -162,6 +169,15 @@ class Popen2IOMaster(Popen2IO):
 
     def _readable(self, timeout: float) -> bool:
         return wait_readable(self.execmodel, self.infile.fileno(), timeout)
+
+
+def _end(popen: subprocess.Popen[bytes]) -> None:
+    """End a process that nobody will use."""
+    popen.kill()
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        if pipe is not None:
+            pipe.close()
+    popen.wait()
 
 
 def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) -> bool:
@@ -371,17 +387,23 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
     if connection is not None:
         args[1:1] = connection.options()
     options = process_options(spec)
+    io = None
     try:
         io = Popen2IOMaster(args, execmodel, **options)
-    except OSError as error:
+        if connection is not None:
+            io.share(connection)
+        io.lends = runs_this_interpreter(spec)
+        _set_remoteaddress(io, spec)
+        return io
+    except BaseException as error:
+        if io is not None:
+            io.kill()
+            io.abandon()
+        if not isinstance(error, OSError):
+            raise
         import shlex  # lazy: start-up speed
 
         raise named_error(error, spec, shlex.join(args)) from None
-    if connection is not None:
-        io.share(connection)
-    io.lends = runs_this_interpreter(spec)
-    _set_remoteaddress(io, spec)
-    return io
 
 
 def process_options(spec: XSpec) -> dict[str, bool]:
@@ -407,9 +429,14 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     if spec.popen and not spec.python:
         args[0] = None  # the interpreter there, not the path of ours
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
-    io.start(args)
-    _set_remoteaddress(io, spec)
-    return io
+    try:
+        io.start(args)
+        _set_remoteaddress(io, spec)
+        return io
+    except BaseException:
+        io.kill()
+        io.abandon()
+        raise
 
 
 def _set_remoteaddress(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:

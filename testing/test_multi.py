@@ -15,6 +15,7 @@ from support import leaks
 
 import execnet
 from execnet import Group, MultiChannel, RemoteError, XSpec, gateway_base, gateway_io, multi
+from execnet._group import starting
 
 SECONDS = 10.0
 
@@ -380,10 +381,10 @@ class TestMakegateways:
         assert group.makegateway("popen//id=a").id == "a"
 
     def test_an_interrupted_start_leaves_no_process(self, group, monkeypatch):
-        def interrupted(self, workers):
+        def interrupted(self, over, missing):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(multi._Starts, "_work_in_parallel", interrupted)
+        monkeypatch.setattr(starting.Starts, "_await_all", interrupted)
         before = leaks.processes()
         with pytest.raises(KeyboardInterrupt):
             group.makegateways(["popen"] * 2)
@@ -404,7 +405,7 @@ class TestStartAhead:
         group.start_ahead = 2
         specs = self.announced(group)
         first = group.makegateway(specs[0])
-        ahead = {start.id: start.io.popen.pid for start in group._ahead}
+        ahead = {start.id: start.io.popen.pid for start in group._ahead.begun()}
         assert list(ahead) == ["gw1", "gw2"]
         gateways = [first, *map(group.makegateway, specs[1:])]
         assert [gateway.id for gateway in gateways] == ["gw0", "gw1", "gw2", "gw3"] == [gateway.id for gateway in group]
@@ -415,7 +416,7 @@ class TestStartAhead:
     def test_what_nobody_asked_for_ends_with_the_group(self, group):
         group.start_ahead = 8
         group.makegateway(self.announced(group)[0])
-        popens = [start.io.popen for start in group._ahead]
+        popens = [start.io.popen for start in group._ahead.begun()]
         assert len(popens) == 3
         group.terminate(5.0)
         assert all(popen.returncode is not None for popen in popens)

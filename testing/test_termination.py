@@ -17,6 +17,7 @@ from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
 from execnet import Group, XSpec, gateway_base, multi
+from execnet._group import ending
 
 SECONDS = 10.0
 THREAD = gateway_base.get_execmodel("thread")
@@ -276,7 +277,7 @@ class TestGateways:
         gateway = busy(group, "popen//id=a", SWALLOWING)
         popen = gateway._io.popen
         monkeypatch.setattr(popen, "send_signal", lambda number: None)
-        monkeypatch.setattr(multi, "REAP_GRACE", 0.01)
+        monkeypatch.setattr(ending, "REAP_GRACE", 0.01)
         try:
             with pytest.warns(RuntimeWarning, match=f"'a': process {popen.pid} could not be ended"):
                 group.terminate(0.1)

@@ -1,0 +1,142 @@
+"""Ending many gateways: told to exit, awaited until one deadline, killed where they are late."""
+
+from __future__ import annotations
+
+import os
+
+from execnet._group.calls import Call, Deadline
+from execnet.gateway_base import BaseGateway
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from execnet._group.calls import TermKill
+    from execnet._group.membership import Membership
+    from execnet.gateway_base import ExecModel
+
+    SafeTerminate = Callable[[ExecModel, "float | None", Sequence[TermKill]], None]
+
+# Seconds the system is given to hand over a process that has been killed.
+REAP_GRACE = 0.5
+# Seconds that workers are given at interpreter exit, at the end of a with block, after a failed start.
+END_TIMEOUT = 1.0
+
+
+class Ending:
+    """Ends gateways of a group, members or not.
+
+    An exception of one of them ends neither the wait for the others nor what comes after them; the first is raised when
+    all are done with. After Ctrl-C each that has not ended is still a member, or among those that are ending.
+    """
+
+    def __init__(
+        self, execmodel: ExecModel, membership: Membership, timeout: float | None, safe_terminate: SafeTerminate
+    ) -> None:
+        self.execmodel = execmodel
+        self.membership = membership
+        self.deadline = Deadline(timeout)
+        self.safe_terminate = safe_terminate
+        self.failure: BaseException | None = None
+
+    def end(self, gateways: Iterable[Any]) -> None:
+        """End ``gateways``, those that others of them go through after those."""
+        gateways = list(gateways)
+        while gateways:
+            leaves = leaves_of(gateways)
+            self._exit(leaves)
+            self._await_end(leaves)
+            gateways = [gateway for gateway in gateways if gateway not in leaves]
+        if self.failure is not None:
+            raise self.failure
+
+    def _exit(self, gateways: list[Any]) -> None:
+        """Tell gateways to exit. One whose pipe is full, so that it can't be told, is left to be killed."""
+        gone = self.membership.ending()
+        calls = [Call(self.execmodel, gateway.exit) for gateway in gateways if gateway not in gone]
+        for call in calls:
+            call.done_within(self.deadline)
+            self.failure = self.failure or call.failure
+        for gateway in gateways:
+            self.membership.leave(gateway)
+
+    def _await_end(self, gateways: list[Any]) -> None:
+        """Wait for gateways that were told to exit, kill those that are late."""
+        waits = [End(gateway, self.deadline) for gateway in gateways]
+        pairs: list[TermKill] = [(wait, wait.kill) for wait in waits]
+        try:
+            self.safe_terminate(self.execmodel, self.deadline.for_next_wait(), pairs)
+        except Exception as exc:  # raised by end(); Ctrl-C leaves the rest to the next call
+            self.failure = self.failure or exc
+        for wait in waits:
+            wait.warn_unless_reaped()
+            self.membership.ended(wait.gateway)
+
+
+def leaves_of(gateways: list[Any]) -> list[Any]:
+    """Those that no other of ``gateways`` goes through."""
+    needed = {gateway.spec.via for gateway in gateways}
+    leaves = [gateway for gateway in gateways if gateway.id not in needed]
+    return leaves or list(gateways)
+
+
+class End:
+    """How the end of one gateway is awaited and, where that takes too long, forced."""
+
+    def __init__(self, gateway: Any, deadline: Deadline) -> None:
+        self.gateway = gateway
+        self.io = gateway._io
+        # Known for processes on this machine only.
+        self.popen: Any = getattr(self.io, "popen", None)
+        self.deadline = deadline
+
+    def __call__(self) -> None:
+        """Wait until the receiver has finished and the process is reaped."""
+        self.gateway.join()
+        self.io.wait()
+
+    def within(self, timeout: float | None) -> bool:
+        """Wait at most ``timeout`` seconds, for when no thread can be started."""
+        if not isinstance(self.gateway, BaseGateway):
+            self()  # of a stand-in nothing but its plain join() is known
+            return True
+        limit = Deadline(timeout)
+        self.gateway.join(limit.remaining())
+        if self.popen is not None:
+            return self._reaped(limit.remaining())
+        return not self.gateway.hasreceiver()  # type: ignore[attr-defined]
+
+    def kill(self) -> None:
+        """Interrupt, terminate and kill the process, a step apart."""
+        if self.popen is not None and os.name == "posix":
+            import signal  # lazy: start-up speed
+
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.popen.send_signal(signum)
+                if self._reaped(self.deadline.step()):
+                    return
+        self.io.kill()
+
+    def warn_unless_reaped(self) -> None:
+        """Name a local process that even SIGKILL has not ended."""
+        if self.popen is None:
+            return
+        if self._reaped(REAP_GRACE):
+            self.io.wait()
+            return
+        import warnings  # lazy: start-up speed
+
+        warnings.warn(
+            f"gateway {self.gateway.id!r}: process {self.popen.pid} could not be ended", RuntimeWarning, stacklevel=5
+        )
+
+    def _reaped(self, timeout: float | None) -> bool:
+        """Whether the process has ended, after at most ``timeout`` seconds of waiting."""
+        if self.popen.poll() is not None:
+            return True
+        try:
+            self.popen.wait(timeout)
+        except self.io.execmodel.subprocess.TimeoutExpired:
+            return False
+        return True

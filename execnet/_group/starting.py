@@ -1,0 +1,466 @@
+"""Starting gateways: many side by side or one, each something that can be undone.
+
+The caller's thread only waits. All that is done is done by threads of the starts' own, for Python runs signal handlers
+in the main thread alone: wherever a Ctrl-C interrupts the caller, it can't come between a process and the note that
+there is one. What a start has is noted in its `Start`, before anything else can fail, and `Start.undo` removes it.
+
+    caller                         conductor                     a worker for each start under way
+    makes Starts, which has
+    nothing yet
+    starts the conductor     →     reserves the ids
+    waits                          begins processes        →     awaits an answer, sets up
+                                   waits                   ←     over
+                                   enters all gateways,
+                                   or undoes all starts
+    returns or raises        ←     over
+
+An interrupted caller, like a failure, has the conductor stop: what is under way is killed, so that its worker comes
+back, and undone. Whether the conductor or the caller's interrupt was first is decided by one `dict.setdefault`.
+"""
+
+from __future__ import annotations
+
+from execnet._group.calls import Call, Deadline
+from execnet._group.ending import END_TIMEOUT
+from execnet._group.membership import Place
+from execnet.gateway_base import RemoteError, ThreadExecModel
+from execnet.xspec import XSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Protocol
+
+    from execnet._group.ahead import Ahead
+    from execnet._group.membership import Membership
+    from execnet.gateway import Gateway
+    from execnet.gateway_base import ExecModel
+    from execnet.gateway_ssh import SshConnection
+
+    class Home(Protocol):
+        """What a start needs of the group that its gateway is for."""
+
+        defaultspec: str
+        _membership: Membership
+        _ahead: Ahead
+
+        @property
+        def execmodel(self) -> ExecModel: ...
+
+        @property
+        def remote_execmodel(self) -> ExecModel: ...
+
+        def __getitem__(self, key: str) -> Gateway: ...
+
+        def _register(self, gateway: Gateway) -> None: ...
+
+        def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None: ...
+
+
+# Seconds in which other starts that fail as well are told with the first one.
+FAILURE_GRACE = 1.0
+# Seconds an interrupted caller waits until nothing is left. What can't be hurried (connecting, a name being looked up,
+# a stopped gateway on the way) is undone behind its back.
+UNDO_PATIENCE = 5.0
+
+# Keys that need a text. (`socket` alone goes with installvia.)
+TEXTS = ("chdir", "execmodel", "id", "installvia", "python", "ssh", "ssh_config", "vagrant_ssh", "via")
+
+# Runs on the far side, on Python 2.7 and newer.
+SETUP_SOURCE = """
+import os
+def native(text):
+    return text.encode("utf-8") if str is bytes and not isinstance(text, str) else text
+chdir, nice, env = channel.receive()
+if chdir is not None:
+    chdir = native(chdir)
+    try:
+        os.mkdir(chdir)
+    except OSError:
+        if not os.path.isdir(chdir):
+            raise
+    os.chdir(chdir)
+if nice and hasattr(os, "nice"):
+    level = os.nice(nice)
+    # On Linux that was this thread only; the others, and those they will start, come now.
+    if hasattr(os, "setpriority") and os.path.isdir("/proc/self/task"):
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.setpriority(os.PRIO_PROCESS, int(thread), level)
+            except ProcessLookupError:
+                pass  # ended meanwhile
+for name, value in env.items():
+    os.environ[native(name)] = native(value)
+"""
+
+
+class Start:
+    """One gateway on its way from a spec to a member of the group. Raises ValueError for a spec that can't be right."""
+
+    def __init__(self, group: Home, spec: XSpec | str | None) -> None:
+        spec = spec or group.defaultspec
+        self.group = group
+        self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
+        self.nice = _niceness(self.spec)
+        _check_texts(self.spec)
+        # What there is to undo.
+        self.automatic_id = self.spec.id is None
+        self.place = Place()
+        self.io: Any = None
+        self.gateway: Gateway | None = None
+        # Among several starts: the one that this one goes through, and whether this one is over.
+        self.needed: Start | None = None
+        # And the ssh connection that it shares with others.
+        self.connection: SshConnection | None = None
+        self.ready = False
+        self.over = group.execmodel.OneShot()
+
+    @property
+    def id(self) -> str | None:
+        """The gateway's id, None until it is reserved."""
+        return self.place.id
+
+    @property
+    def needs(self) -> str | None:
+        """The id of the gateway that this one goes through."""
+        return self.spec.via or self.spec.installvia
+
+    def reserve(self) -> None:
+        """Claim the id; ValueError where it is not free."""
+        spec = self.spec
+        spec.id = self.group._membership.reserve(self.place, spec.id)
+        if spec.execmodel is None:
+            spec.execmodel = self.group.remote_execmodel.backend
+
+    def begin(self) -> None:
+        """Start the process or connect, and tell it what to run, without waiting for its answer."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
+        self.io = self._create_io()
+        gateway_bootstrap.begin(self.io, self.spec)
+
+    def can_begin_at_once(self) -> bool:
+        """Whether begin() depends on no other start and does not block."""
+        return self.needed is None and not self.spec.socket and self.connection is None
+
+    def _create_io(self) -> Any:
+        from execnet import gateway_io, gateway_socket  # lazy: start-up speed
+
+        spec, group = self.spec, self.group
+        if spec.warm or spec.preload:
+            from execnet import gateway_warm  # lazy: start-up speed
+
+            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type]
+        if spec.via:
+            return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
+        if spec.popen or spec.ssh or spec.vagrant_ssh:
+            shared = () if self.connection is None else (self.connection,)
+            return gateway_io.create_io(spec, group.execmodel, *shared)
+        if spec.socket:
+            ways: Any = {spec.installvia: self._way(spec.installvia)} if spec.installvia else {}
+            return gateway_socket.create_io(spec, ways, group.execmodel)
+        raise ValueError(f"no gateway type found for {spec._spec!r}")
+
+    def _way(self, gateway_id: str) -> Gateway:
+        """The gateway to go through; it may be one that is not a member yet."""
+        if self.needed is None:
+            return self.group[gateway_id]
+        assert self.needed.gateway is not None, "a start waits for the one it needs"
+        return self.needed.gateway
+
+    def finish(self) -> None:
+        """Wait for the answer, make the gateway and set it up."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
+        self.gateway = gateway_bootstrap.finish(self.io, self.spec)
+        self._set_up(self.gateway)
+        self.ready = True
+
+    def _set_up(self, gateway: Gateway) -> None:
+        spec = self.spec
+        if spec.chdir is None and spec.nice is None and not spec.env:
+            return
+        channel = gateway.remote_exec(SETUP_SOURCE)
+        channel.send((spec.chdir, self.nice, spec.env))
+        try:
+            channel.waitclose()
+        except RemoteError as exc:
+            raise RemoteError(f"could not set up {spec._spec!r}:\n{exc.formatted}") from None
+        # The channel closes a moment before the worker's main thread is free for the first task.
+        while gateway.remote_status().numexecuting:
+            pass
+
+    def enter(self) -> None:
+        """Add the gateway to the group."""
+        assert self.gateway is not None, "only what has been started is a member"
+        self.place.gateway = self.gateway
+        self.group._register(self.gateway)
+
+    def stop(self) -> None:
+        """Have it fail soon, wherever it is; it has to be undone nevertheless."""
+        if self.io is not None and not self.ready:
+            self.io.kill()
+
+    def discard(self) -> None:
+        """End what was begun, to begin anew or not at all."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
+        gateway, io = self.gateway, self.io
+        try:
+            if gateway is not None:
+                self.group._terminate_only([gateway], END_TIMEOUT)
+            elif io is not None:
+                gateway_bootstrap.discard(io)
+        finally:
+            self.gateway = self.io = None
+
+    def undo(self) -> None:
+        """Remove all there is of it, member or not; may be called again."""
+        try:
+            self.discard()
+        finally:
+            self.group._membership.forget(self.place)
+            if self.automatic_id:  # the spec is as it came
+                self.spec.id = None
+
+
+def _niceness(spec: XSpec) -> int:
+    try:
+        return int(spec.nice or 0)
+    except ValueError:
+        raise ValueError(f"nice= needs a whole number: {spec._spec!r}") from None
+
+
+def _check_texts(spec: XSpec) -> None:
+    for key in TEXTS:
+        if getattr(spec, key) is True:
+            raise ValueError(f"{key}= needs a value: {spec._spec!r}")
+
+
+# Who was first: the conductor, or the caller who gave up before it ran.
+CONDUCTOR, CALLER = "conductor", "caller"
+
+
+class Starts:
+    """Several starts side by side, each behind the one it goes through. Nothing exists before `run`."""
+
+    def __init__(self, group: Home, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> None:
+        self.group = group
+        self.execmodel = group.execmodel
+        self.max_parallel = max_parallel
+        self.starts = [Start(group, spec) for spec in specs]
+        self.waiting: list[Start] = []
+        self.failures: dict[Start, BaseException] = {}
+        self.connections: set[SshConnection] = set()
+        #: Nothing new is begun, and what is under way fails.
+        self.stopped = False
+        self._first: dict[str, str] = {}
+        self._error: BaseException | None = None
+        self._over = self.execmodel.OneShot()
+
+    # -- the caller's thread
+
+    def run(self) -> list[Gateway]:
+        """Start all, wait for all; the gateways, in the order of the specs.
+
+        Raises what the conductor raised; whatever is raised, nothing is left.
+        """
+        try:
+            self.execmodel.start(self._conduct)
+            self._over.wait()
+            if self._error is not None:
+                raise self._error
+            return [start.gateway for start in self.starts if start.gateway is not None]
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        if self._error is None and self._first.setdefault("first", CALLER) == CONDUCTOR:
+            Call(self.execmodel, self._take_back).done_within(Deadline(UNDO_PATIENCE))
+
+    def _take_back(self) -> None:
+        self._stop()
+        self._over.wait()
+        self._undo_all()
+
+    # -- the conductor
+
+    def _conduct(self) -> None:
+        if self._first.setdefault("first", CONDUCTOR) != CONDUCTOR:
+            return
+        try:
+            self._start_all()
+            for start in self.starts:
+                start.enter()
+        except BaseException as exc:  # raised by run(), in the caller's thread
+            self._error = exc
+            try:
+                self._undo_all()
+            except BaseException as undoing:
+                self._error = undoing  # its context tells the first
+        finally:
+            self._over.set()
+
+    def _start_all(self) -> None:
+        # One that was begun ahead has all that a start has, its id too.
+        self.starts = [self.group._ahead.taken(start.spec) or start for start in self.starts]
+        for start in self.starts:
+            if start.id is None:
+                start.reserve()
+        waiting = self._in_order_of_need()
+        try:
+            self._share_connections()
+            self._begin_at_once()
+            self._finish_all(waiting)
+        finally:
+            for connection in self.connections:
+                connection.all_started()
+        if self.failures or self.stopped:
+            raise self._failure()
+
+    def _in_order_of_need(self) -> list[Start]:
+        """The starts as given, but each behind the one whose gateway it goes through."""
+        by_id: dict[str | None, Start] = {start.id: start for start in self.starts}
+        ordered: dict[Start, None] = {}
+        for start in self.starts:
+            chain = [start]
+            while start.needs in by_id and by_id[start.needs] not in ordered:
+                start = by_id[start.needs]
+                if start in chain:
+                    raise ValueError(f"{start.spec._spec!r} goes through itself")
+                chain.append(start)
+            ordered.update(dict.fromkeys(reversed(chain)))
+        for start in self.starts:
+            start.needed = by_id.get(start.needs)
+        return list(ordered)
+
+    def _share_connections(self) -> None:
+        """Have one ssh connect for several starts to the same host."""
+        if not any(start.spec.ssh for start in self.starts) or not isinstance(self.execmodel, ThreadExecModel):
+            return
+        from execnet import gateway_ssh  # lazy: start-up speed
+
+        for index, connection in gateway_ssh.shared([start.spec for start in self.starts]).items():
+            self.connections.add(connection)
+            self.starts[index].connection = connection
+
+    def _begin_at_once(self) -> None:
+        """Begin what can be begun, where nobody counts how many starts are under way."""
+        if self.max_parallel is None and len(self.starts) > 1:
+            for start in self.starts:
+                if start.io is None and start.can_begin_at_once() and not self.stopped:
+                    self._attempt(start, Start.begin)
+
+    def _finish_all(self, waiting: list[Start]) -> None:
+        self.waiting = waiting
+        if len(waiting) == 1:
+            self._work()
+            return
+        over = self.execmodel.ItemQueue()
+        try:
+            for _ in waiting[: self.max_parallel]:
+                self.execmodel.start(self._work, (over.put,))
+            self._await_all(over, len(waiting))
+        except BaseException:
+            self._stop()
+            self._work()  # what nobody took
+            for start in self.starts:
+                start.over.wait()
+            raise
+
+    def _await_all(self, over: Any, missing: int) -> None:
+        """Wait for all starts; after a failure, not for long: those that have not failed with it are stopped."""
+        deadline = Deadline(None)
+        while missing:
+            try:
+                over.get(timeout=deadline.remaining())
+            except self.execmodel.queue.Empty:
+                self._stop()
+                deadline = Deadline(None)
+            else:
+                missing -= 1
+                if self.failures and not self.stopped and deadline.timeout is None:
+                    deadline = Deadline(FAILURE_GRACE)
+
+    # -- the workers
+
+    def _work(self, tell: Callable[[Start], object] | None = None) -> None:
+        """Take starts that nobody works on, until none is left."""
+        while True:
+            try:
+                start = self.waiting.pop(0)
+            except IndexError:
+                return
+            try:
+                self._attempt(start, self._complete)
+            finally:
+                start.over.set()
+                if tell is not None:
+                    tell(start)
+
+    def _attempt(self, start: Start, step: Callable[[Start], None]) -> None:
+        if start in self.failures:
+            return
+        try:
+            step(start)
+        except BaseException as exc:  # raised by run(), in the caller's thread
+            if not self.stopped:
+                self.failures[start] = exc
+            start.undo()
+
+    def _complete(self, start: Start) -> None:
+        if start.needed is not None:
+            start.needed.over.wait()
+            if start.needed in self.failures:
+                raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
+        if start.connection is not None:
+            start.connection.wait_until_open()
+        if start.io is None:
+            if self.failures or self.stopped:
+                return
+            start.begin()
+        self.group._ahead.begin()
+        if self.stopped:  # perhaps before there was something to stop
+            start.stop()
+        start.finish()
+
+    # -- what did not work
+
+    def _stop(self) -> None:
+        self.stopped = True
+        for connection in list(self.connections):
+            connection.close()
+        for start in self.starts:
+            start.stop()
+
+    def _undo_all(self) -> None:
+        """End what was started, those that others go through after those."""
+        gateways = [start.gateway for start in self.starts if start.gateway is not None]
+        failures = []
+        for step in (lambda: self.group._terminate_only(gateways, END_TIMEOUT), *(start.undo for start in self.starts)):
+            try:
+                step()
+            except BaseException as exc:  # the others have to be undone as well
+                failures.append(exc)
+        if failures:
+            raise failures[0]
+
+    def _failure(self) -> BaseException:
+        failed = [start for start in self.starts if start in self.failures]
+        if not failed:
+            return OSError("the starts were stopped")
+        if len(failed) == 1:
+            return self.failures[failed[0]]
+        interrupts = [exc for exc in self.failures.values() if not isinstance(exc, Exception)]
+        if interrupts:
+            return interrupts[0]
+        lines = [f"{len(failed)} of {len(self.starts)} gateways could not be started:"]
+        for start in failed:
+            exc = self.failures[start]
+            lines.append(f"{start.spec._spec!r}: {type(exc).__name__}: {exc}")
+        from execnet.gateway_bootstrap import GatewayStartError  # lazy: start-up speed
+
+        error = GatewayStartError("\n".join(lines))
+        error.__cause__ = self.failures[failed[0]]
+        return error
