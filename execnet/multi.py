@@ -567,7 +567,7 @@ class _Starts:
             if start.needed in self.failures:
                 raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
         if start.connection is not None:
-            start.connection.wait_until_open()
+            start.connection.try_begin(start)
         if self.cancelled:
             return start.discard()
         if start.io is None:
