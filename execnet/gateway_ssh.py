@@ -51,8 +51,10 @@ OWN_SETTING = "(?i)control(master|path)"
 SAID_NO = r'(?im)^\s*control(master|path)[\s="]+(none|no|false)\b'
 READING = "debug1: Reading configuration data "
 
-# What /bin/sh runs, with the folder and ssh's command: a signal to end comes back to it when ssh has ended.
-KEEPER = 'trap : HUP INT TERM; mkdir -m 700 "$0" && { "$@"; rm -rf "$0"; }'
+# What /bin/sh runs, with the folder and ssh's command: a line of input starts ssh, and what a signal to the shell would
+# end is done all the same once ssh has ended.
+KEEPER = 'trap : HUP INT TERM; mkdir -m 700 "$0" || exit; read -r go && "$@"; rm -rf "$0"'
+GO = b"\n"
 
 
 def shared(specs: list[XSpec]) -> dict[int, SshConnection]:
@@ -102,13 +104,14 @@ class SshConnection:
 
     def _open(self) -> None:
         try:
-            if _user_leaves_it_to_us(self._arguments, OPEN_TIME):
-                self._usable = self._connect()
+            self._usable = self._start() and _user_leaves_it_to_us(self._arguments, OPEN_TIME) and self._connect()
         finally:
             self._settled.set()
+            if not self._usable:
+                self.close()
 
-    def _connect(self) -> bool:
-        """Have ssh log in; whether its socket has come in time."""
+    def _start(self) -> bool:
+        """Start the shell around ssh, which makes the folder while the configuration is asked for."""
         import subprocess  # lazy: start-up speed
 
         sharing = ["-M", "-S", self._path, "-o", "ControlPersist=no"]
@@ -127,12 +130,18 @@ class SshConnection:
             return False
         with self._lock:
             self._popen = popen
-            closed = self._closed
-        if closed:
-            self.close()
-        return self._socket_comes(popen)
+        return True
 
-    def _socket_comes(self, popen: subprocess.Popen[bytes]) -> bool:
+    def _connect(self) -> bool:
+        """Have ssh log in; whether its socket has come in time."""
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+
+        popen = self._popen
+        assert popen is not None
+        with self._pipes:
+            if self._closed or not self._write(GO):
+                return False
+        gateway_bootstrap.shipped_text()  # made once, meanwhile, as every gateway here needs it
         while popen.poll() is None and not self._closed and time.monotonic() < self._deadline:
             if os.path.exists(self._path):
                 return True
@@ -146,9 +155,11 @@ class SshConnection:
 
         Where the connection fails, ``start`` is left as one that has none and was not begun.
         """
+        from execnet.gateway_bootstrap import HostNotFound  # lazy: start-up speed
+
         self._settled.wait(max(0.0, self._deadline - time.monotonic()))
         if self._usable:
-            with suppress(OSError):  # told by the attempt without the connection, if that fails too
+            with suppress(HostNotFound):  # told by the attempt without the connection, if that fails too
                 start.begin()
                 if self._carries(start.io):
                     return
@@ -173,21 +184,25 @@ class SshConnection:
     def _echoes(self) -> bool:
         import select  # lazy: start-up speed
 
-        popen = self._popen
-        assert popen is not None and popen.stdin is not None and popen.stdout is not None
-        if popen.stdin.closed:
+        assert self._popen is not None and self._popen.stdout is not None
+        if self._popen.stdout.closed:
             return False
-        output = popen.stdout.fileno()
+        output = self._popen.stdout.fileno()
         ready = select.poll()
         ready.register(output, select.POLLIN)
         while ready.poll(0):  # what the far shell says to everyone
             if not os.read(output, 4096):
                 return False
+        return self._write(b"\n") and bool(ready.poll(ECHO_TIME * 1000)) and bool(os.read(output, 1))
+
+    def _write(self, line: bytes) -> bool:
+        """With the pipes' lock held; whether somebody may read it."""
+        assert self._popen is not None and self._popen.stdin is not None
         try:
-            os.write(popen.stdin.fileno(), b"\n")
-        except OSError:
+            os.write(self._popen.stdin.fileno(), line)
+        except (OSError, ValueError):  # has ended, is closed
             return False
-        return bool(ready.poll(ECHO_TIME * 1000)) and bool(os.read(output, 1))
+        return True
 
     def options(self) -> list[str]:
         """What tells an ssh to use the connection; without it, it connects by itself."""
@@ -304,6 +319,8 @@ def _user_leaves_it_to_us(arguments: list[str], timeout: float) -> bool:
 
 
 def _text(path: str) -> str:
+    if os.path.exists(path) and not os.path.isfile(path):
+        return ""  # /dev/null, or what can be read once only
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
 

@@ -71,7 +71,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Starts servers of the test's own, in a folder that every user may pass: sshd reads keys as the one who logs in."""
+    """Starts servers of the test's own, in folders that every user may pass: sshd reads keys as who logs in."""
     with contextlib.ExitStack() as stack:
 
         def start(*settings: str) -> SshServer:
