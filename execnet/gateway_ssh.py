@@ -7,7 +7,8 @@ has an ssh process and a far process of its own.
 The connection is ours alone: where the user has a say in ControlMaster or ControlPath there is none, and it logs in
 without asking anybody. Its socket lives in a folder that the shell around its ssh makes, and removes when ssh has
 ended, whatever became of us. It ends by itself with the last session that goes through it. What can't use it, for
-whatever reason, connects by itself, with the command that it would have had without.
+whatever reason, connects by itself, with the command that it would have had without; in turn where two could ask at
+one terminal, or where the first opens the user's own connection for the others.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ OPEN_TIME, POLL = 10.0, 0.001
 SILENCE, ECHO_TIME = 2.0, 5.0
 # Seconds that it has for its end, at each of the ways to end it.
 END_TIME = 0.3
+# Seconds between two looks whether others still want their turn.
+TURN = 0.1
 # The status of an ssh that failed itself.
 SSH_FAILED = 255
+
+# Whose the sharing is: nobody has a say in it, or the user has a shared connection, or wants none.
+OURS, THEIRS, NOBODYS = "ours", "theirs", "nobody's"
 
 # What the path of a Unix socket may take on every system, its end included, and what ssh appends while it binds one.
 SOCKET_PATH, SSH_APPENDS = 104, len(".") + 16
@@ -53,7 +59,7 @@ READING = "debug1: Reading configuration data "
 
 # What /bin/sh runs, with the folder and ssh's command: a line of input starts ssh, and what a signal to the shell would
 # end is done all the same once ssh has ended.
-KEEPER = 'trap : HUP INT TERM; mkdir -m 700 "$0" || exit; read -r go && "$@"; rm -rf "$0"'
+KEEPER = 'trap : HUP INT TERM; mkdir -m 700 "$0" || exit; read -r go && "$@"; status=$?; rm -rf "$0"; exit $status'
 GO = b"\n"
 
 
@@ -90,6 +96,9 @@ class SshConnection:
         # Whether an ssh may be handed to it: once settled, it only ever turns from yes to no.
         self._usable = False
         self._settled = threading.Event()
+        # Whether those that connect by themselves do so one after another.
+        self._in_turn = False
+        self._turn = threading.Lock()
         # Guards what is known of the process and of its users, and is held for that only.
         self._lock = threading.Lock()
         self._popen: subprocess.Popen[bytes] | None = None
@@ -104,11 +113,14 @@ class SshConnection:
 
     def _open(self) -> None:
         try:
-            self._usable = self._start() and _user_leaves_it_to_us(self._arguments, OPEN_TIME) and self._connect()
+            if self._start():
+                whose = _whose_sharing(self._arguments, OPEN_TIME)
+                self._in_turn = whose == THEIRS
+                self._usable = whose == OURS and self._connect()
         finally:
             self._settled.set()
             if not self._usable:
-                self.close()
+                self._shut()
 
     def _start(self) -> bool:
         """Start the shell around ssh, which makes the folder while the configuration is asked for."""
@@ -146,14 +158,15 @@ class SshConnection:
             if os.path.exists(self._path):
                 return True
             time.sleep(POLL)
+        self._in_turn = popen.returncode == SSH_FAILED
         return False
 
     # -- use
 
     def try_begin(self, start: Any) -> None:
-        """Begin ``start`` over the connection and wait until its far side talks.
+        """Begin ``start`` over the connection, or when it is its turn, and wait until its far side talks.
 
-        Where the connection fails, ``start`` is left as one that has none and was not begun.
+        Otherwise ``start`` is left as one that has no connection and was not begun.
         """
         from execnet.gateway_bootstrap import HostNotFound  # lazy: start-up speed
 
@@ -165,6 +178,19 @@ class SshConnection:
                     return
                 start.discard()
         start.io = start.connection = None
+        if self._in_turn:
+            with self._turn:
+                self._begin_alone(start)
+
+    def _begin_alone(self, start: Any) -> None:
+        """Begin ``start`` and wait until nobody is asked for it any more."""
+        if self._closed:
+            return
+        start.begin()
+        io = start.io
+        while not gateway_io.wait_readable(io.execmodel, io.infile.fileno(), TURN):
+            if self._closed or io.popen.poll() is not None:
+                return
 
     def _carries(self, io: Any) -> bool:
         """Wait until an ssh has output or has ended; whether it is not the connection that failed."""
@@ -235,10 +261,13 @@ class SshConnection:
 
     def close(self) -> None:
         """End the connection, and with it the sessions of those that still use it; may be called again."""
+        self._closed = True
+        self._shut()
+
+    def _shut(self) -> None:
         import shutil  # lazy: start-up speed
 
         with self._lock:
-            self._closed = True
             popen, used = self._popen, bool(self._users)
         if popen is None:
             return
@@ -300,22 +329,22 @@ def _arguments(spec: XSpec) -> list[str]:
     return arguments
 
 
-def _user_leaves_it_to_us(arguments: list[str], timeout: float) -> bool:
-    """Whether the configuration that ssh would use says nothing of sharing."""
+def _whose_sharing(arguments: list[str], timeout: float) -> str:
+    """Whose the sharing is by the configuration that ssh would use."""
     import re  # lazy: start-up speed
 
     # -q would hide which files it reads.
     output, log = _outputs(["ssh", "-v", "-G", *(argument for argument in arguments if argument != "-q")], timeout)
     settings = dict(line.lower().partition(" ")[::2] for line in output.splitlines())
-    if settings.get("controlmaster") not in ("false", "no") or settings.get("controlpath", "none") != "none":
-        return False
-    if not any(line.startswith("OpenSSH") for line in log.splitlines()):
-        return False
+    if "controlmaster" not in settings or not any(line.startswith("OpenSSH") for line in log.splitlines()):
+        return NOBODYS
+    if settings["controlmaster"] not in ("false", "no") or settings.get("controlpath", "none") != "none":
+        return THEIRS
     try:
         files = {line[len(READING) :] for line in log.splitlines() if line.startswith(READING)}
-        return not any(re.search(SAID_NO, _text(file)) for file in files)
+        return NOBODYS if any(re.search(SAID_NO, _text(file)) for file in files) else OURS
     except OSError:  # a path that the log shows in another way
-        return False
+        return NOBODYS
 
 
 def _text(path: str) -> str:

@@ -286,7 +286,7 @@ def test_a_host_whose_only_way_in_is_the_users_own_connection(
 # logins that ask
 
 
-def asking(server: SshServer, account: Account, method: str) -> str:
+def asking(server: SshServer, account: Account, method: str, *settings: str) -> str:
     """The spec of a gateway whose ssh has to ask for a password."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/bin")  # ours may be in a home
     if python is None:
@@ -297,8 +297,25 @@ def asking(server: SshServer, account: Account, method: str) -> str:
         "BatchMode no",
         f"PreferredAuthentications {method}",
         "NumberOfPasswordPrompts 1",
+        *settings,
     )
     return server.spec(ssh_config=config, python=python)
+
+
+def ask_by_program(account: Account, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have ssh ask a program that knows the password; the file with a line for each time, "crowded" where two asked."""
+    asked, busy = folder / "asked", folder / "busy"
+    askpass = folder / "askpass"
+    askpass.write_text(f"""#!/bin/sh
+mkdir {busy} && echo asked >> {asked} || echo crowded >> {asked}
+sleep 0.2
+rmdir {busy}
+echo {account.password}
+""")
+    askpass.chmod(0o755)
+    monkeypatch.setenv("SSH_ASKPASS", str(askpass))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    return asked
 
 
 METHODS = {
@@ -318,21 +335,32 @@ def test_a_login_that_asks_is_each_gateways_own(
     tmp_path: Path,
     method: str,
 ) -> None:
-    asked = tmp_path / "asked"
-    askpass = tmp_path / "askpass"
-    askpass.write_text(f"#!/bin/sh\necho asked >> {asked}\necho {account.password}\n")
-    askpass.chmod(0o755)
-    monkeypatch.setenv("SSH_ASKPASS", str(askpass))
-    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    asked = ask_by_program(account, tmp_path, monkeypatch)
     settings = ["PasswordAuthentication yes", "KbdInteractiveAuthentication yes"]
     if method == "keyboard-interactive":
         settings.append("UsePAM yes")
     strict = server(*settings, f"AuthenticationMethods {method}")
     spec = asking(strict, account, method)
     assert all_answer(group.makegateways([spec] * 3))
-    assert asked.read_text().count("asked") == 3
+    assert asked.read_text().split() == ["asked"] * 3
     assert strict.logins(METHODS[method][-1]) == 3
     assert recorder.calls() == [plain(spec)] * 3
+
+
+def test_the_first_opens_the_users_own_connection_for_the_others(
+    group: execnet.Group,
+    server: Server,
+    account: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    runtime: Path,
+) -> None:
+    asked = ask_by_program(account, tmp_path, monkeypatch)
+    strict = server("PasswordAuthentication yes", "AuthenticationMethods password")
+    spec = asking(strict, account, "password", "ControlMaster auto", f"ControlPath {runtime}/user")
+    assert all_answer(group.makegateways([spec] * 4))
+    assert asked.read_text().split() == ["asked"]
+    assert strict.logins("password") == 1
 
 
 def test_passwords_from_sshpass(
