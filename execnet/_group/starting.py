@@ -415,7 +415,7 @@ class Starts:
             if start.needed in self.failures:
                 raise OSError(f"{start.spec._spec!r} was not started: {start.needs!r} failed")
         if start.connection is not None:
-            start.connection.wait_until_open()
+            start.connection.try_begin(start)
         if start.io is None:
             if self.failures or self.stopped:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -15,11 +16,12 @@ from support.processes import end, free_port, wait_listening
 
 HOST = "execnet-test"
 PROGRAMS = ("sshd", "ssh", "ssh-keygen")
-HOW_TO_GET = "apt-get install openssh-server openssh-client"
+HOW_TO_GET = "apt-get install openssh-server openssh-client passwd"
 PORT_ATTEMPTS = 5  # another program can take the free port before sshd does
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 SERVER_CONFIG = """\
+{settings}
 ListenAddress 127.0.0.1
 Port {port}
 HostKey {folder}/host_key
@@ -40,6 +42,7 @@ LogLevel VERBOSE
 
 CLIENT_CONFIG = """\
 Host {host}
+{settings}
     HostName 127.0.0.1
     Port {port}
     User {user}
@@ -49,7 +52,6 @@ Host {host}
     GlobalKnownHostsFile none
     StrictHostKeyChecking no
     BatchMode yes
-    ControlPath none
     LogLevel ERROR
 """
 
@@ -81,19 +83,33 @@ def _account_is_locked() -> bool:
 
 
 class SshServer:
-    """A running sshd; `host` is its name in the client configuration file `config`."""
+    """A running sshd; `host` is its name in the client configuration file `config`.
+
+    `settings` are lines of sshd_config; they go before ours, since the first value of a setting counts.
+    """
 
     host = HOST
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *settings: str) -> None:
         self.folder = folder
+        self.settings = settings
         self.config = folder / "ssh_config"
         self.log = folder / "sshd.log"
         for program in PROGRAMS:
             executable(program)
         self._make_keys()
         self.port, self.process = self._start()
-        self._write_client_config()
+        self.config.write_text(self._client_config())
+
+    def client_config(self, name: str, *settings: str) -> Path:
+        """Write another client configuration, with `settings` for our host before ours."""
+        path = self.folder / name
+        path.write_text(self._client_config(*settings))
+        return path
+
+    def logins(self, method: str = "publickey") -> int:
+        """How often someone has logged in."""
+        return self.log.read_text().count(f"Accepted {method}")
 
     def spec(self, **extra: object) -> str:
         """The spec of a gateway on this server; `extra` are further keys, `python` replaces ours."""
@@ -141,6 +157,7 @@ class SshServer:
         config = self.folder / "sshd_config"
         config.write_text(
             SERVER_CONFIG.format(
+                settings="\n".join(self.settings),
                 port=port,
                 folder=self.folder,
                 pam="yes" if _account_is_locked() else "no",
@@ -152,7 +169,33 @@ class SshServer:
             [executable("sshd"), "-D", "-f", str(config), "-E", str(self.log)], stdin=subprocess.DEVNULL
         )
 
-    def _write_client_config(self) -> None:
-        self.config.write_text(
-            CLIENT_CONFIG.format(host=self.host, port=self.port, user=getpass.getuser(), folder=self.folder)
+    def _client_config(self, *settings: str) -> str:
+        return CLIENT_CONFIG.format(
+            host=self.host,
+            settings="\n".join(f"    {line}" for line in settings),
+            port=self.port,
+            user=getpass.getuser(),
+            folder=self.folder,
         )
+
+
+class Account:
+    """A user of this machine, with a password, for as long as it is needed; PermissionError where we are not root."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            raise PermissionError("only root makes users")
+        suffix = os.urandom(4).hex()
+        self.name, self.password = f"execnet-{suffix}", f"secret-{suffix}"
+        subprocess.run([executable("useradd"), "-M", "-s", "/bin/sh", self.name], check=True, timeout=30)
+        try:
+            line = f"{self.name}:{self.password}\n"
+            subprocess.run([executable("chpasswd")], input=line, text=True, check=True, timeout=30)
+            self.uid = pwd.getpwnam(self.name).pw_uid
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove the user."""
+        subprocess.run([executable("userdel"), "-f", self.name], check=True, timeout=30, stderr=subprocess.DEVNULL)
