@@ -281,10 +281,10 @@ class Group:
                 self._end_templates()
 
     def _end_templates(self) -> None:
-        with self._lock:
-            templates, self._templates = self._templates, {}
-        for template in templates.values():
-            template.end()
+        if self._templates:
+            from execnet import gateway_warm  # lazy: start-up speed
+
+            gateway_warm.end_templates(self._templates)
 
     def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None:
         """Like terminate, for some of the members."""
