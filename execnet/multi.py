@@ -272,13 +272,16 @@ class Group:
         self._disown_in_forked_child()
         self._discard_ahead()
         deadline = _Deadline(timeout)
+        failures: list[Exception] = []
         try:
             while self._gateways or self._gateways_to_join:
                 exits = self._exit(_leaves(self._gateways), deadline)
-                self._await_end(list(self._gateways_to_join), deadline, exits)
+                failures += self._await_end(list(self._gateways_to_join), deadline, exits)
         finally:
             if not self._gateways and not self._gateways_to_join:
                 self._end_templates()
+        if failures:
+            raise failures[0]
 
     def _end_templates(self) -> None:
         if self._templates:
@@ -289,11 +292,14 @@ class Group:
     def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None:
         """Like terminate, for some of the members."""
         deadline = _Deadline(timeout)
+        failures: list[Exception] = []
         while gateways:
             leaves = _leaves(gateways)
             exits = self._exit(leaves, deadline)
-            self._await_end(leaves, deadline, exits)
+            failures += self._await_end(leaves, deadline, exits)
             gateways = [gateway for gateway in gateways if gateway not in leaves]
+        if failures:
+            raise failures[0]
 
     def _exit(self, gateways: list[Gateway], deadline: _Deadline) -> list[_Call]:
         """Tell gateways to exit. One whose pipe is full, so that it can't be told, is left to be killed."""
@@ -304,23 +310,28 @@ class Group:
             self._unregister(gateway)
         return exits
 
-    def _await_end(self, gateways: list[Gateway], deadline: _Deadline, exits: list[_Call]) -> None:
-        """Wait for gateways that were told to exit, kill those that are late."""
+    def _await_end(self, gateways: list[Gateway], deadline: _Deadline, exits: list[_Call]) -> list[Exception]:
+        """Wait for gateways that were told to exit, kill those that are late; what failed in that.
+
+        That is for the caller to raise, when all others have ended as well.
+        """
         members = [_Member(gateway, deadline) for gateway in gateways]
         pairs: list[TermKill] = [(member, member.kill) for member in members]
-        failure = next((call.failure for call in exits if call.failure is not None), None)
+        failures = [call.failure for call in exits if call.failure is not None]
         try:
             safe_terminate(self._execmodel, deadline.for_next_wait(), pairs)
-        except Exception as exc:  # raised again below; Ctrl-C leaves the rest to the exit handler
-            failure = failure or exc
+        except Exception as exc:  # Ctrl-C leaves the rest to the exit handler
+            failures.append(exc)
         with self._lock:
             for gateway in gateways:
                 if gateway in self._gateways_to_join:
                     self._gateways_to_join.remove(gateway)
         for member in members:
-            member.warn_unless_reaped()
-        if failure is not None:
-            raise failure
+            try:
+                member.warn_unless_reaped()
+            except Exception as exc:
+                failures.append(exc)
+        return failures
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
