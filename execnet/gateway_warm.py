@@ -38,6 +38,7 @@ END_TIME = 1.0  # seconds a template has for ending by itself
 STATUS_LOST = 255  # the returncode of a worker whose exit status nobody is left to tell
 SIGKILL = 9
 STDERR = 2
+FAMILY = (getattr(_socket, "AF_UNIX", 0), _socket.SOCK_STREAM, 0)
 DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
 
 
@@ -141,8 +142,7 @@ class _Connection(_socket.socket):
     So a thread that waits for it, or uses it, never finds another file under its number.
     """
 
-    def __del__(self) -> None:
-        self.close()
+    __del__ = _socket.socket.close
 
     def told(self) -> bytes | None:
         """What the other side has told: None if nothing yet, empty if it is gone. It is looked at and left there.
@@ -157,9 +157,9 @@ class _Connection(_socket.socket):
             return b""
 
 
-def _connect() -> tuple[_Connection, _socket.socket]:
-    near, far = _socket.socketpair()
-    return _Connection(near.family, near.type, near.proto, near.detach()), far
+def _connect() -> tuple[_Connection, _Connection]:
+    near, far = (_Connection(*FAMILY, end.detach()) for end in _socket.socketpair(*FAMILY))
+    return near, far
 
 
 class Template:
@@ -179,24 +179,19 @@ class Template:
         self.ended = False
         self.processes: set[WarmProcess] = set()
         self._control: _Connection | None
-        self._control, far = _connect()
-        try:
-            # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.
-            descriptor = fcntl.fcntl(far.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1)
-        finally:
-            far.close()
-        try:
-            program = PROGRAM.format(importdir=importdir, descriptor=descriptor, preload=preload)
-            # Nothing is ever written to its stdin: its end is the end of this process.
-            self.popen: subprocess.Popen[bytes] = execmodel.subprocess.Popen(
-                [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[descriptor]
-            )
-        finally:
-            os.close(descriptor)
+        self._control, end = _connect()
+        # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.
+        far = _Connection(*FAMILY, fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1))
+        program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
+        # Nothing is ever written to its stdin: its end is the end of this process.
+        self.popen: subprocess.Popen[bytes] = execmodel.subprocess.Popen(
+            [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
+        )
         _owned.add(self)
 
     def serves(self, process: WarmProcess) -> bool:
         """Whether ``process`` can be had from it: it runs, is not being ended, and has not said that it can't fork."""
+        process.template = self
         self.processes.add(process)
         if self.usable and not self.closing and self.popen.poll() is None:
             return True
@@ -272,7 +267,7 @@ class WarmProcess:
     def __init__(self, execmodel: ExecModel) -> None:
         self.args: Any = None
         self._execmodel = execmodel
-        self._template: Template | None = None
+        self.template: Template | None = None
         self._pid: int | None = None
         self._cancelled = False
         self._outcomes: list[tuple[int, bool]] = []  # returncode, and whether that is unknown
@@ -282,7 +277,7 @@ class WarmProcess:
 
     def fork(self, template: Template, spec: XSpec) -> None:
         """Ask ``template`` for the process, without waiting for it."""
-        self.args, self._template = template.popen.args, template
+        self.args = template.popen.args
         options = process_options(spec)
         capture_stderr = options.get("capture_stderr", False)
         request = {
@@ -294,31 +289,36 @@ class WarmProcess:
         }
         data = dumps_internal(request)
         message = SIZE.pack(len(data)) + data
-        with ExitStack() as theirs:
+        with ExitStack() as ours, ExitStack() as theirs:
             stdin, near_stdin = _pipe()
             near_stdout, stdout = _pipe()
             start, far_start = _connect()
             ending, far_ending = _connect()
             theirs.callback(os.close, folder := os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY)))
-            far: list[_socket.socket | FileIO] = [far_start, far_ending, stdin, stdout]
+            near: list[FileIO] = [near_stdin, near_stdout]
+            far: list[_Connection | FileIO] = [far_start, far_ending, stdin, stdout]
             descriptors = [*(file.fileno() for file in far), folder]
             if capture_stderr:
                 self.stderr, stderr = _pipe()
+                near.append(self.stderr)
                 far.append(stderr)
                 descriptors.append(stderr.fileno())
             elif _is_inheritable(STDERR):
                 descriptors.append(STDERR)
-            for file in far:
-                theirs.callback(file.close)
+            for stack, files in ((ours, near), (theirs, far)):
+                for file in files:
+                    stack.callback(file.close)
             sent = start.send(message, _socket.MSG_DONTWAIT)
             template.hand_over(descriptors)
-        self._start, self._ending = start, ending
-        _owned.add(self)
-        if sent < len(message):
-            with suppress(ConnectionError):  # the template has ended
-                start.sendall(message[sent:])
-        self.stdin = _file(self._execmodel, near_stdin, "wb")
-        self.stdout = _file(self._execmodel, near_stdout, "rb")
+            theirs.close()
+            self._start, self._ending = start, ending
+            _owned.add(self)
+            if sent < len(message):
+                with suppress(ConnectionError):  # the template has ended
+                    start.sendall(message[sent:])
+            self.stdin = _file(self._execmodel, near_stdin, "wb")
+            self.stdout = _file(self._execmodel, near_stdout, "rb")
+            ours.pop_all()
 
     def give_up(self) -> None:
         """After a fork() that failed: there will be no process."""
@@ -416,8 +416,8 @@ class WarmProcess:
         if word == STARTED:
             self._pid = int(text)
         elif word == FAILED:
-            assert self._template is not None
-            self._template.usable = False
+            assert self.template is not None
+            self.template.usable = False
             self.failure = text
             self._end(1)
         elif self._cancelled:
@@ -429,15 +429,15 @@ class WarmProcess:
         if self._pid is not None:
             self._end(STATUS_LOST, lost=True)
         else:
-            assert self._template is not None
-            status = self._template.exit_status(END_TIME)
+            assert self.template is not None
+            status = self.template.exit_status(END_TIME)
             self._end(STATUS_LOST if status is None else status)
 
     def _end(self, returncode: int, lost: bool = False) -> None:
         self._outcomes.append((returncode, lost))
         self._start = self._ending = None
-        if self._template is not None:
-            self._template.processes.discard(self)
+        if self.template is not None:
+            self.template.processes.discard(self)
         _owned.discard(self)
 
 
