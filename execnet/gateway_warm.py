@@ -88,14 +88,22 @@ def _template(spec: XSpec, args: list[str], group: Group, process: WarmProcess) 
     while True:
         template = group._templates.get(key)
         if template is None:
-            template = Template(args, preload, environment, group.execmodel)
-            if group._templates.setdefault(key, template) is not template:  # another thread was first
-                template.popen.kill()
-                template.end()
+            _add_template(group, key, Template(environment), args, preload)
         elif template.serves(process):
             return template
         else:
             _set_aside(group._templates, key)
+
+
+def _add_template(group: Group, key: object, template: Template, args: list[str], preload: str) -> None:
+    """Start the template, and keep it for the group, unless another thread was first; after an exception as well."""
+    kept = None
+    try:
+        template.run(args, preload, group.execmodel)
+        kept = group._templates.setdefault(key, template)
+    finally:
+        if kept is not template:
+            template.kill()
 
 
 def _set_aside(templates: dict[object, Template], key: object) -> None:
@@ -165,26 +173,31 @@ def _connect() -> tuple[_Connection, _Connection]:
 class Template:
     """The initiator's end of a template process, whose ``popen`` it holds.
 
-    Raises OSError where the process can't be started. A template is needed by the processes that were forked from it,
-    or are to be, until their end is known; one that is ``closing`` takes no new ones. Who ends it sets ``closing``
-    before looking for processes, a start enters its process before looking at ``closing``: one of them sees the other.
+    A template is needed by the processes that were forked from it, or are to be, until their end is known; one that is
+    ``closing`` takes no new ones. Who ends it sets ``closing`` before looking for processes, a start enters its process
+    before looking at ``closing``: one of them sees the other.
     """
 
-    def __init__(self, args: list[str], preload: str, environment: dict[bytes, bytes], execmodel: ExecModel) -> None:
-        import fcntl  # lazy: where there is none, this module is imported all the same
+    popen: subprocess.Popen[bytes] | None = None
+    _control: _Connection | None = None
 
+    def __init__(self, environment: dict[bytes, bytes]) -> None:
         self.environment = environment
         self.usable = True
         self.closing = False
         self.ended = False
         self.processes: set[WarmProcess] = set()
-        self._control: _Connection | None
+
+    def run(self, args: list[str], preload: str, execmodel: ExecModel) -> None:
+        """Start the process. Raises OSError where it can't be started."""
+        import fcntl  # lazy: where there is none, this module is imported all the same
+
         self._control, end = _connect()
         # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.
         far = _Connection(*FAMILY, fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1))
         program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
         # Nothing is ever written to its stdin: its end is the end of this process.
-        self.popen: subprocess.Popen[bytes] = execmodel.subprocess.Popen(
+        self.popen = execmodel.subprocess.Popen(
             [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
         )
         _owned.add(self)
@@ -193,10 +206,14 @@ class Template:
         """Whether ``process`` can be had from it: it runs, is not being ended, and has not said that it can't fork."""
         process.template = self
         self.processes.add(process)
-        if self.usable and not self.closing and self.popen.poll() is None:
+        if self.usable and not self.closing and self.is_running():
             return True
         self.processes.discard(process)
         return False
+
+    def is_running(self) -> bool:
+        """Whether the process runs."""
+        return self.popen is not None and self.popen.poll() is None
 
     def hand_over(self, descriptors: list[int]) -> None:
         """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
@@ -214,13 +231,13 @@ class Template:
         import subprocess  # lazy: start-up speed
 
         with suppress(subprocess.TimeoutExpired):
-            return self.popen.wait(timeout)
+            return None if self.popen is None else self.popen.wait(timeout)
         return None
 
     def end_unless_needed(self) -> None:
         """End the process, unless it is there to tell of others that run."""
         self.closing = True
-        if self.popen.poll() is None and any(process.poll() is None for process in list(self.processes)):
+        if self.is_running() and any(process.poll() is None for process in list(self.processes)):
             self.closing = False
         else:
             self.end()
@@ -231,20 +248,31 @@ class Template:
         if control is not None:
             with suppress(OSError):  # it has ended
                 control.shutdown(_socket.SHUT_RDWR)
-        if self.exit_status(END_TIME) is None:
-            self.popen.kill()
-            self.exit_status(END_TIME)
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
+        if self.popen is not None:
+            if self.exit_status(END_TIME) is None:
+                self.popen.kill()
+                self.exit_status(END_TIME)
+            _close_stdin(self.popen)
         self.ended = True
         _owned.discard(self)
+
+    def kill(self) -> None:
+        """As end(), at once."""
+        if self.popen is not None:
+            self.popen.kill()
+        self.end()
 
     def disown(self) -> None:
         """In a forked child: the process is the parent's, and its end must not wait for the child's."""
         self._control = None
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-        self.popen.returncode = 0  # no child of this process
+        if self.popen is not None:
+            _close_stdin(self.popen)
+            self.popen.returncode = 0  # no child of this process
+
+
+def _close_stdin(popen: subprocess.Popen[bytes]) -> None:
+    if popen.stdin is not None:
+        popen.stdin.close()
 
 
 class WarmProcess:
@@ -277,6 +305,7 @@ class WarmProcess:
 
     def fork(self, template: Template, spec: XSpec) -> None:
         """Ask ``template`` for the process, without waiting for it."""
+        assert template.popen is not None
         self.args = template.popen.args
         options = process_options(spec)
         capture_stderr = options.get("capture_stderr", False)
@@ -378,14 +407,13 @@ class WarmProcess:
 
     def kill(self) -> None:
         """Send SIGKILL, as send_signal; a process that is not forked yet never will be."""
+        # From now on it can't be told that the process was started, and one that can't tell that leaves.
+        self._cancelled = True
         start = self._start
-        if self.poll() is None and self._pid is None and start is not None:
-            # From now on it can't be told that the process was started, and one that can't tell that leaves.
-            self._cancelled = True
+        if start is not None:
             with suppress(OSError):  # the other side has ended
                 start.shutdown(_socket.SHUT_RDWR)
-            self.poll()
-        if self._pid is not None:
+        if self.poll() is None and self._pid is not None:
             self.send_signal(SIGKILL)
 
     def disown(self) -> None:
