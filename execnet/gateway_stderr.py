@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from execnet.gateway_base import OneShot
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
@@ -18,18 +20,28 @@ STDERR = 2
 
 
 class StderrTail:
-    """Reads ``stream`` in a thread of its own until it ends, or until :meth:`finish`."""
+    """Reads ``stream`` in a thread of its own until it ends, or until :meth:`finish`.
+
+    Each descriptor has one owner, who alone closes it: that thread has the stream and what tells it to stop, and
+    whoever is the first to take it from ``_stop_write`` has the other end of the latter. No wait here has a lock that
+    a signal handler in the middle of it could not pass.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        # Both lazy: start-up speed. A real thread, whatever the execution model: it shares nothing but the tail.
-        import threading
+        # lazy: start-up speed. A real thread, whatever the execution model: it shares nothing but the tail.
         from _thread import start_new_thread
 
         self._stream = stream
-        self._tail = bytearray()
-        self._stop_read, self._stop_write = os.pipe()
-        self._ended = threading.Event()
-        start_new_thread(self._run, ())
+        self._tail = b""
+        self._ended = OneShot()
+        self._stop_read, stop_write = os.pipe()
+        self._stop_write = [stop_write]
+        try:
+            start_new_thread(self._run, ())
+        except BaseException:
+            self._close()
+            self._stop()
+            raise
 
     def _run(self) -> None:
         import select  # lazy: start-up speed
@@ -43,13 +55,21 @@ class StderrTail:
                 chunk = os.read(fd, CHUNK)
                 if not chunk:
                     break
-                self._tail += chunk
-                del self._tail[:-TAIL_SIZE]
+                self._tail = (self._tail + chunk)[-TAIL_SIZE:]
                 self._pass_on(chunk)
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        try:
             self._stream.close()
+        finally:
             os.close(self._stop_read)
             self._ended.set()
+
+    def _stop(self) -> None:
+        with suppress(IndexError):  # another thread has done it
+            os.close(self._stop_write.pop())
 
     def _pass_on(self, chunk: bytes) -> None:
         view = memoryview(chunk)
@@ -60,13 +80,12 @@ class StderrTail:
     def text(self, timeout: float) -> str:
         """The last lines, after waiting at most ``timeout`` seconds for the end of the stream."""
         self._ended.wait(timeout)
-        lines = bytes(self._tail).decode("utf-8", "backslashreplace").splitlines()
+        lines = self._tail.decode("utf-8", "backslashreplace").splitlines()
         return "\n".join(lines[-TAIL_LINES:])
 
     def finish(self) -> None:
         """End the thread: the process has ended, and what it left arrives at once."""
-        if self._stop_write >= 0:
+        if not self._ended.wait(LINGER):
+            self._stop()
             self._ended.wait(LINGER)
-            stop, self._stop_write = self._stop_write, -1
-            os.close(stop)
-            self._ended.wait(LINGER)
+        self._stop()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found, unused-ignore]  # without the enums of signal
 import _socket
 import os
 import struct
 import sys
 import time
 from contextlib import ExitStack, suppress
+from io import BufferedReader, BufferedWriter, FileIO
 
 from execnet.gateway_base import dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
-from execnet.script.template import ENDED, FAILED, SIZE, STARTED
+from execnet.script.template import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ END_TIME = 1.0  # seconds a template has for ending by itself
 STATUS_LOST = 255  # the returncode of a worker whose exit status nobody is left to tell
 SIGKILL = 9
 STDERR = 2
+FAMILY = (getattr(_socket, "AF_UNIX", 0), _socket.SOCK_STREAM, 0)
 DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
 
 
@@ -46,9 +49,14 @@ def create_io(spec: XSpec, group: Group) -> WarmIO:
     """
     _check(spec)
     args = popen_args(spec)
+    process = WarmProcess(group.execmodel)
     try:
-        return WarmIO(_template(spec, args, group), spec, group.execmodel)
-    except OSError as error:
+        process.fork(_template(spec, args, group, process), spec)
+        return WarmIO(process, group.execmodel)
+    except BaseException as error:
+        process.give_up()
+        if not isinstance(error, OSError):
+            raise
         import shlex  # lazy: start-up speed
 
         raise named_error(error, spec, shlex.join(args)) from None
@@ -65,21 +73,62 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 
 
-def _template(spec: XSpec, args: list[str], group: Group) -> Template:
-    """The template of the group for such workers."""
+def _template(spec: XSpec, args: list[str], group: Group, process: WarmProcess) -> Template:
+    """The template of the group for such workers, kept from ending as long as ``process`` runs.
+
+    No lock is held: a signal handler may ask for a template in the middle of this. Each step is one operation of the
+    dictionary, and whatever another thread does in between, each template that runs is in it.
+    """
     environment = dict(os.environb)
     preload = str(spec.preload or "")
     start_environment = sorted(item for item in environment.items() if item[0].startswith(START_VARIABLES))
     # What a template has inherited and can't change is part of what tells it from others.
     identity = (os.getpgrp(), os.geteuid(), os.getegid(), *os.getgroups())
     key = (*args, preload, identity, tuple(start_environment))
-    with group._lock:
+    while True:
         template = group._templates.get(key)
-        if template is None or not template.is_usable():
-            if template is not None:
-                template.end()
-            template = group._templates[key] = Template(args, preload, environment, group.execmodel)
-    return template
+        if template is None:
+            _add_template(group, key, Template(environment), args, preload)
+        elif template.serves(process):
+            return template
+        else:
+            _set_aside(group._templates, key)
+
+
+def _add_template(group: Group, key: object, template: Template, args: list[str], preload: str) -> None:
+    """Start the template, and keep it for the group, unless another thread was first; after an exception as well."""
+    kept = None
+    try:
+        template.run(args, preload, group.execmodel)
+        kept = group._templates.setdefault(key, template)
+    finally:
+        if kept is not template:
+            template.kill()
+
+
+def _set_aside(templates: dict[object, Template], key: object) -> None:
+    """Make room for another template; the one there ends when no worker needs it to tell of its end."""
+    template = templates.pop(key, None)
+    if template is not None:
+        templates[template] = template
+        _end_unless_needed(templates, template)
+
+
+def end_templates(templates: dict[object, Template]) -> None:
+    """End templates; those that workers need stay: of a start by another thread in the middle of this, for example."""
+    for key in list(templates):
+        _end_unless_needed(templates, key)
+
+
+def _end_unless_needed(templates: dict[object, Template], key: object) -> None:
+    template = templates.pop(key, None)  # from now on it is this thread's to end
+    if template is None:
+        return
+    try:
+        template.end_unless_needed()
+    finally:
+        if not template.ended and templates.setdefault(key, template) is not template:
+            templates[template] = template
 
 
 # What belongs to this process, and not to a child that it forks.
@@ -95,78 +144,135 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown)
 
 
+class _Connection(_socket.socket):
+    """One end of a pair of sockets, closed when nobody refers to it any more.
+
+    So a thread that waits for it, or uses it, never finds another file under its number.
+    """
+
+    __del__ = _socket.socket.close
+
+    def told(self) -> bytes | None:
+        """What the other side has told: None if nothing yet, empty if it is gone. It is looked at and left there.
+
+        So all threads see the same, in any order, and who waits for it is never late.
+        """
+        try:
+            return self.recv(MOST_TOLD, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return b""
+
+
+def _connect() -> tuple[_Connection, _Connection]:
+    near, far = (_Connection(*FAMILY, end.detach()) for end in _socket.socketpair(*FAMILY))
+    return near, far
+
+
 class Template:
     """The initiator's end of a template process, whose ``popen`` it holds.
 
-    Raises OSError where the process can't be started.
+    A template is needed by the processes that were forked from it, or are to be, until their end is known; one that is
+    ``closing`` takes no new ones. Who ends it sets ``closing`` before looking for processes, a start enters its process
+    before looking at ``closing``: one of them sees the other.
     """
 
-    def __init__(self, args: list[str], preload: str, environment: dict[bytes, bytes], execmodel: ExecModel) -> None:
+    popen: subprocess.Popen[bytes] | None = None
+    _control: _Connection | None = None
+
+    def __init__(self, environment: dict[bytes, bytes]) -> None:
         self.environment = environment
         self.usable = True
-        self._lock = execmodel.Lock()
-        self._control, far = _socket.socketpair()
+        self.closing = False
+        self.ended = False
+        self.processes: set[WarmProcess] = set()
+
+    def run(self, args: list[str], preload: str, execmodel: ExecModel) -> None:
+        """Start the process. Raises OSError where it can't be started."""
+        import fcntl  # lazy: where there is none, this module is imported all the same
+
+        self._control, end = _connect()
+        # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.
+        far = _Connection(*FAMILY, fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1))
         program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
-        try:
-            # Nothing is ever written to its stdin: its end is the end of this process.
-            self.popen: subprocess.Popen[bytes] = execmodel.subprocess.Popen(
-                [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
-            )
-        except BaseException:
-            self._control.close()
-            raise
-        finally:
-            far.close()
+        # Nothing is ever written to its stdin: its end is the end of this process.
+        self.popen = execmodel.subprocess.Popen(
+            [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
+        )
         _owned.add(self)
 
-    def is_usable(self) -> bool:
-        """Whether workers can be had from it: it runs, and has not said that it can't fork."""
-        return self.usable and self.popen.poll() is None
+    def serves(self, process: WarmProcess) -> bool:
+        """Whether ``process`` can be had from it: it runs, is not being ended, and has not said that it can't fork."""
+        process.template = self
+        self.processes.add(process)
+        if self.usable and not self.closing and self.is_running():
+            return True
+        self.processes.discard(process)
+        return False
 
-    def fork(self, descriptors: list[int], request: dict[str, Any]) -> None:
+    def is_running(self) -> bool:
+        """Whether the process runs."""
+        return self.popen is not None and self.popen.poll() is None
+
+    def hand_over(self, descriptors: list[int]) -> None:
         """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
-        data = dumps_internal({**request, "environment": _changes(self.environment, dict(os.environb))})
-        message = SIZE.pack(len(data)) + data
+        control = self._control
+        if control is None:
+            return
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
-        with self._lock:
-            if self._control.fileno() < 0:
-                return  # ended meanwhile
-            try:
-                sent = self._control.sendmsg([message], rights)
-                self._control.sendall(message[sent:])
-            except ConnectionError:  # it has ended
-                self.usable = False
-            except BaseException:  # interrupted half-way: what follows would not be understood
-                self.usable = False
-                raise
+        try:
+            control.sendmsg([TOKEN], rights)  # all of it or nothing
+        except ConnectionError:
+            self.usable = False
 
     def exit_status(self, timeout: float) -> int | None:
         """Exit status of the process, None if it runs for ``timeout`` seconds more."""
         import subprocess  # lazy: start-up speed
 
         with suppress(subprocess.TimeoutExpired):
-            return self.popen.wait(timeout)
+            return None if self.popen is None else self.popen.wait(timeout)
         return None
+
+    def end_unless_needed(self) -> None:
+        """End the process, unless it is there to tell of others that run."""
+        self.closing = True
+        if self.is_running() and any(process.poll() is None for process in list(self.processes)):
+            self.closing = False
+        else:
+            self.end()
 
     def end(self) -> None:
         """End the process and reap it; workers it has forked live on."""
-        if self not in _owned:
-            return
+        control, self._control = self._control, None
+        if control is not None:
+            with suppress(OSError):  # it has ended
+                control.shutdown(_socket.SHUT_RDWR)
+        if self.popen is not None:
+            if self.exit_status(END_TIME) is None:
+                self.popen.kill()
+                self.exit_status(END_TIME)
+            _close_stdin(self.popen)
+        self.ended = True
         _owned.discard(self)
-        with self._lock:
-            self._control.close()
-        if self.exit_status(END_TIME) is None:
+
+    def kill(self) -> None:
+        """As end(), at once."""
+        if self.popen is not None:
             self.popen.kill()
-            self.exit_status(END_TIME)
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
+        self.end()
 
     def disown(self) -> None:
         """In a forked child: the process is the parent's, and its end must not wait for the child's."""
-        self._control.close()
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-        self.popen.returncode = 0  # no child of this process
+        self._control = None
+        if self.popen is not None:
+            _close_stdin(self.popen)
+            self.popen.returncode = 0  # no child of this process
+
+
+def _close_stdin(popen: subprocess.Popen[bytes]) -> None:
+    if popen.stdin is not None:
+        popen.stdin.close()
 
 
 class WarmProcess:
@@ -175,55 +281,97 @@ class WarmProcess:
     ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
     None while it runs; when its template was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
     ``failure`` says why the template did not fork it.
+
+    Any thread may call any method at any time, a signal handler in the middle of another one's call as well: there is
+    no lock. What is told of the process stays where it was told, each thread takes note of it by itself, and the first
+    outcome noted is the one that counts. A connection is let go of when all it can tell is known.
     """
 
+    stdin: IO[bytes]
+    stdout: IO[bytes]
     stderr: IO[bytes] | None = None
+    failure = ""
 
-    def __init__(self, template: Template, request: dict[str, Any], execmodel: ExecModel, capture_stderr: bool) -> None:
-        self.args = template.popen.args
-        self.returncode: int | None = None
-        self.status_lost = False
-        self.failure = ""
-        self._template = template
+    def __init__(self, execmodel: ExecModel) -> None:
+        self.args: Any = None
         self._execmodel = execmodel
-        self._lock = execmodel.Lock()
+        self.template: Template | None = None
         self._pid: int | None = None
         self._cancelled = False
-        self._told = b""
-        self._waiting = 0
-        with ExitStack() as theirs, ExitStack() as ours:
-            stdin, near_stdin = _pipe(theirs, ours)
-            near_stdout, stdout = _pipe(ours, theirs)
+        self._outcomes: list[tuple[int, bool]] = []  # returncode, and whether that is unknown
+        # Takes the request and tells whether the process was started; tells of its end.
+        self._start: _Connection | None = None
+        self._ending: _Connection | None = None
+
+    def fork(self, template: Template, spec: XSpec) -> None:
+        """Ask ``template`` for the process, without waiting for it."""
+        assert template.popen is not None
+        self.args = template.popen.args
+        options = process_options(spec)
+        capture_stderr = options.get("capture_stderr", False)
+        request = {
+            "id": f"{spec.id}-worker",
+            "execmodel": spec.execmodel or "thread",
+            "newsession": options.get("newsession", False),
+            "blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
+            "environment": _changes(template.environment, dict(os.environb)),
+        }
+        data = dumps_internal(request)
+        message = SIZE.pack(len(data)) + data
+        with ExitStack() as ours, ExitStack() as theirs:
+            stdin, near_stdin = _pipe()
+            near_stdout, stdout = _pipe()
+            start, far_start = _connect()
+            ending, far_ending = _connect()
+            theirs.callback(os.close, folder := os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY)))
+            near: list[FileIO] = [near_stdin, near_stdout]
+            far: list[_Connection | FileIO] = [far_start, far_ending, stdin, stdout]
+            descriptors = [*(file.fileno() for file in far), folder]
             if capture_stderr:
-                near_stderr, stderr = _pipe(ours, theirs)
-            self._report, far_report = _socket.socketpair()
-            ours.callback(self._report.close)
-            theirs.callback(far_report.close)
-            folder = os.open(os.curdir, getattr(os, "O_PATH", os.O_RDONLY))
-            theirs.callback(os.close, folder)
-            descriptors = [stdin, stdout, folder, far_report.fileno()]
-            if capture_stderr:
-                descriptors.append(stderr)
+                self.stderr, stderr = _pipe()
+                near.append(self.stderr)
+                far.append(stderr)
+                descriptors.append(stderr.fileno())
             elif _is_inheritable(STDERR):
                 descriptors.append(STDERR)
-            template.fork(descriptors, request)
+            for stack, files in ((ours, near), (theirs, far)):
+                for file in files:
+                    stack.callback(file.close)
+            sent = start.send(message, _socket.MSG_DONTWAIT)
+            template.hand_over(descriptors)
+            theirs.close()
+            self._start, self._ending = start, ending
+            _owned.add(self)
+            if sent < len(message):
+                with suppress(ConnectionError):  # the template has ended
+                    start.sendall(message[sent:])
+            self.stdin = _file(self._execmodel, near_stdin, "wb")
+            self.stdout = _file(self._execmodel, near_stdout, "rb")
             ours.pop_all()
-        self.stdin = _file(execmodel, near_stdin, "wb")
-        self.stdout = _file(execmodel, near_stdout, "rb")
-        if capture_stderr:
-            self.stderr = os.fdopen(near_stderr, "rb")
-        _owned.add(self)
+
+    def give_up(self) -> None:
+        """After a fork() that failed: there will be no process."""
+        self.kill()
+        self._end(-SIGKILL)
 
     def __repr__(self) -> str:
         return f"<WarmProcess pid={self._pid} returncode={self.returncode}>"
 
     @property
+    def returncode(self) -> int | None:
+        """The exit status as far as it was noted, None before."""
+        return self._outcomes[0][0] if self._outcomes else None
+
+    @property
+    def status_lost(self) -> bool:
+        """Whether the process has ended, and nobody is left to tell its status."""
+        return bool(self._outcomes) and self._outcomes[0][1]
+
+    @property
     def pid(self) -> int | None:
         """The process's id, waiting until it is forked; None if it never was."""
-        self.poll()
-        while self._pid is None and self.returncode is None:
-            self._await_report(None)
-            self.poll()
+        while self.poll() is None and self._pid is None:
+            self._await_news(None)
         return self._pid
 
     def never_ran(self) -> bool:
@@ -232,27 +380,26 @@ class WarmProcess:
 
     def poll(self) -> int | None:
         """The exit status, None while the process runs."""
-        with self._lock:
-            while self.returncode is None and self._take():
-                pass
+        if not self._outcomes:
+            self._take_note()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the process's end; its exit status. Raises subprocess.TimeoutExpired after ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
+        while (returncode := self.poll()) is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._execmodel.subprocess.TimeoutExpired(self.args, timeout)
-            self._await_report(left)
-        assert self.returncode is not None
-        return self.returncode
+            self._await_news(left)
+        return returncode
 
     def send_signal(self, number: int) -> None:
         """Send the signal to the process, unless it has ended."""
-        if self.poll() is None and self.pid is not None:
+        pid = self.pid
+        if self.poll() is None and pid is not None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(pid, number)
 
     def terminate(self) -> None:
         """Send SIGTERM, as send_signal."""
@@ -260,89 +407,66 @@ class WarmProcess:
 
     def kill(self) -> None:
         """Send SIGKILL, as send_signal; a process that is not forked yet never will be."""
-        if self.poll() is None and self._pid is None:
-            self._cancel()
-        else:
+        # From now on it can't be told that the process was started, and one that can't tell that leaves.
+        self._cancelled = True
+        start = self._start
+        if start is not None:
+            with suppress(OSError):  # the other side has ended
+                start.shutdown(_socket.SHUT_RDWR)
+        if self.poll() is None and self._pid is not None:
             self.send_signal(SIGKILL)
-
-    def _cancel(self) -> None:
-        with self._lock:
-            if self.returncode is not None:
-                return
-            # From now on the template can tell nothing more, and kills what it can't tell of; what it has told is here.
-            self._cancelled = True
-            with suppress(OSError):  # the template has ended
-                self._report.shutdown(_socket.SHUT_RDWR)
-            while self.returncode is None and self._take():
-                pass
 
     def disown(self) -> None:
         """In a forked child: the process is the parent's."""
-        self._lock = self._execmodel.Lock()
-        self.returncode, self.status_lost = STATUS_LOST, True
-        self._report.close()
+        self._end(STATUS_LOST, lost=True)
 
-    def _await_report(self, timeout: float | None) -> None:
-        with self._lock:
-            if self.returncode is not None:
+    def _await_news(self, timeout: float | None) -> None:
+        connection = self._start or self._ending
+        if connection is not None:
+            wait_readable(self._execmodel, connection.fileno(), timeout)
+
+    def _take_note(self) -> None:
+        start, ending = self._start, self._ending
+        if start is not None:
+            told = start.told()
+            if told is None:
                 return
-            self._waiting += 1
-        try:
-            wait_readable(self._execmodel, self._report.fileno(), timeout)
-        finally:
-            with self._lock:
-                self._waiting -= 1
-                self._close_after_end()
+            self._note_start(*told.decode("utf-8", "replace").rstrip("\n").partition(" ")[::2])
+        if ending is not None and not self._outcomes:
+            told = ending.told()
+            if told:
+                self._end(int(told))
+            elif told is not None:
+                self._note_silence()
 
-    def _take(self) -> bool:
-        """Take what the template has told; false if that is nothing. With the lock held."""
-        try:
-            data = self._report.recv(4096, _socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            self._nothing_more_is_told()
-            return False
-        *lines, self._told = (self._told + data).split(b"\n")
-        for line in lines:
-            word, _, text = line.decode("utf-8", "replace").partition(" ")
-            if word == STARTED:
-                self._pid = int(text)
-            elif word == ENDED:
-                self._end(int(text))
-            elif word == FAILED:
-                self._template.usable = False
-                self.failure = text
-                self._end(1)
-        return True
-
-    def _nothing_more_is_told(self) -> None:
-        if self._cancelled:
-            if self._pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(self._pid, SIGKILL)
+    def _note_start(self, word: str, text: str) -> None:
+        """Note what was told of the start; no ``word`` where nobody is left to tell it."""
+        if word == STARTED:
+            self._pid = int(text)
+        elif word == FAILED:
+            assert self.template is not None
+            self.template.usable = False
+            self.failure = text
+            self._end(1)
+        elif self._cancelled:
             self._end(-SIGKILL)
-        elif self._pid is None:
-            status = self._template.exit_status(END_TIME)
-            self._end(STATUS_LOST if status is None else status)
+        self._start = None
+
+    def _note_silence(self) -> None:
+        """Note that nobody is left to tell how the process ended: neither its template nor itself."""
+        if self._pid is not None:
+            self._end(STATUS_LOST, lost=True)
         else:
-            # Template and worker have ended: the worker has held the connection open as long as it ran.
-            self.status_lost = True
-            self._end(STATUS_LOST)
+            assert self.template is not None
+            status = self.template.exit_status(END_TIME)
+            self._end(STATUS_LOST if status is None else status)
 
-    def _end(self, returncode: int) -> None:
-        self.returncode = returncode
-        with suppress(OSError):  # the other end is closed
-            self._report.shutdown(_socket.SHUT_RDWR)  # wakes whoever waits
-        self._close_after_end()
-
-    def _close_after_end(self) -> None:
-        # Not while another thread waits: the number could become another file's, which it would then wait for.
-        if self.returncode is not None and not self._waiting:
-            self._report.close()
-            _owned.discard(self)
+    def _end(self, returncode: int, lost: bool = False) -> None:
+        self._outcomes.append((returncode, lost))
+        self._start = self._ending = None
+        if self.template is not None:
+            self.template.processes.discard(self)
+        _owned.discard(self)
 
 
 class WarmIO(Popen2IOMaster):
@@ -351,14 +475,8 @@ class WarmIO(Popen2IOMaster):
     popen: WarmProcess  # type: ignore[assignment]
     lends = True
 
-    def __init__(self, template: Template, spec: XSpec, execmodel: ExecModel) -> None:
-        options = process_options(spec)
-        request = {
-            "id": f"{spec.id}-worker",
-            "execmodel": spec.execmodel or "thread",
-            "newsession": options.get("newsession", False),
-        }
-        self._own(WarmProcess(template, request, execmodel, options.get("capture_stderr", False)), execmodel)
+    def __init__(self, process: WarmProcess, execmodel: ExecModel) -> None:
+        self._own(process, execmodel)
 
     def _last_words(self, deadline: float) -> bytes:
         if self.popen.never_ran():
@@ -371,15 +489,19 @@ class WarmIO(Popen2IOMaster):
         return None if self.popen.status_lost else returncode
 
 
-def _pipe(read: ExitStack, write: ExitStack) -> tuple[int, int]:
-    """The descriptors of a new pipe, closed with the stacks."""
-    descriptors = os.pipe()
-    for stack, descriptor in zip((read, write), descriptors):
-        stack.callback(os.close, descriptor)
-    return descriptors
+def _pipe() -> tuple[FileIO, FileIO]:
+    """A new pipe: what is written to the second can be read from the first."""
+    # No step between the two, at which an exception could find descriptors that nothing refers to.
+    read, write = map(FileIO, os.pipe(), ("rb", "wb"))
+    return read, write
 
 
-def _file(execmodel: ExecModel, descriptor: int, mode: str) -> IO[bytes]:
+def _file(execmodel: ExecModel, raw: FileIO, mode: str) -> IO[bytes]:
+    """What subprocess.Popen of the execution model has for a pipe."""
+    if execmodel.backend in ("thread", "main_thread_only"):
+        return BufferedWriter(raw) if mode == "wb" else BufferedReader(raw)
+    with raw:
+        descriptor = os.dup(raw.fileno())
     if execmodel.backend == "gevent":
         # As gevent.subprocess does; the file of the execution model is for descriptors that others may share.
         from gevent.fileobject import FileObject  # type: ignore[import-untyped, import-not-found, unused-ignore]

@@ -42,7 +42,6 @@ class Group:
         self._owner_pid = os.getpid()
         # What warm workers are forked from, by what tells one from another; and those that get no more requests.
         self._templates: dict[object, Template] = {}
-        self._templates_retired: list[Template] = []
         self.set_execmodel(execmodel)
         atexit.register(self._cleanup_atexit)
         specs = list(xspecs)
@@ -215,25 +214,15 @@ class Group:
         Ending(self._execmodel, self._membership, timeout, safe_terminate).end(gateways)
 
     def _end_templates(self) -> None:
-        """End what warm workers are forked from, unless there are any or a start under way may be about to fork one."""
-        if self._gateways or self._gateways_to_join:
-            return
-        for key, template in list(self._templates.items()):
-            self._templates_retired.append(template)
-            self._templates.pop(key, None)
-        # A start claims its place before it looks for a template: now it is either seen here, or finds none there.
-        if self._templates_retired and not self._membership.starts_under_way():
-            run_apart(self._execmodel, self._end_retired)
+        """End what warm workers are forked from, unless there are any: one that a start just claimed stays with it."""
+        if self._templates and not self._gateways and not self._gateways_to_join:
+            from execnet import gateway_warm  # lazy: start-up speed
 
-    def _end_retired(self) -> None:
-        for template in list(self._templates_retired):
-            template.end()
-            with suppress(ValueError):  # another thread did the same
-                self._templates_retired.remove(template)
+            run_apart(self._execmodel, lambda: gateway_warm.end_templates(self._templates))
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
-        left = (self._gateways, self._gateways_to_join, self._templates, self._templates_retired, self._ahead)
+        left = (self._gateways, self._gateways_to_join, self._templates, self._ahead)
         if not any(left):
             return
         import warnings  # lazy: start-up speed
@@ -247,7 +236,7 @@ class Group:
         if self._owner_pid == os.getpid():
             return
         self._owner_pid = os.getpid()
-        for table in (self._membership, self._ahead, self._templates, self._templates_retired):
+        for table in (self._membership, self._ahead, self._templates):
             table.clear()
         self._lock = self._execmodel.Lock()
 

@@ -81,6 +81,15 @@ class TestStandIns:
         assert ("wait", "b") in group.log
         assert (group._gateways, group._gateways_to_join) == ([], [])
 
+    def test_an_error_of_a_member_keeps_none_that_it_goes_through_from_ending(self, group):
+        for name, via in [("a", None), ("b", "a"), ("c", "b")]:
+            StandIn(group, name, via)
+        group["c"].join = lambda: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            group.terminate(1.0)
+        assert [name for step, name in group.log if step == "wait"] == ["b", "a"]
+        assert (group._gateways, group._gateways_to_join) == ([], [])
+
     def test_safe_terminate_is_looked_up_in_the_module(self, group, monkeypatch):
         calls = []
         monkeypatch.setattr(multi, "safe_terminate", lambda *args: calls.append(args))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.initiator import Initiator, is_running, wait_for_end
+from support.lines import AtLine, functions_of
 from support.processes import wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
@@ -25,6 +29,10 @@ SECONDS = 20.0
 LOST_SECONDS = 3.0
 # Beside what is promised: what a loaded machine takes to run and reap some processes.
 SLACK = 0.5
+
+# How many gateways threads make and end.
+MANY = 2500 if os.environ.get("EXECNET_CHAOS") == "long" else 120
+THREADS = 8
 
 CORES = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
 
@@ -535,7 +543,7 @@ class TestEnds:
         io = gateway_warm.create_io(spec, group)
         started = time.monotonic()
         io.kill()
-        assert io.abandon() == (b"", -signal.SIGKILL)
+        assert io.abandon()[1] == -signal.SIGKILL
         assert time.monotonic() - started < SLACK
         gateway = group.makegateway("popen//warm//preload=slow")
         assert children_of(template_of(group).popen.pid) == [gateway.pid]
@@ -698,6 +706,361 @@ while True:
                 initiator.await_reaped()
                 assert wait_for_end([template], SLACK) == []
             # The no_leaks fixture looks for the workers.
+
+
+def in_threads(*functions):
+    """Run them side by side; what they raised. AssertionError if one does not return."""
+    failures = []
+
+    def run(function):
+        try:
+            function()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + SECONDS + MANY / 25
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        assert not thread.is_alive(), "a thread waits for ever"
+    return failures
+
+
+class TestThreads:
+    @pytest.mark.timeout(60 + MANY / 10)
+    @pytest.mark.parametrize("ended", ["one by one", "with the group, again and again"])
+    def test_gateways_they_make_are_all_ended(self, group, ended):
+        pids, numbers, running = [], itertools.count(), [True]
+
+        def make(seed):
+            dice = random.Random(seed)
+            for number in itertools.takewhile(lambda number: number < MANY, numbers):
+                gateway = group.makegateway(f"popen//warm//id=made{number}")
+                popen = gateway._io.popen
+                # That others ask as well takes nothing from who asks.
+                assert in_threads(*[lambda: pids.append(gateway.pid)] * 2) == []  # noqa: B023 -- called at once
+                dice.choice([popen.kill, popen.terminate, popen.poll, gateway.exit])()
+                if ended == "one by one":
+                    gateway.exit(wait=SECONDS)
+                    assert popen.returncode is not None
+
+        def end():
+            while running[0] and "group" in ended:
+                group.terminate(SECONDS)
+                time.sleep(0.01)
+
+        def make_all():
+            failures = in_threads(*(lambda seed=seed: make(seed) for seed in range(THREADS)))
+            running.clear() or running.append(False)
+            assert failures == []
+
+        assert in_threads(make_all, end) == []
+        group.terminate(SECONDS)
+        assert len(set(pids)) >= MANY and None not in pids
+        assert [pid for pid in pids if is_running(pid)] == []
+        assert group._templates == {}
+
+    def test_many_that_wait_for_one_all_learn_of_its_start_and_its_end(self, group):
+        for _ in range(25):
+            io = gateway_warm.create_io(execnet.XSpec("popen//warm"), group)
+            process = io.popen
+            pids, statuses = [], []
+            asking = [lambda: pids.append(process.pid)] * 4  # noqa: B023 -- called at once
+            waiting = [lambda: statuses.append(process.wait())] * 4  # noqa: B023
+            assert in_threads(*asking, *waiting, process.terminate) == []
+            assert len(set(pids)) == 1 and set(statuses) == {-signal.SIGTERM}
+            io.abandon()
+
+    def test_a_start_in_the_middle_of_the_groups_end_succeeds(self, group, tmp_path, monkeypatch):
+        (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
+        monkeypatch.chdir(tmp_path)
+        made = []
+        starting = threading.Thread(target=lambda: made.append(group.makegateway("popen//warm//preload=slow")))
+        starting.start()
+        wait_until(lambda: any(t.processes for t in list(group._templates.values())), SECONDS, "the request")
+        group.terminate(SECONDS)
+        starting.join(SECONDS)
+        (gateway,) = made
+        assert value_of(gateway, "os.getppid()") == template_of(group).popen.pid
+        gateway.exit(wait=SECONDS)
+        assert gateway.returncode == 0
+        template = template_of(group)
+        group.terminate(SECONDS)
+        assert group._templates == {} and template.popen.returncode == 0
+
+    def test_a_template_that_takes_no_more_stays_for_its_workers(self, group):
+        gateway = group.makegateway("popen//warm")
+        first = template_of(group)
+        first.usable = False
+        other = group.makegateway("popen//warm")
+        assert value_of(gateway, "os.getppid()") != value_of(other, "os.getppid()")
+        channel = gateway.remote_exec("import os; os._exit(7)")
+        with pytest.raises(GatewayDied, match="exited with status 7"):
+            channel.receive(SECONDS)
+        group.terminate(SECONDS)
+        assert group._templates == {} and first.popen.returncode == 0
+
+    def test_templates_started_by_several_at_once_are_one(self, group):
+        meet = threading.Barrier(4)
+
+        def start():
+            meet.wait(SECONDS)
+            group.makegateway("popen//warm")
+
+        assert in_threads(*[start] * 4) == []
+        template = template_of(group)
+        wait_until(lambda: children_of(os.getpid()) == [template.popen.pid], SECONDS, "the end of the others")
+
+
+CODE = functions_of(gateway_warm.__file__)
+TEMPLATES = functions_of(gateway_warm.__file__, ["_template", "__init__", "serves", "_connect", "hand_over"])
+
+
+class TestAtEachLine:
+    """What a signal handler does, and an exception that it raises, at each line of gateway_warm in turn."""
+
+    @pytest.mark.timeout(180)
+    @pytest.mark.parametrize("chosen", [CODE, TEMPLATES], ids=["started", "template too"])
+    def test_of_a_start_another_one_may_be_made_and_ended(self, group, chosen):
+        spec = execnet.XSpec("popen//warm")
+
+        def other():
+            io = gateway_warm.create_io(spec, group)
+            assert io.popen.pid is not None
+            io.kill()
+            assert io.abandon()[1] == -signal.SIGKILL
+
+        for number in itertools.count():
+            if chosen is TEMPLATES:
+                gateway_warm.end_templates(group._templates)
+            with AtLine(number, other, chosen) as at_line:
+                io = gateway_warm.create_io(spec, group)
+            assert io.popen.pid is not None
+            io.kill()
+            assert io.abandon()[1] == -signal.SIGKILL
+            if at_line.lines <= number:
+                break
+        assert number > 20
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what closes what was opened is that nobody refers to it
+    @pytest.mark.timeout(180)
+    @pytest.mark.parametrize("chosen", [CODE, TEMPLATES], ids=["started", "template too"])
+    def test_of_a_start_an_exception_leaves_nothing(self, group, chosen):
+        spec = execnet.XSpec("popen//warm")
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        first = gateway_warm.create_io(spec, group)
+        first.kill()
+        first.abandon()
+        wait_until(lambda: not children_of(template_of(group).popen.pid), SECONDS, "the end of the first")
+        for number in itertools.count():
+            if chosen is TEMPLATES:
+                gateway_warm.end_templates(group._templates)
+            descriptors = len(os.listdir("/proc/self/fd"))
+            at_line = AtLine(number, interrupt, chosen)
+            try:
+                with at_line:
+                    io = gateway_warm.create_io(spec, group)
+            except KeyboardInterrupt:
+                assert [template.processes for template in group._templates.values()] in ([set()], []), at_line.where
+            else:
+                assert at_line.lines <= number
+                io.kill()
+                io.abandon()
+                break
+            if chosen is TEMPLATES:
+                gateway_warm.end_templates(group._templates)
+                wait_until(lambda: not [p for p in children_of(os.getpid()) if is_running(p)], SECONDS, at_line.where)
+            else:
+                wait_until(lambda: not children_of(template_of(group).popen.pid), SECONDS, at_line.where)
+            if len(os.listdir("/proc/self/fd")) != descriptors:
+                gc.collect()
+            assert len(os.listdir("/proc/self/fd")) == descriptors, at_line.where
+        assert number > 20
+
+    @pytest.mark.parametrize("ask", ["process.pid", "process.poll()", "process.kill()", "process.terminate()"])
+    def test_of_a_question_the_process_may_be_ended(self, group, ask):
+        spec = execnet.XSpec("popen//warm")
+
+        def end():
+            process.kill()
+            assert process.wait(SECONDS) == -signal.SIGKILL
+
+        for number in itertools.count():
+            io = gateway_warm.create_io(spec, group)
+            process = io.popen
+            with AtLine(number, end, CODE) as at_line:
+                eval(ask)
+            status = process.poll()
+            process.kill()
+            assert io.abandon()[1] in (-signal.SIGKILL, -signal.SIGTERM)
+            if at_line.lines <= number:
+                break
+            assert status == -signal.SIGKILL
+        assert number > 1
+
+
+class TestInherited:
+    @pytest.mark.parametrize("how", ["{signal.SIGCHLD}", "signal.valid_signals()", "ignored"])
+    def test_signals_that_the_initiator_does_not_hear(self, how):
+        source = f"""
+if {how!r} == "ignored":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+else:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {how if "." in how else "()"})
+with execnet.Group(["popen", "popen//warm", "popen//warm"]) as group:
+    status = "channel.send([line for line in open('/proc/self/status') if line[:4] in ('SigB', 'SigI')])"
+    cold, warm, other = group.remote_exec(status).receive_each()
+    say(cold == warm == other)
+    cold, warm, other = group
+    began = time.monotonic()
+    warm.exit(wait=3)
+    say([time.monotonic() - began < 1, warm.returncode])
+    try:
+        other.remote_exec("import os; os._exit(7)").receive(20)
+    except EOFError as error:
+        say(str(error).endswith("exited with status 7"))
+"""
+        with Initiator(source) as initiator:
+            assert initiator.end() == (0, [True, [True, 0], True], "")
+
+    def test_a_mask_is_that_of_the_thread_that_starts(self, group):
+        blocked = "__import__('signal').pthread_sigmask(0, ())"
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGIO})
+        try:
+            first = group.makegateway("popen//warm")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        second = group.makegateway("popen//warm")
+        masks = [value_of(gateway, f"sorted(map(int, {blocked}))") for gateway in (first, second)]
+        assert masks == [sorted([signal.SIGUSR1, signal.SIGIO]), sorted(before)]
+        assert len(group._templates) == 1
+
+    def test_an_initiator_that_blocks_everything_is_killed(self):
+        source = """
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+group = execnet.Group(["popen//warm"])
+(template,) = group._templates.values()
+os.kill(template.popen.pid, signal.SIGSTOP)
+say([template.popen.pid])
+time.sleep(1000)
+"""
+        with Initiator(source) as initiator:
+            pids = initiator.hear()
+            initiator.kill()
+            initiator.await_reaped()
+            os.kill(pids[0], signal.SIGCONT)
+            assert wait_for_end(pids, SLACK) == []
+
+    @pytest.mark.parametrize("closed", [[0], [1], [0, 1], [0, 2], [1, 2], [0, 1, 2]], ids=str)
+    def test_standard_descriptors_that_are_closed(self, closed):
+        source = f"""
+os.dup2(1, 20)
+for descriptor in {closed}:
+    os.close(descriptor)
+group = execnet.Group(["popen//warm", "popen//warm"])
+values = group.remote_exec("import os; channel.send(os.readlink('/proc/self/fd/1'))").receive_each()
+(template,) = group._templates.values()
+running = template.popen.poll() is None
+group.terminate(5)
+os.dup2(20, 1)
+say([values, running])
+"""
+        with Initiator(source) as initiator:
+            assert initiator.end() == (0, [[["/dev/null", "/dev/null"], True]], "")
+
+    def test_a_module_that_fails_where_stderr_is_closed_is_named(self, tmp_path):
+        (tmp_path / "failing.py").write_text("1/0")
+        source = """
+os.close(2)
+try:
+    execnet.makegateway("popen//warm//preload=failing")
+except OSError as error:
+    say("preload=failing: ZeroDivisionError" in str(error))
+"""
+        with Initiator(source, PYTHONPATH=f"{tmp_path}") as initiator:
+            assert initiator.hear() is True
+
+    def test_a_timer_of_the_initiator_ends_nobody(self):
+        source = """
+signal.signal(signal.SIGALRM, lambda *args: None)
+signal.setitimer(signal.ITIMER_REAL, 0.2, 0.05)
+group = execnet.Group(["popen//warm"])
+time.sleep(0.4)
+say(group.makegateway("popen//warm").remote_status().numexecuting)
+signal.setitimer(signal.ITIMER_REAL, 0)
+group.terminate(5)
+"""
+        with Initiator(source) as initiator:
+            assert initiator.end() == (0, [0], "")
+
+
+class TestTold:
+    def test_an_end_is_told_though_a_child_of_the_worker_lives_on(self, group):
+        gateway = group.makegateway("popen//warm")
+        source = """
+import os, signal, time
+child = os.fork()
+if not child:
+    try:
+        time.sleep(1000)
+    finally:
+        os._exit(0)
+channel.send(child)
+os._exit(7)
+"""
+        child = gateway.remote_exec(source).receive(SECONDS)
+        try:
+            assert gateway._io.popen.wait(SECONDS) == 7
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+    def test_a_reason_that_is_very_long_is_cut(self, group, tmp_path, monkeypatch, capfd):
+        (tmp_path / "talking.py").write_text("raise ValueError('\u20ac' * 2000000)")
+        monkeypatch.chdir(tmp_path)
+        for _ in range(2):
+            with pytest.raises(GatewayStartError, match="preload=talking: ValueError"):
+                group.makegateway("popen//warm//preload=talking")
+            capfd.readouterr()
+
+    def test_a_template_that_can_open_no_more_files_says_so(self, group):
+        gateway = group.makegateway("popen//warm")
+        template = template_of(group).popen.pid
+        limit = len(os.listdir(f"/proc/{template}/fd")) + 2
+        resource.prlimit(template, resource.RLIMIT_NOFILE, (limit, limit))
+        with pytest.raises(GatewayStartError, match="the template has too many open files"):
+            group.makegateway("popen//warm")
+        assert value_of(group.makegateway("popen//warm"), "os.getppid()") != template
+        gateway.exit(wait=SECONDS)
+        assert gateway.returncode == 0
+
+    def test_a_request_that_is_cut_off_harms_no_other(self, group, monkeypatch):
+        group.makegateway("popen//warm")
+        for number in range(20):
+            monkeypatch.setenv(f"LARGE_{number}", "x" * 100_000)
+        template_of(group).popen.send_signal(signal.SIGSTOP)
+        with pytest.raises(ZeroDivisionError):  # in the middle of the request, which the template does not read
+            interrupted_after(0.2, lambda: group.makegateway("popen//warm"))
+        template_of(group).popen.send_signal(signal.SIGCONT)
+        gateway = group.makegateway("popen//warm")
+        assert value_of(gateway, "len(os.environ['LARGE_7'])") == 100_000
+        assert len(group._templates) == 1
+
+
+def interrupted_after(seconds, function):
+    """Call the function; a signal handler raises ZeroDivisionError in it after that time."""
+    before = signal.signal(signal.SIGALRM, lambda *args: 1 / 0)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        function()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class TestForkedInitiator:

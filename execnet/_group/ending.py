@@ -70,7 +70,10 @@ class Ending:
         except Exception as exc:  # raised by end(); Ctrl-C leaves the rest to the next call
             self.failure = self.failure or exc
         for wait in waits:
-            wait.warn_unless_reaped()
+            try:
+                wait.warn_unless_reaped()
+            except Exception as exc:  # raised by end(), as above
+                self.failure = self.failure or exc
             self.membership.ended(wait.gateway)
 
 

@@ -6,33 +6,70 @@ for other tasks.
 """
 
 import os
+import select
 import subprocess as plain_subprocess
 import sys
 
 CHUNK = 65536  # bytes read at most for one message: a whole pipe
 LAST_WORDS = 0.5  # seconds after a process's end in which its output must have come
+LOOK = 0.2  # seconds between two looks at a process that has not answered yet
 
 
-def feed(data, stdin):
-    """Pass on what arrives until an empty item, or the channel's end, says that this is all."""
+def feed(data, stdin, answered, drained):
+    """Pass on what arrives until an empty item, or the channel's end, says that this is all.
+
+    A process that reads no more before it has read the first item and answered is given up: after its last words the
+    channel is closed. One that does so later may still have much to say.
+    """
+    begun = given_up = False
     try:
-        for chunk in data:
-            if not chunk:
-                break
+        for chunk in arriving(data, stdin, answered):
             stdin.write(chunk)
             stdin.flush()
+            begun = True
     except (IOError, OSError):  # noqa: UP024 -- two classes on Python 2
-        pass  # the process reads no more; drain() still passes on what it says
+        given_up = not begun or not answered.is_set()
     try:
         stdin.close()
     except (IOError, OSError):  # noqa: UP024
         pass  # what could not be flushed is lost with the process
+    if given_up:
+        drained.wait(LAST_WORDS)
+        if not begun or not answered.is_set():
+            close(data)
 
 
-def drain(stdout, data, drained, execmodel):
-    """Send what the process writes; at its end close the channel and set the event ``drained``."""
+def arriving(data, stdin, answered):
+    """The items up to an empty one; raises IOError where the process reads no more before it has answered."""
+    while True:
+        try:
+            chunk = data.receive(None if answered.is_set() else LOOK)
+        except data.TimeoutError:
+            if reads_no_more(stdin):
+                raise
+            continue
+        except (EOFError, data.RemoteError):
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+def reads_no_more(stdin):
+    """Whether nobody holds the other end of the pipe; no, where that can't be asked."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(stdin.fileno(), 0)  # POLLERR, which needs not be asked for
+    return bool(poll.poll(0))
+
+
+def drain(stdout, data, answered, drained, execmodel):
+    """Send what the process writes, the event ``answered`` set; at its end close the channel and set ``drained``."""
     try:
         for chunk in chunks(stdout, execmodel):
+            if not answered.is_set():
+                answered.set()
             data.send(chunk)
     except (IOError, OSError):  # noqa: UP024
         pass  # the initiator is gone, or has let go of the gateway
@@ -109,9 +146,9 @@ def serve(channel):
         close(control)
         return
     control.setcallback(killer(process))
-    execmodel.start(feed, (data, process.stdin))
-    drained = execmodel.Event()
-    execmodel.start(drain, (process.stdout, data, drained, execmodel))
+    answered, drained = execmodel.Event(), execmodel.Event()
+    execmodel.start(feed, (data, process.stdin, answered, drained))
+    execmodel.start(drain, (process.stdout, data, answered, drained, execmodel))
     execmodel.start(watch, (process, data, control, drained))
     channel.send(process.pid)
 

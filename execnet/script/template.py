@@ -22,16 +22,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# A request: the size of its value, with descriptors; then the value, a dict for become_worker() and work(). The
-# descriptors: the worker's stdin, stdout and working directory, the connection for what is told of it, and its stderr
-# unless that is closed.
+# A request: TOKEN on the common connection, with descriptors: a connection for its start, one for what is told of its
+# end, the worker's stdin, stdout and working directory, and its stderr unless that is closed. On the first of them, the
+# size of a value and the value, a dict for become_worker() and work(). Tokens come whole, and each value on its own:
+# so threads and signal handlers of the initiator are never in each other's way.
+TOKEN = b"+"
 SIZE = struct.Struct("!I")
-MOST_DESCRIPTORS = 5
+LEAST_DESCRIPTORS, MOST_DESCRIPTORS = 5, 6
+CHUNK = 1 << 16
 
-# What the connection of a worker tells, one line each.
-STARTED = "started"  # and its pid
-ENDED = "ended"  # and its exit status, as subprocess.Popen has it
+# What is told on the connection for the start, one line. The initiator shuts it down to have no worker.
+STARTED = "started"  # and its pid, by the worker itself: where that can't be told any more, it leaves
 FAILED = "failed"  # and why it was not started
+# On the other one, the exit status as subprocess.Popen has it.
+MOST_TOLD = 4096  # bytes of either: the initiator looks at them and leaves them where they are
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -41,6 +45,8 @@ def serve(descriptor: int, preload: str) -> dict[str, Any]:
 
     Returns in the worker, with the request.
     """
+    # The initiator's thread may block signals that this process must hear; each worker is told its own mask.
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     # What a worker gets back. Ctrl-C is for the initiator and the workers of its process group.
     handlers = {_signal.SIGINT: _signal.signal(_signal.SIGINT, _signal.SIG_IGN)}
     handlers[_signal.SIGIO] = _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
@@ -94,7 +100,7 @@ def _preload(names: list[str]) -> str:
             __import__(name)
         except (Exception, SystemExit) as error:
             if not (isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")):
-                sys.stderr.write(gateway_base.geterrortext(error))
+                _show(gateway_base.geterrortext(error))
             return f"preload={name}: {type(error).__name__}: {error}"
     threading = sys.modules.get("threading")
     threads = [thread for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
@@ -104,13 +110,58 @@ def _preload(names: list[str]) -> str:
     return ""
 
 
+def _show(text: str) -> None:
+    try:
+        os.write(STDERR, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody reads there
+
+
+class _Request:
+    """A worker that is asked for: the descriptors for it, and as much of the value as has arrived."""
+
+    def __init__(self, start: _socket.socket, descriptors: list[int]) -> None:
+        self.start = start
+        self.descriptors = descriptors
+        self.data = b""
+
+    def arrive(self) -> bool:
+        """Take what is there; true once all is, or no more comes."""
+        while not self.is_whole():
+            try:
+                chunk = self.start.recv(CHUNK, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                chunk = b""
+            if not chunk:
+                return True
+            self.data += chunk
+        return True
+
+    def is_whole(self) -> bool:
+        return len(self.data) >= SIZE.size and len(self.data) == SIZE.size + SIZE.unpack_from(self.data)[0]
+
+    def value(self) -> dict[str, Any]:
+        value: dict[str, Any] = gateway_base.loads_internal(self.data[SIZE.size :])
+        return value
+
+    def close(self) -> None:
+        self.start.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
 class _Template:
     """The process that forks: its connection to the initiator, and one for each worker that has not ended."""
 
     def __init__(self, control: _socket.socket, failure: str, handlers: dict[int, Any]) -> None:
         self.control = control
         self.failure = failure
-        self.workers: dict[int, _socket.socket] = {}
+        self.is_open = True
+        self.poll = select.poll()
+        self.requests: dict[int, _Request] = {}  # by the descriptor of the connection for their start
+        self.workers: dict[int, int] = {}  # pids and the descriptors for telling of their ends
         self.wake_read, self.wake_write = os.pipe()
         for descriptor in (self.wake_read, self.wake_write):
             os.set_blocking(descriptor, False)
@@ -118,96 +169,109 @@ class _Template:
         _signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
 
     def run(self) -> dict[str, Any]:
-        """Serve requests; returns in a worker, with its own."""
-        poll = select.poll()
-        poll.register(self.control.fileno(), select.POLLIN)
-        poll.register(self.wake_read, select.POLLIN)
-        while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
-            if self.wake_read in ready:
-                os.read(self.wake_read, 4096)
-                self.reap()
-            if self.control.fileno() in ready:
-                request = self.serve_request()
-                if request:
-                    return request
+        """Serve requests until no more can come; returns in a worker, with its own."""
+        self.poll.register(self.control.fileno(), select.POLLIN)
+        self.poll.register(self.wake_read, select.POLLIN)
+        while self.is_open or self.requests:
+            for descriptor, _ in self.poll.poll():
+                if descriptor == self.wake_read:
+                    os.read(self.wake_read, 4096)
+                    self.reap()
+                    continue
+                request = self.requests.get(descriptor) if descriptor != self.control.fileno() else self.accept()
+                value = self.serve(request) if request else None
+                if value:
+                    return value
+        self.reap()
+        os._exit(0)
 
-    def serve_request(self) -> dict[str, Any] | None:
-        """Serve one request; returns it in the worker. At the end of requests the process ends."""
-        head, ancillary, _, _ = self.control.recvmsg(SIZE.size, _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
-        if not head:
-            self.reap()
-            os._exit(0)
-        (size,) = SIZE.unpack(head + self.read(SIZE.size - len(head)))
-        descriptors = [fd for _, _, data in ancillary for fd in struct.unpack(f"{len(data) // 4}i", data)]
-        request: dict[str, Any] = gateway_base.loads_internal(self.read(size))
-        report = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptors.pop(3))
-        if self.fork(report):
-            self.become_worker(descriptors, request)
-            # Open until the worker ends: should the template be gone then, it is this that tells.
-            os.set_inheritable(report.detach(), False)
-            return request
-        for descriptor in descriptors:
-            os.close(descriptor)
+    def accept(self) -> _Request | None:
+        """The next request, of which not all may have arrived yet."""
+        token, ancillary, flags, _ = self.control.recvmsg(len(TOKEN), _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4))
+        if not token:
+            self.poll.unregister(self.control.fileno())
+            self.is_open = False
+            return None
+        received = [fd for _, _, data in ancillary for fd in struct.unpack(f"{len(data) // 4}i", data)]
+        if not received:
+            return None  # this process can't open another file, and so not even say that
+        start, *descriptors = received
+        request = _Request(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, start), descriptors)
+        if flags & _socket.MSG_CTRUNC or len(descriptors) < LEAST_DESCRIPTORS - 1:
+            _tell(request.start, FAILED, "the template has too many open files")
+            request.close()
+            return None
+        self.requests[start] = request
+        self.poll.register(start, select.POLLIN)
+        return request
+
+    def serve(self, request: _Request) -> dict[str, Any] | None:
+        """Fork the worker once its request is there; returns that in the worker."""
+        if not request.arrive():
+            return None
+        self.poll.unregister(request.start.fileno())
+        del self.requests[request.start.fileno()]
+        if self.fork(request):
+            value = request.value()
+            self.become_worker(request, value)
+            return value
+        request.close()
         return None
 
-    def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes of a request."""
-        data = b""
-        while len(data) < size:
-            chunk = self.control.recv(size - len(data))
-            if not chunk:
-                os._exit(1)  # the initiator died in the middle of it
-            data += chunk
-        return data
-
-    def fork(self, report: _socket.socket) -> bool:
+    def fork(self, request: _Request) -> bool:
         """Fork, unless nobody waits for the worker any more; true in the worker."""
-        if _is_closed(report):
-            report.close()
+        if not request.is_whole() or _is_closed(request.start):
             return False
         try:
             if self.failure:
                 raise OSError(self.failure)
             pid = os.fork()
         except OSError as error:
-            _tell(report, FAILED, " ".join(str(error).split("\n")))
-            report.close()
+            _tell(request.start, FAILED, " ".join(str(error).split("\n")))
             return False
         if pid:
-            self.workers[pid] = report
-            if not _tell(report, STARTED, pid):
-                os.kill(pid, _signal.SIGKILL)
+            self.workers[pid] = request.descriptors.pop(0)
+        elif not _tell(request.start, STARTED, os.getpid()):
+            os._exit(1)
         return not pid
 
     def reap(self) -> None:
         """Reap the workers that have ended, and tell who waits for them."""
-        for pid, report in list(self.workers.items()):
+        for pid, ending in list(self.workers.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 # A pid is not given to another process for as long as it takes to tell this.
-                _tell(report, ENDED, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+                returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                try:
+                    os.write(ending, b"%d" % returncode)
+                except OSError:
+                    pass  # nobody wants to know
                 del self.workers[pid]
-                report.close()
+                os.close(ending)
 
-    def become_worker(self, descriptors: list[int], request: dict[str, Any]) -> None:
+    def become_worker(self, request: _Request, value: dict[str, Any]) -> None:
         """Turn the forked process into what a new one would be."""
         _signal.set_wakeup_fd(-1)
         for number, handler in self.handlers.items():
             _signal.signal(number, handler)
-        for report in self.workers.values():
-            report.close()
+        for other in self.requests.values():
+            other.close()
         self.control.close()
-        for descriptor in (self.wake_read, self.wake_write):
+        request.start.close()
+        ending, *descriptors = request.descriptors
+        for descriptor in (self.wake_read, self.wake_write, *self.workers.values()):
             os.close(descriptor)
+        # Open until the worker ends: should the template be gone then, it is this that tells.
+        os.set_inheritable(ending, False)
         _take_descriptors(*descriptors)
-        if request["newsession"]:
+        if value["newsession"]:
             os.setsid()
-        _take_environment(request["environment"])
+        _take_environment(value["environment"])
         if gateway_base.DEBUG and gateway_base.DEBUG != "2":
             gateway_base.fn, gateway_base._tracefile = gateway_base._open_tracefile()
         _reseed()
         _correct_native_id()
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, value["blocked"])
         gc.enable()
 
 
@@ -215,20 +279,22 @@ def _note(number: int, frame: object) -> None:
     """Nothing: the signal has written to the wakeup descriptor."""
 
 
-def _tell(report: _socket.socket, word: str, what: object) -> bool:
-    """Write a line to who started a worker; false where nobody reads there."""
+def _tell(start: _socket.socket, word: str, what: object) -> bool:
+    """Write a line to who starts a worker; false where nobody reads there."""
     try:
-        report.sendall(f"{word} {what}\n".encode("utf-8", "backslashreplace"))
+        start.sendall(f"{word} {what}\n".encode("utf-8", "backslashreplace")[:MOST_TOLD])
     except OSError:
         return False
     return True
 
 
-def _is_closed(report: _socket.socket) -> bool:
+def _is_closed(start: _socket.socket) -> bool:
     try:
-        return not report.recv(1, _socket.MSG_DONTWAIT)
+        return not start.recv(1, _socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
+    except ConnectionResetError:
+        return True
 
 
 def _take_descriptors(stdin: int, stdout: int, folder: int, stderr: int | None = None) -> None:

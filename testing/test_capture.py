@@ -1,0 +1,113 @@
+"""A captured standard error: whatever holds it open, gateways end without an error; no descriptor is closed twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from support.initiator import is_running
+
+import execnet
+from execnet.gateway_stderr import StderrTail
+
+SECONDS = 20.0
+# What a worker leaves behind: a process that has its standard error.
+LEAVES_CHILD = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], stdin=-3, stdout=-3)
+channel.send(child.pid)
+"""
+
+
+def in_threads(function, count):
+    """Run the function so many times at once; what it raised. AssertionError if it does not return."""
+    failures, meet = [], threading.Barrier(count)
+
+    def run():
+        meet.wait(SECONDS)
+        try:
+            function()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+    return failures
+
+
+class TestChildHoldsIt:
+    @pytest.fixture(params=["popen", "popen//warm"])
+    def held(self, group, request):
+        """Two members with such a child each, and one that other members go through."""
+        children = []
+        for _ in range(2):
+            gateway = group.makegateway(f"{request.param}//stderr=capture")
+            children.append(gateway.remote_exec(LEAVES_CHILD).receive(SECONDS))
+        group.makegateway("popen//id=first")
+        group.makegateway("popen//via=first")
+        yield list(group)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    @pytest.mark.parametrize(("threads", "timeout"), [(1, 0.01), (1, SECONDS), (2, SECONDS), (4, 0.05)])
+    def test_terminate_ends_all(self, group, held, threads, timeout):
+        popens = [gateway._io.popen for gateway in held if hasattr(gateway._io, "popen")]
+        assert in_threads(lambda: group.terminate(timeout), threads) == []
+        assert len(group) == 0
+        for popen in popens:
+            assert popen.wait(SECONDS) is not None and not is_running(popen.pid)
+
+    @pytest.mark.parametrize(("threads", "wait"), [(1, 0.01), (2, SECONDS)])
+    def test_exit_ends_it(self, held, threads, wait):
+        assert in_threads(lambda: held[0].exit(wait=wait), threads) == []
+        assert held[0]._io.popen.wait(SECONDS) is not None
+
+    def test_its_last_words_are_told_soon(self, held):
+        channel = held[1].remote_exec("import os; os.write(2, b'the end'); os._exit(3)")
+        began = time.monotonic()
+        with pytest.raises(execnet.GatewayDied, match="the end"):
+            channel.receive(SECONDS)
+        assert time.monotonic() - began < 1.0
+
+
+class TestStderrTail:
+    @pytest.fixture
+    def process(self):
+        process = subprocess.Popen(["cat"], stdin=-1, stderr=-1, stdout=-3)
+        yield process
+        process.stdin.close()
+        process.wait(SECONDS)
+
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, process):
+        tail = StderrTail(process.stderr)
+        opened = []
+
+        def finish():
+            tail.finish()
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
+            tail.finish()
+
+        assert in_threads(finish, 8) == []
+        for descriptor in opened:
+            os.close(descriptor)
+        assert process.stderr.closed
+
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, process, monkeypatch):
+        def refused(*args):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr("_thread.start_new_thread", refused)
+        descriptors = os.listdir("/proc/self/fd")
+        with pytest.raises(RuntimeError):
+            StderrTail(process.stderr)
+        assert len(os.listdir("/proc/self/fd")) == len(descriptors) - 1
