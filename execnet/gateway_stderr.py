@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from execnet.gateway_base import OneShot
+from execnet.gateway_base import OneShot, ThreadExecModel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class StderrTail:
 
         self._stream = stream
         self._tail = b""
-        self._ended = OneShot()
+        self._ended = OneShot(ThreadExecModel())
         self._stop_read, stop_write = os.pipe()
         self._stop_write = [stop_write]
         try:

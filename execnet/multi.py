@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-from contextlib import suppress
 
 from execnet._group.ahead import Ahead
 from execnet._group.calls import run_apart, safe_terminate

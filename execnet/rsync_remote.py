@@ -161,7 +161,7 @@ class Tree(object):
         if not same_time(found, mtime_ns):
             return False
         if stat.S_IMODE(found.st_mode) != stat.S_IMODE(mode):
-            os.chmod(path, stat.S_IMODE(mode))
+            set_mode(path, mode)
         return True
 
     def checksum(self, index):
@@ -177,7 +177,7 @@ class Tree(object):
     def set_times_and_mode(self, index, path):
         mode, _, mtime_ns = self.files[index]
         set_time(path, mtime_ns)
-        os.chmod(path, stat.S_IMODE(mode))
+        set_mode(path, mode)
 
     def remove_others(self):
         """With ``delete``, remove what is in the folders but was not described."""
@@ -259,7 +259,7 @@ def open_up(path):
             continue
         try:
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                os.chmod(folder, stat.S_IMODE(found.st_mode) | stat.S_IRWXU)
+                set_mode(folder, found.st_mode | stat.S_IRWXU)
             folders += [os.path.join(folder, name) for name in os.listdir(folder)]
         except OSError as error:
             if error.errno != errno.ENOENT:
@@ -326,6 +326,25 @@ def make_folder(path, mode, follow):
         make_folders(path)
     mode = stat.S_IMODE(mode) | stat.S_IRWXU
     if stat.S_IMODE(os.stat(path).st_mode) != mode:
+        if follow:
+            os.chmod(path, mode)
+        else:
+            set_mode(path, mode)
+
+
+def set_mode(path, mode):
+    """chmod that follows no link, which another process may put there meanwhile."""
+    mode = stat.S_IMODE(mode)
+    if hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd"):
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                os.chmod("/proc/self/fd/%d" % descriptor, mode)
+        finally:
+            os.close(descriptor)
+    elif os.chmod in getattr(os, "supports_follow_symlinks", ()):
+        os.chmod(path, mode, follow_symlinks=False)
+    elif not os.path.islink(path):
         os.chmod(path, mode)
 
 
@@ -336,9 +355,11 @@ def same_time(found, mtime_ns):
 
 
 def set_time(path, mtime_ns):
-    if hasattr(os.stat_result, "st_mtime_ns"):
+    if os.utime in getattr(os, "supports_follow_symlinks", ()):
+        os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+    elif hasattr(os.stat_result, "st_mtime_ns"):
         os.utime(path, ns=(mtime_ns, mtime_ns))
-    else:
+    elif not os.path.islink(path):
         os.utime(path, (mtime_ns / 1e9, mtime_ns / 1e9))
 
 

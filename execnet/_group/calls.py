@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from execnet.gateway_base import OneShot
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +48,7 @@ class Call:
     def __init__(self, execmodel: ExecModel, func: Callable[[], object]) -> None:
         self.func = func
         self.failure: BaseException | None = None
-        self._done = execmodel.OneShot()
+        self._done = OneShot(execmodel)
         self._in_thread = True
         try:
             execmodel.start(self._run)

@@ -23,7 +23,7 @@ from __future__ import annotations
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet.gateway_base import RemoteError, ThreadExecModel
+from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -113,7 +113,7 @@ class Start:
         # And the ssh connection that it shares with others.
         self.connection: SshConnection | None = None
         self.ready = False
-        self.over = group.execmodel.OneShot()
+        self.over = OneShot(group.execmodel)
 
     @property
     def id(self) -> str | None:
@@ -256,7 +256,7 @@ class Starts:
         self.stopped = False
         self._first: dict[str, str] = {}
         self._error: BaseException | None = None
-        self._over = self.execmodel.OneShot()
+        self._over = OneShot(self.execmodel)
 
     # -- the caller's thread
 
@@ -357,7 +357,7 @@ class Starts:
         if len(waiting) == 1:
             self._work()
             return
-        over = self.execmodel.ItemQueue()
+        over = getattr(self.execmodel.queue, "SimpleQueue", self.execmodel.queue.Queue)()
         try:
             for _ in waiting[: self.max_parallel]:
                 self.execmodel.start(self._work, (over.put,))
