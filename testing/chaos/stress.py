@@ -976,7 +976,7 @@ def main() -> None:
     faulthandler.cancel_dump_traceback_later()
     played, handled = sum(world.played.values()), world.handling.count
     print(f"{number - options.first_round} rounds, {played} scenarios, {handled} signals handled: 0 hangs, 0 lost, "
-          f"or doubled or out of order, nothing left (seed {options.seed})")  # fmt: skip
+          f"doubled or out of order, nothing left (seed {options.seed})")  # fmt: skip
 
 
 def change_core(core: str) -> None:
