@@ -786,10 +786,8 @@ def interrupted_echo(world: World, gateway: Any, dice: random.Random) -> None:
     expected = 0
     with world.handling.interrupting(gateway, dice):
         for number in range(dice.choice([20, 100])):
-            try:
+            with contextlib.suppress(Interrupt):
                 world.handling.call("send", channel.send, (number, b"x" * dice.choice([0, 1000, 200_000])))
-            except Interrupt:
-                pass
             while expected <= number:
                 # The moment between the return of receive() and ours is CPython's: what is lost there is no fault.
                 try:
@@ -861,11 +859,10 @@ def ended_by_a_handler(world: World, gateway: Any, dice: random.Random) -> None:
 
         channel = own.remote_exec("channel.receive()")
         wait = dice.choice([channel.receive, channel.waitclose, lambda: channel.send(b"x" * (32 << 20))])
-        with world.handling.interrupting(own, dice, only=end), world.watch("a wait whose gateway a handler ends"):
-            with contextlib.suppress(EOFError, OSError):
+        with world.handling.interrupting(own, dice, only=end), contextlib.suppress(EOFError, OSError):
+            with world.watch("a wait whose gateway a handler ends"):
                 wait()
-                world.until(lambda: done, "the handler")
-        world.join([])
+            world.until(lambda: done, "the handler")
 
 
 @in_main
@@ -977,8 +974,9 @@ def main() -> None:
         play(world, number, set(filter(None, options.only.split(","))))
         number += 1
     faulthandler.cancel_dump_traceback_later()
-    print(f"{number - options.first_round} rounds, {sum(world.played.values())} scenarios, {world.handling.count} "
-          f"signals handled: 0 hangs, 0 items lost, doubled or reordered, nothing left (seed {options.seed})")  # fmt: skip
+    played, handled = sum(world.played.values()), world.handling.count
+    print(f"{number - options.first_round} rounds, {played} scenarios, {handled} signals handled: 0 hangs, 0 lost, "
+          f"doubled or out of order, nothing left (seed {options.seed})")  # fmt: skip
 
 
 def change_core(core: str) -> None:

@@ -1,4 +1,4 @@
-"""The stress program over both cores: EXECNET_STRESS_SECONDS each, by default half an hour of chaos or half a minute."""
+"""The stress program over both cores: EXECNET_STRESS_SECONDS each; half an hour in chaos, else half a minute."""
 
 from __future__ import annotations
 
