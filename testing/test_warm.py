@@ -440,8 +440,9 @@ class TestMany:
             gateway.exit(wait=SECONDS)
             assert gateway.returncode == 0
         assert len(children_of(template)) == 1
-        # Fewer where the template was still letting go of the first worker's descriptors when they were counted.
-        assert len(os.listdir(f"/proc/{template}/fd")) <= descriptors
+        # Fewer where the template was still letting go of the first worker's descriptors when they were counted; now it
+        # may be letting go of the last one's, whose end it has just told.
+        wait_until(lambda: len(os.listdir(f"/proc/{template}/fd")) <= descriptors, SECONDS, "closing what is left")
 
     def test_a_gateway_through_a_warm_one(self, group):
         group.makegateway("popen//warm//id=first")
@@ -874,9 +875,11 @@ class TestAtEachLine:
     def test_of_a_question_the_process_may_be_ended(self, group, ask):
         spec = execnet.XSpec("popen//warm")
 
+        ends = (-signal.SIGKILL, -signal.SIGTERM)
+
         def end():
             process.kill()
-            assert process.wait(SECONDS) == -signal.SIGKILL
+            assert process.wait(SECONDS) in ends
 
         for number in itertools.count():
             io = gateway_warm.create_io(spec, group)
@@ -885,10 +888,10 @@ class TestAtEachLine:
                 eval(ask)
             status = process.poll()
             process.kill()
-            assert io.abandon()[1] in (-signal.SIGKILL, -signal.SIGTERM)
+            assert io.abandon()[1] in ends
             if at_line.lines <= number:
                 break
-            assert status == -signal.SIGKILL
+            assert status in ends
         assert number > 1
 
 
