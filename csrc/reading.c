@@ -100,12 +100,11 @@ somebody_looks(const Reading *reading)
         return true;
     }
     for (const ReadingThread *thread = reading->waiting; thread != NULL; thread = thread->next) {
-        if (wants_role(reading, thread)) {
-            if (looks(thread)) {
-                return true;
-            }
-            needed = true;
+        /* One that is awake may be satisfied, but then it leaves, and has somebody look. */
+        if (looks(thread)) {
+            return true;
         }
+        needed = needed || wants_role(reading, thread);
     }
     return !needed;
 }
@@ -406,6 +405,7 @@ void
 reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told)
 {
     mutex_lock(&reading->lock);
+    reading->callbacks -= queue->callback == CALLBACK_DIRECT && !queue->ended;
     queue->callback = CALLBACK_NONE;
     tell_takers(reading, queue, told);
     reading_check(reading);

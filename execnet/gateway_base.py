@@ -856,10 +856,14 @@ class Outlet(object):
                 if ident == self.receiver:
                     self._left.append(message)
                     break
-                self._free.wait(lambda way=way: not way.holders or way is not self._way or message.is_written())
+                self._free.wait(lambda way=way: self._may_look(way) or message.is_written())
             elif holder is not hold and not self._take_over(holder):
                 self._left.append(message)
                 break
+
+    def _may_look(self, way):
+        # Whether who found way held looks again. After the close it stays held.
+        return not way.holders or way is not self._way or self._is_closed
 
     def send_soon(self, message):
         """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
@@ -902,7 +906,7 @@ class Outlet(object):
                 hold, way = _Outgoing(ident), self._way
                 for first in list(self._left)[:1]:
                     if self._write_as(hold, first) is not hold:
-                        self._free.wait(lambda way=way: not way.holders or way is not self._way)
+                        self._free.wait(lambda way=way: self._may_look(way))
         except (IOError, OSError, ValueError):
             self._left.clear()
         self._helpers.append(self._send_left_waiting)
