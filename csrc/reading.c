@@ -406,6 +406,7 @@ void
 reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told)
 {
     mutex_lock(&reading->lock);
+    reading->callbacks -= queue->callback == CALLBACK_DIRECT && !queue->ended;
     queue->callback = CALLBACK_NONE;
     tell_takers(reading, queue, told);
     reading_check(reading);
