@@ -589,6 +589,7 @@ reading_receiver_away(Reading *reading, bool yields, Told *told)
     assert(reading->reader == &reading->receiver);
     reading->receiver.state = THREAD_AWAY;
     reading->yields = yields;
+    reading->uses++;
     have_somebody_look(reading, told);
     reading_check(reading);
     mutex_unlock(&reading->lock);
