@@ -267,6 +267,8 @@ class Crowd:
         """Whether there was a reason for the error of a start."""
         if isinstance(error, ValueError) and "already have gateway" in str(error):
             return any(one.contested for one in wanted)
+        if isinstance(error, ValueError) and "goes through itself" in str(error):
+            return any(one.through is not None and one.contested for one in wanted)
         reasons = [one.raises for one in wanted if one.raises]
         if any("warm" in one.spec for one in wanted) and epoch != self.epoch():
             reasons.append((OSError,))
