@@ -828,22 +828,24 @@ class Outlet(object):
         """Write message, and return when it is written."""
         if self._closes:
             raise ValueError("write to closed file")
-        way, size, counts = self._way, message.size, message.counts
+        way, counts, whole = self._way, message.counts, [message.size]
         holder = None
         try:
-            holder = way.holders.setdefault(None, message)
-            if holder is message and way.fd is not None and size <= PIPE_STRETCH and not self._left:
-                # From the system call into the list in one step: a handler that raises loses no count.
-                counts.extend(starmap(os.write, ((way.fd, message.head),)))
-        except OSError as exc:
-            _raise_unless_interrupted(exc)
+            try:
+                holder = way.holders.setdefault(None, message)
+                if holder is message and way.fd is not None and message.size <= PIPE_STRETCH and not self._left:
+                    # From the system call into the list in one step: a handler that raises loses no count.
+                    counts.extend(starmap(os.write, ((way.fd, message.head),)))
+            except OSError as exc:
+                _raise_unless_interrupted(exc)
+            finally:
+                if holder is message or (holder is None and way.holders.get(None) is message):
+                    self._leave(message, way)
+            if counts != whole or way is not self._way:
+                self._send_slowly(message)
         finally:
-            if holder is message or (holder is None and way.holders.get(None) is message):
-                self._leave(message, way)
-        if not counts or counts[0] != size or way is not self._way:
-            self._send_slowly(message)
-        if self._left or self._closes:
-            self.send_left()
+            if self._left or self._closes:
+                self.send_left()
 
     def _send_slowly(self, message):
         ident = message.ident

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +146,7 @@ def second_importer(channel):  # type: ignore[no-untyped-def]
     import _thread
     import os
     import sys
+    import threading
 
     main = threading.main_thread()
     channel.send((main.ident, main.native_id == os.getpid() or sys.platform != "linux", _thread.get_ident()))
