@@ -1412,12 +1412,15 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         forked is left when the callback returns.
         """
         queue = self._queue
-        if not queue.begin_callback(callback, endmarker):
-            raise IOError("%r has callback already registered" % (self,))
+        refused = False
         try:
+            refused = not queue.begin_callback(callback, endmarker)
+            if refused:
+                raise IOError("%r has callback already registered" % (self,))
             self.gateway._channelfactory._deliver(queue)
-        except BaseException:
-            queue.abandon_callback()
+        except BaseException:  # also of a signal handler, at any of these steps
+            if not refused and queue.callback is callback:
+                queue.abandon_callback()
             raise
 
     def reconfigure(self, py2str_as_py3str=True, py3str_as_py2str=False):
