@@ -16,7 +16,7 @@ import sys
 import time
 from _collections import deque
 from io import BytesIO
-from itertools import compress, count, starmap
+from itertools import compress, count, repeat, starmap
 
 PY3 = sys.version_info[0] >= 3
 
@@ -206,24 +206,23 @@ class Waiters(object):
 
     def wake(self):
         """Let all of them look again: to be called after what they wait for has become so."""
-        if self.any:
-            try:
-                exhaust(imap(self._execmodel._wake, iter(self.any.pop, None)))
-            except IndexError:
-                pass  # that was the last
+        try:
+            exhaust(imap(self._execmodel._wake, starmap(self.any.pop, repeat((), len(self.any)))))
+        except IndexError:
+            pass  # another thread woke them
 
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
+        start, end = self._execmodel._waiter, self._execmodel._await
         while not is_so():
             seconds = wakeup if deadline is None else min(wakeup, deadline - now())
             if seconds <= 0:
                 return False
-            waiter = self._execmodel._waiter()
-            woken = False
+            waiter, woken = start(), False
             self.any.append(waiter)
             try:
-                woken = not is_so() and self._execmodel._await(waiter, seconds)
+                woken = not is_so() and end(waiter, seconds)
             finally:
                 if not woken:
                     self._forget(waiter)
@@ -347,7 +346,8 @@ class ThreadExecModel(ExecModel):
 
     _wake = methodcaller("release")
 
-    def _waiter(self):
+    @staticmethod
+    def _waiter():
         lock = _thread.allocate_lock()
         lock.acquire()
         return lock
@@ -357,7 +357,8 @@ class ThreadExecModel(ExecModel):
         def RLock(self):
             return _thread.RLock()
 
-        def _await(self, waiter, seconds):
+        @staticmethod
+        def _await(waiter, seconds):
             return waiter.acquire(True, seconds)
 
     else:
@@ -747,36 +748,38 @@ for _name, _code in list(vars(Message).items()):
 
 #: Who writes more at once to a pipe keeps the reader from it.
 PIPE_STRETCH = 65536
+#: What is shorter is joined with its header, to be one system call.
+LONGEST_AT_ONCE = 32768
 #: Who must not wait writes no more at once: what every output takes that poll() calls writable.
 SHORT_WRITE = 512
 
 
-class _Outgoing(Message):
-    # A message that is being sent; also what a thread holds its way to the other side by, while it writes.
+class _Outgoing(object):
+    # Bytes that are being sent; also what a thread holds its way to the other side by, while it writes.
 
     writes = None
+    data = b""
+    #: How far it was, whenever somebody noted it.
+    positions = ()
 
-    def __init__(self, ident, msgcode=0, channelid=0, data=b""):
+    def __init__(self, ident, head=b"", data=b""):
         self.ident = ident
-        self.msgcode = msgcode
-        self.channelid = channelid
-        self.data = data
-        self.size = 9 + len(data)
-        self.head = _header.pack(msgcode, channelid, len(data))
-        if self.size <= PIPE_STRETCH:
-            self.head += data
+        self.head = head
+        self.size = len(head)
+        if data:
+            self.data = data
+            self.size += len(data)
         # Bytes that were written by this hold, of this message or, with writes, of (message, from where on, counts).
         self.counts = []
-        # How far it was, whenever somebody noted it.
-        self.positions = [0]
+
+    def position(self):
+        return max(self.positions or (0,))
+
+    def note(self, position):
+        vars(self).setdefault("positions", []).append(position)
 
     def is_written(self):
         return self.size in self.positions
-
-    def piece(self, at):
-        if at < len(self.head):
-            return self.head[at:]
-        return memoryview(self.data)[at - 9 : at - 9 + PIPE_STRETCH]
 
 
 class _Way(object):
@@ -804,7 +807,7 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self._way = _Way()
+        self.way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
@@ -814,11 +817,11 @@ class Outlet(object):
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+            self.way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
 
     @property
     def fd(self):
-        return self._way.fd
+        return self.way.fd
 
     def _copy(self, fd):
         self.files.append(self._execmodel.fdopen(os.dup(fd), "wb", 0))
@@ -828,12 +831,15 @@ class Outlet(object):
         """Write message, and return when it is written."""
         if self._closes:
             raise ValueError("write to closed file")
-        way, counts, whole = self._way, message.counts, [message.size]
+        way, counts = self.way, message.counts
         holder = None
         try:
+            if message.data:
+                self._send_slowly(message)
+                return
             try:
                 holder = way.holders.setdefault(None, message)
-                if holder is message and way.fd is not None and message.size <= PIPE_STRETCH and not self._left:
+                if holder is message and way.fd is not None and not self._left:
                     # From the system call into the list in one step: a handler that raises loses no count.
                     counts.extend(starmap(os.write, ((way.fd, message.head),)))
             except OSError as exc:
@@ -841,7 +847,7 @@ class Outlet(object):
             finally:
                 if holder is message or (holder is None and way.holders.get(None) is message):
                     self._leave(message, way)
-            if counts != whole or way is not self._way:
+            if counts != [message.size] or way is not self.way:
                 self._send_slowly(message)
         finally:
             if self._left or self._closes:
@@ -852,20 +858,22 @@ class Outlet(object):
         while not message.is_written():
             if self._is_closed:
                 raise ValueError("write to closed file")
-            hold, way = _Outgoing(ident), self._way
-            holder = self._write_as(hold, message)
+            way = self.way
+            holder = self._write_as(message, message)
+            if holder is message:
+                continue  # or was, until another one took the way over
             if holder.ident != ident:
                 if ident == self.receiver:
                     self._left.append(message)
                     break
                 self._free.wait(lambda way=way: self._may_look(way) or message.is_written())
-            elif holder is not hold and not self._take_over(holder):
+            elif not self._take_over(holder):
                 self._left.append(message)
                 break
 
     def _may_look(self, way):
         # Whether who found way held looks again. After the close it stays held.
-        return not way.holders or way is not self._way or self._is_closed
+        return not way.holders or way is not self.way or self._is_closed
 
     def send_soon(self, message):
         """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
@@ -875,7 +883,7 @@ class Outlet(object):
     def send_left(self):
         """Write what was left as far as that takes no waiting; a thread is started for more."""
         try:
-            while self._left and not self._way.holders:
+            while self._left and not self.way.holders:
                 for first in list(self._left)[:1]:
                     if not self._takes_rest_of(first):
                         self._start_helper()
@@ -889,7 +897,7 @@ class Outlet(object):
     def _takes_rest_of(self, message):
         if self.fd is None:
             return True
-        return message.size - max(message.positions) <= SHORT_WRITE and is_ready_for("POLLOUT", self.fd)
+        return message.size - message.position() <= SHORT_WRITE and is_ready_for("POLLOUT", self.fd)
 
     def _start_helper(self):
         try:
@@ -905,7 +913,7 @@ class Outlet(object):
         ident = self.get_ident()
         try:
             while self._left and not self._is_closed:
-                hold, way = _Outgoing(ident), self._way
+                hold, way = _Outgoing(ident), self.way
                 for first in list(self._left)[:1]:
                     if self._write_as(hold, first) is not hold:
                         self._free.wait(lambda way=way: self._may_look(way))
@@ -916,14 +924,14 @@ class Outlet(object):
 
     def _write_as(self, hold, message):
         # Write what was left and message, if nobody else is writing; returns who is, or was until now.
-        way, holder = self._way, None
+        way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
-            while holder is hold and way is self._way:
+            while holder is hold and way is self.way:
                 first = (list(self._left) or [message])[0]
                 if not first.is_written():
                     self._write(first, hold, way)
-                if first.is_written():
+                if self._left and first.is_written():
                     self._forget(first)
                 if message.is_written():
                     break
@@ -934,31 +942,37 @@ class Outlet(object):
 
     def _leave(self, hold, way):
         # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
-        self._note(hold, way)
+        if hold.writes is not None or hold.counts != [hold.size]:
+            self._note(hold, way)
         way.holders.pop(None, None)
-        self._free.wake()
+        if self._free.any:
+            self._free.wake()
 
     def _write(self, message, hold, way):
         if way.fd is None:
-            message.to_io(self._io)
-            message.positions.append(message.size)
+            self._io.write(message.head + message.data)
+            message.note(message.size)
             return
-        at, counts = max(message.positions), []
+        at, counts = message.position(), []
         hold.writes = message, at, counts
-        while at < message.size and way is self._way:
+        head, data = message.head, memoryview(message.data)
+        while at < message.size and way is self.way:
+            start = at - len(head)
+            piece = data[start : start + PIPE_STRETCH] if start >= 0 else head[at:]
             try:
-                counts.extend(starmap(os.write, ((way.fd, message.piece(at)),)))
+                counts.extend(starmap(os.write, ((way.fd, piece),)))
                 at += counts[-1]
             except OSError as exc:
                 _raise_unless_interrupted(exc)
         self._note(hold, way)
+        hold.writes = None
 
     def _note(self, hold, way):
         # How far the message is. What has begun must be finished before another one.
         message, start, counts = hold.writes or (hold, 0, hold.counts)
         position = start + sum(counts)
-        if position and way is self._way:
-            message.positions.append(position)
+        if position and way is self.way:
+            message.note(position)
             if position < message.size and message not in self._left:
                 self._left.appendleft(message)
 
@@ -970,7 +984,7 @@ class Outlet(object):
 
     def _take_over(self, holder):
         # Whether holder, which this very thread has in code that was interrupted, holds the way no longer.
-        way = self._way
+        way = self.way
         if way.holders.get(None) is not holder:
             return True
         if way.fd is None or not way.claims:
@@ -981,7 +995,7 @@ class Outlet(object):
                 copy = self._copy(way.fd)
                 for _ in starmap(way.claims.pop, ((),)):
                     self._note(holder, way)
-                    self._way = copy
+                    self.way = copy
                     os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
@@ -992,7 +1006,7 @@ class Outlet(object):
 
     def step_aside(self):
         """To be called before a wait: what this thread was writing when it was interrupted is others' from now on."""
-        holder = self._way.holders.get(None)
+        holder = self.way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
 
@@ -1001,7 +1015,7 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self._way.holders, timeout)
+            self._free.wait(lambda: not self.way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
@@ -1009,7 +1023,7 @@ class Outlet(object):
     def _close_if_free(self):
         # The way stays held: nobody uses the descriptors from here on.
         hold = _Outgoing(self.get_ident())
-        if not self._is_closed and self._way.holders.setdefault(None, hold) is hold:
+        if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
             self._is_closed = True
             self._free.wake()
             self._io.close_write()
@@ -1018,7 +1032,7 @@ class Outlet(object):
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self._way = _Way(self.fd)
+        self.way = _Way(self.fd)
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
@@ -1060,6 +1074,10 @@ def _no_channel():
     return None
 
 
+#: starmap(function, _ONCE) calls it once.
+_ONCE = ((),)
+
+
 class _Delivery(object):
     # A callback that is set, and the baton that who calls it has: a lock that nobody waits for.
 
@@ -1089,6 +1107,7 @@ class ItemQueue(object):
         self.items = deque()
         self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
         self._execmodel = execmodel
+        self._outlet = getattr(channel.gateway, "_outlet", None)
         self._waiters = Waiters(execmodel)
         self._ended = False
 
@@ -1113,8 +1132,14 @@ class ItemQueue(object):
 
     def put(self, item):
         self.items.append(item)
-        if self._waiters.any:
-            self._waiters.wake()
+        waiting = self._waiters.any
+        while waiting:
+            # As wake() does it, but sooner done: in the receiver thread no handler raises.
+            try:
+                waiter = waiting.pop()
+            except IndexError:
+                break  # another thread was faster
+            self._execmodel._wake(waiter)
 
     def put_back(self, taken):
         """What take() took: it is the next item again."""
@@ -1127,17 +1152,24 @@ class ItemQueue(object):
 
         Leaves it empty if there was nothing within timeout seconds.
         """
+        if not self._takes(taken) and timeout != 0:
+            self._wait_for(lambda: self._takes(taken), timeout, wakeup)
 
-        def has_taken():
-            ended = self._ended  # asked first: what came before the end is there then
+    def _wait_for(self, is_so, timeout, wakeup=LONGEST_WAIT):
+        if self._outlet is not None and self._outlet.way.holders:
+            self._outlet.step_aside()
+        return self._waiters.wait(is_so, timeout, wakeup)
+
+    def _takes(self, taken):
+        ended = self._ended  # asked first: what came before the end is there then
+        if self.items:
             try:
-                taken.extend(starmap(self.items.popleft, ((),)))
+                taken.extend(starmap(self.items.popleft, _ONCE))
             except IndexError:
-                if ended:
-                    taken.append(ENDMARKER)
-            return taken
-
-        self._waiters.wait(has_taken, timeout, wakeup)
+                pass  # another thread was faster
+        elif ended:
+            taken.append(ENDMARKER)
+        return taken
 
     def get_nowait(self):
         """The next item, ENDMARKER after the end, None if there is none."""
@@ -1160,7 +1192,7 @@ class ItemQueue(object):
 
     def wait(self, timeout=None):
         """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
-        return self._waiters.wait(self.is_set, timeout)
+        return self._wait_for(self.is_set, timeout)
 
     def begin_callback(self, callback, endmarker):
         """Set the callback, unless there is one; who does gives it what waits, by next_for_callback()."""
@@ -1225,11 +1257,7 @@ class PortableChannel(object):
             raise IOError("cannot receive(), channel has receiver callback")
         taken = []
         try:
-            try:
-                taken.extend(starmap(queue.items.popleft, ((),)))  # in one step, see above
-            except IndexError:
-                self._step_aside()
-                queue.take(taken, timeout, self._INTERNALWAKEUP)
+            queue.take(taken, timeout, self._INTERNALWAKEUP)
             item = taken[0] if taken else None
             if type(item) is bytes:
                 return loads_internal(item, None, queue.strconfig)
@@ -1338,12 +1366,6 @@ class Channel(PortableChannel if _core is None else _core.Channel):
     def _trace(self, *msg):
         self.gateway._trace(self.id, *msg)
 
-    def _step_aside(self):
-        # Before a wait, where the portable core writes: see Outlet.
-        outlet = getattr(self.gateway, "_outlet", None)
-        if outlet is not None:
-            outlet.step_aside()
-
     def _receive_other(self, item, timeout):
         # What receive() does with an item that is no payload.
         if item is None:
@@ -1368,7 +1390,6 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
         RemoteError if the remote code failed, EOFError if the connection broke, TimeoutError after timeout seconds.
         """
-        self._step_aside()
         if not self._queue.wait(timeout):
             raise self.TimeoutError("channel not closed after %r seconds" % (timeout,))
         error = self._getremoteerror()
@@ -1560,10 +1581,10 @@ class ChannelFactory(object):
 
     def _local_receive(self, id, data):
         queue = self._queues.get(id)
-        if queue is None or (queue.callback is None and queue.channel() is None):
+        delivery = queue and queue.delivery
+        if queue is None or (delivery is None and queue.channel() is None):
             self.gateway._trace("dropping data for channel", id, "which nobody holds")
             return
-        delivery = queue.delivery
         if delivery is not None and not queue.items and delivery.baton.acquire(False):
             try:
                 try:
@@ -1819,7 +1840,8 @@ class BaseGateway(object):
             self._outlet.receiver = self._outlet.get_ident()
             while not self._disowned:
                 message = Message.from_io(self._io)
-                self._trace("received", message)
+                if trace is not notrace:
+                    self._trace("received", message)
                 message.received(self)
                 del message
         finally:
@@ -1876,14 +1898,19 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send(msgcode, channelid, data)
             return
-        message = _Outgoing(self._outlet.get_ident(), msgcode, channelid, data)
+        outlet, header = self._outlet, _header.pack(msgcode, channelid, len(data))
+        if len(data) < LONGEST_AT_ONCE:
+            message = _Outgoing(outlet.get_ident(), header + data)
+        else:
+            message = _Outgoing(outlet.get_ident(), header, data)
         try:
-            self._outlet.send(message)
+            outlet.send(message)
         except (IOError, OSError, ValueError) as exc:
             self._trace("failed to send", exc)
             # ValueError: the file is closed
             raise IOError("cannot send (already closed?): %s" % exc)
-        self._trace("sent", message)
+        if trace is not notrace:
+            self._trace("sent", Message(msgcode, channelid, data))
 
     def _send_soon(self, msgcode, channelid=0):
         # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
@@ -1893,7 +1920,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
         else:
-            self._outlet.send_soon(_Outgoing(None, msgcode, channelid))
+            self._outlet.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
 
     def _close_write(self, timeout=0.0):
         # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the
