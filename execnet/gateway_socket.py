@@ -120,7 +120,10 @@ def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
     host, another OSError naming ``spec`` where the connection fails.
     """
     if spec.installvia:
-        host, port = start_via(group[spec.installvia])
+        try:
+            host, port = start_via(group[spec.installvia])
+        except EOFError as error:
+            raise OSError(f"no socket server for gateway {str(spec)!r}: {error}") from None
     else:
         host, port = _address(spec)
     sock = _connect(host, port, spec, execmodel)

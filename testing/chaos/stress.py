@@ -5,7 +5,8 @@ handlers interrupt that use the very gateway that is waited for. Every item has 
 to end within --patience seconds, and nothing to be left over. What does not hold ends the program with status 1, the
 threads of all processes shown and the seed named; a seed gives the same scenarios, not the same order of threads.
 
-A scenario is a function below; --list names them. More can be added by any module that imports `scenario`.
+A scenario is a function below, or in stress_groups; --list names them. More can be added by any module that imports
+`scenario`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import gc
 import itertools
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -133,6 +136,14 @@ class World:
     def __init__(self, seed: int, core: str, patience: float) -> None:
         self.seed, self.core, self.patience = seed, core, patience
         self.pid = os.getpid()
+        # Of this program alone, so that what is left in them is ours. The path of a socket has to fit.
+        self.folder = Path(tempfile.mkdtemp(prefix="stress-"))
+        self.temporary = [self.folder / "run", self.folder / "tmp"]
+        for name, folder in zip(("XDG_RUNTIME_DIR", "TMPDIR"), self.temporary):
+            folder.mkdir(mode=0o700)
+            os.environ[name] = str(folder)
+        self.closing: list[Callable[[], object]] = []
+        self.places: Any = None
         self.round = 0
         self.played: Counter[str] = Counter()
         self.playing: list[str] = []
@@ -140,6 +151,17 @@ class World:
         self.handling = Handling(self)
         self._calls: list[threading.Thread] = []
         self._failing = threading.Lock()
+
+    def keep(self, pid: int, close: Callable[[], object]) -> None:
+        """A server that stays until the end of the program."""
+        leaks.KEPT.add(pid)
+        self.closing.append(close)
+
+    def close(self) -> None:
+        """The end of the program."""
+        for close in self.closing:
+            close()
+        shutil.rmtree(self.folder)
 
     def dice(self, *of_what: object) -> random.Random:
         """Random numbers of a part of this round."""
@@ -216,6 +238,7 @@ class World:
             self.group.terminate(self.patience)
         del self.gateways, self.group
         left = leaks.wait_for_none(self.before, 5.0)
+        left += [f"file {path}" for folder in self.temporary for path in folder.iterdir()]
         if left:
             self.fail("left behind: " + "; ".join(left))
 
@@ -250,9 +273,10 @@ class World:
         for pid in leaks.processes():
             self._show(pid)
         time.sleep(SHOWING)
-        for pid in leaks.processes():
+        for pid in [*leaks.processes(), *leaks.KEPT]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(1)
 
     @staticmethod
@@ -376,6 +400,8 @@ ACTIONS = [ask_status, run_a_task, make_and_close, make_and_drop, send_from_a_ha
 Scenario = Callable[[World, Any, random.Random], None]
 SCENARIOS: dict[str, Scenario] = {}
 IN_MAIN: dict[str, Scenario] = {}
+# What scenarios need that stays from the beginning of the program to its end.
+PREPARATIONS: dict[str, Callable[[World], None]] = {}
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -479,7 +505,7 @@ def closes(world: World, gateway: Any, dice: random.Random) -> None:
     for _ in range(dice.randint(1, 8)):
         served = [gateway.newchannel() for _ in range(dice.randint(1, 3))]
         closed = [gateway.newchannel() for _ in range(dice.randint(1, 3))]
-        mine = [closed[number::len(served)] for number in range(len(served))]
+        mine = [closed[number :: len(served)] for number in range(len(served))]
 
         def get(channel: Any, others: list[Any], seed: float) -> None:
             own = random.Random(seed)
@@ -969,11 +995,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     leaks.mark_session()
     world = World(options.seed, options.core, options.patience)
+    only = set(filter(None, options.only.split(",")))
+    for name, prepare in PREPARATIONS.items():
+        if not only or name in only:
+            prepare(world)
     started, number = time.monotonic(), options.first_round
     while time.monotonic() - started < options.seconds and number - options.first_round < options.rounds:
-        play(world, number, set(filter(None, options.only.split(","))))
+        play(world, number, only)
         number += 1
     faulthandler.cancel_dump_traceback_later()
+    world.close()
     played, handled = sum(world.played.values()), world.handling.count
     print(f"{number - options.first_round} rounds, {played} scenarios, {handled} signals handled: 0 hangs, 0 lost, "
           f"doubled or out of order, nothing left (seed {options.seed})")  # fmt: skip
@@ -991,4 +1022,7 @@ def change_core(core: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["stress"] = sys.modules["__main__"]  # what stress_groups imports, and adds to
+    import stress_groups  # noqa: F401
+
     main()

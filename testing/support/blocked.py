@@ -60,7 +60,7 @@ def _switches(tid: int, pid: int) -> tuple[bool, int]:
 
 
 def await_blocked(tid: int, pid: int | None = None) -> None:
-    """Wait until the thread of kernel id tid, of this or another process, sleeps and only wakes up to look for signals."""
+    """Wait until the thread of kernel id tid, of this or another process, sleeps and wakes only to look for signals."""
     pid = pid or os.getpid()
     (_, before), since = _switches(tid, pid), time.monotonic()
 
