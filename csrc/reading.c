@@ -100,12 +100,10 @@ somebody_looks(const Reading *reading)
         return true;
     }
     for (const ReadingThread *thread = reading->waiting; thread != NULL; thread = thread->next) {
-        if (wants_role(reading, thread)) {
-            if (looks(thread)) {
-                return true;
-            }
-            needed = true;
+        if (looks(thread)) {
+            return true;
         }
+        needed = needed || wants_role(reading, thread);
     }
     return !needed;
 }
