@@ -1,4 +1,4 @@
-"""A start, and an end, that is interrupted anywhere leaves nothing: a sample here, every line with EXECNET_CHAOS=long."""
+"""Starts and ends that are interrupted anywhere leave nothing: a sample here, every line with EXECNET_CHAOS=long."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def run(where: str, what: str, first: int, step: int, specs: list[str]) -> None:
     """Run the program; nothing may be left, nor does it hang."""
     done = subprocess.run(
         [sys.executable, str(PROGRAM), where, what, str(first), str(step), *specs],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=SECONDS,
     )
