@@ -16,7 +16,7 @@ import sys
 import time
 from _collections import deque
 from io import BytesIO
-from itertools import compress, count, starmap
+from itertools import compress, count, repeat, starmap
 
 PY3 = sys.version_info[0] >= 3
 
@@ -206,24 +206,23 @@ class Waiters(object):
 
     def wake(self):
         """Let all of them look again: to be called after what they wait for has become so."""
-        if self.any:
-            try:
-                exhaust(imap(self._execmodel._wake, iter(self.any.pop, None)))
-            except IndexError:
-                pass  # that was the last
+        try:
+            exhaust(imap(self._execmodel._wake, starmap(self.any.pop, repeat((), len(self.any)))))
+        except IndexError:
+            pass  # another thread woke them
 
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
+        start, end = self._execmodel._waiter, self._execmodel._await
         while not is_so():
             seconds = wakeup if deadline is None else min(wakeup, deadline - now())
             if seconds <= 0:
                 return False
-            waiter = self._execmodel._waiter()
-            woken = False
+            waiter, woken = start(), False
             self.any.append(waiter)
             try:
-                woken = not is_so() and self._execmodel._await(waiter, seconds)
+                woken = not is_so() and end(waiter, seconds)
             finally:
                 if not woken:
                     self._forget(waiter)
@@ -347,7 +346,8 @@ class ThreadExecModel(ExecModel):
 
     _wake = methodcaller("release")
 
-    def _waiter(self):
+    @staticmethod
+    def _waiter():
         lock = _thread.allocate_lock()
         lock.acquire()
         return lock
@@ -357,7 +357,8 @@ class ThreadExecModel(ExecModel):
         def RLock(self):
             return _thread.RLock()
 
-        def _await(self, waiter, seconds):
+        @staticmethod
+        def _await(waiter, seconds):
             return waiter.acquire(True, seconds)
 
     else:
@@ -747,36 +748,38 @@ for _name, _code in list(vars(Message).items()):
 
 #: Who writes more at once to a pipe keeps the reader from it.
 PIPE_STRETCH = 65536
+#: What is shorter is joined with its header, to be one system call.
+LONGEST_AT_ONCE = 32768
 #: Who must not wait writes no more at once: what every output takes that poll() calls writable.
 SHORT_WRITE = 512
 
 
-class _Outgoing(Message):
-    # A message that is being sent; also what a thread holds its way to the other side by, while it writes.
+class _Outgoing(object):
+    # Bytes that are being sent; also what a thread holds its way to the other side by, while it writes.
 
     writes = None
+    data = b""
+    #: How far it was, whenever somebody noted it.
+    positions = ()
 
-    def __init__(self, ident, msgcode=0, channelid=0, data=b""):
+    def __init__(self, ident, head=b"", data=b""):
         self.ident = ident
-        self.msgcode = msgcode
-        self.channelid = channelid
-        self.data = data
-        self.size = 9 + len(data)
-        self.head = _header.pack(msgcode, channelid, len(data))
-        if self.size <= PIPE_STRETCH:
-            self.head += data
+        self.head = head
+        self.size = len(head)
+        if data:
+            self.data = data
+            self.size += len(data)
         # Bytes that were written by this hold, of this message or, with writes, of (message, from where on, counts).
         self.counts = []
-        # How far it was, whenever somebody noted it.
-        self.positions = [0]
+
+    def position(self):
+        return max(self.positions or (0,))
+
+    def note(self, position):
+        vars(self).setdefault("positions", []).append(position)
 
     def is_written(self):
         return self.size in self.positions
-
-    def piece(self, at):
-        if at < len(self.head):
-            return self.head[at:]
-        return memoryview(self.data)[at - 9 : at - 9 + PIPE_STRETCH]
 
 
 class _Way(object):
@@ -804,7 +807,7 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self._way = _Way()
+        self.way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
@@ -814,11 +817,11 @@ class Outlet(object):
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+            self.way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
 
     @property
     def fd(self):
-        return self._way.fd
+        return self.way.fd
 
     def _copy(self, fd):
         self.files.append(self._execmodel.fdopen(os.dup(fd), "wb", 0))
@@ -828,42 +831,49 @@ class Outlet(object):
         """Write message, and return when it is written."""
         if self._closes:
             raise ValueError("write to closed file")
-        way, size, counts = self._way, message.size, message.counts
+        way, counts = self.way, message.counts
         holder = None
         try:
-            holder = way.holders.setdefault(None, message)
-            if holder is message and way.fd is not None and size <= PIPE_STRETCH and not self._left:
-                # From the system call into the list in one step: a handler that raises loses no count.
-                counts.extend(starmap(os.write, ((way.fd, message.head),)))
-        except OSError as exc:
-            _raise_unless_interrupted(exc)
+            if message.data:
+                self._send_slowly(message)
+                return
+            try:
+                holder = way.holders.setdefault(None, message)
+                if holder is message and way.fd is not None and not self._left:
+                    # From the system call into the list in one step: a handler that raises loses no count.
+                    counts.extend(starmap(os.write, ((way.fd, message.head),)))
+            except OSError as exc:
+                _raise_unless_interrupted(exc)
+            finally:
+                if holder is message or (holder is None and way.holders.get(None) is message):
+                    self._leave(message, way)
+            if counts != [message.size] or way is not self.way:
+                self._send_slowly(message)
         finally:
-            if holder is message or (holder is None and way.holders.get(None) is message):
-                self._leave(message, way)
-        if not counts or counts[0] != size or way is not self._way:
-            self._send_slowly(message)
-        if self._left or self._closes:
-            self.send_left()
+            if self._left or self._closes:
+                self.send_left()
 
     def _send_slowly(self, message):
         ident = message.ident
         while not message.is_written():
             if self._is_closed:
                 raise ValueError("write to closed file")
-            hold, way = _Outgoing(ident), self._way
-            holder = self._write_as(hold, message)
+            way = self.way
+            holder = self._write_as(message, message)
+            if holder is message:
+                continue  # or was, until another one took the way over
             if holder.ident != ident:
                 if ident == self.receiver:
                     self._left.append(message)
                     break
                 self._free.wait(lambda way=way: self._may_look(way) or message.is_written())
-            elif holder is not hold and not self._take_over(holder):
+            elif not self._take_over(holder):
                 self._left.append(message)
                 break
 
     def _may_look(self, way):
         # Whether who found way held looks again. After the close it stays held.
-        return not way.holders or way is not self._way or self._is_closed
+        return not way.holders or way is not self.way or self._is_closed
 
     def send_soon(self, message):
         """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
@@ -873,7 +883,7 @@ class Outlet(object):
     def send_left(self):
         """Write what was left as far as that takes no waiting; a thread is started for more."""
         try:
-            while self._left and not self._way.holders:
+            while self._left and not self.way.holders:
                 for first in list(self._left)[:1]:
                     if not self._takes_rest_of(first):
                         self._start_helper()
@@ -887,7 +897,7 @@ class Outlet(object):
     def _takes_rest_of(self, message):
         if self.fd is None:
             return True
-        return message.size - max(message.positions) <= SHORT_WRITE and is_ready_for("POLLOUT", self.fd)
+        return message.size - message.position() <= SHORT_WRITE and is_ready_for("POLLOUT", self.fd)
 
     def _start_helper(self):
         try:
@@ -903,7 +913,7 @@ class Outlet(object):
         ident = self.get_ident()
         try:
             while self._left and not self._is_closed:
-                hold, way = _Outgoing(ident), self._way
+                hold, way = _Outgoing(ident), self.way
                 for first in list(self._left)[:1]:
                     if self._write_as(hold, first) is not hold:
                         self._free.wait(lambda way=way: self._may_look(way))
@@ -914,14 +924,14 @@ class Outlet(object):
 
     def _write_as(self, hold, message):
         # Write what was left and message, if nobody else is writing; returns who is, or was until now.
-        way, holder = self._way, None
+        way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
-            while holder is hold and way is self._way:
+            while holder is hold and way is self.way:
                 first = (list(self._left) or [message])[0]
                 if not first.is_written():
                     self._write(first, hold, way)
-                if first.is_written():
+                if self._left and first.is_written():
                     self._forget(first)
                 if message.is_written():
                     break
@@ -932,31 +942,37 @@ class Outlet(object):
 
     def _leave(self, hold, way):
         # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
-        self._note(hold, way)
+        if hold.writes is not None or hold.counts != [hold.size]:
+            self._note(hold, way)
         way.holders.pop(None, None)
-        self._free.wake()
+        if self._free.any:
+            self._free.wake()
 
     def _write(self, message, hold, way):
         if way.fd is None:
-            message.to_io(self._io)
-            message.positions.append(message.size)
+            self._io.write(message.head + message.data)
+            message.note(message.size)
             return
-        at, counts = max(message.positions), []
+        at, counts = message.position(), []
         hold.writes = message, at, counts
-        while at < message.size and way is self._way:
+        head, data = message.head, memoryview(message.data)
+        while at < message.size and way is self.way:
+            start = at - len(head)
+            piece = data[start : start + PIPE_STRETCH] if start >= 0 else head[at:]
             try:
-                counts.extend(starmap(os.write, ((way.fd, message.piece(at)),)))
+                counts.extend(starmap(os.write, ((way.fd, piece),)))
                 at += counts[-1]
             except OSError as exc:
                 _raise_unless_interrupted(exc)
         self._note(hold, way)
+        hold.writes = None
 
     def _note(self, hold, way):
         # How far the message is. What has begun must be finished before another one.
         message, start, counts = hold.writes or (hold, 0, hold.counts)
         position = start + sum(counts)
-        if position and way is self._way:
-            message.positions.append(position)
+        if position and way is self.way:
+            message.note(position)
             if position < message.size and message not in self._left:
                 self._left.appendleft(message)
 
@@ -968,7 +984,7 @@ class Outlet(object):
 
     def _take_over(self, holder):
         # Whether holder, which this very thread has in code that was interrupted, holds the way no longer.
-        way = self._way
+        way = self.way
         if way.holders.get(None) is not holder:
             return True
         if way.fd is None or not way.claims:
@@ -979,7 +995,7 @@ class Outlet(object):
                 copy = self._copy(way.fd)
                 for _ in starmap(way.claims.pop, ((),)):
                     self._note(holder, way)
-                    self._way = copy
+                    self.way = copy
                     os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
@@ -990,7 +1006,7 @@ class Outlet(object):
 
     def step_aside(self):
         """To be called before a wait: what this thread was writing when it was interrupted is others' from now on."""
-        holder = self._way.holders.get(None)
+        holder = self.way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
 
@@ -999,7 +1015,7 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self._way.holders, timeout)
+            self._free.wait(lambda: not self.way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
@@ -1007,7 +1023,7 @@ class Outlet(object):
     def _close_if_free(self):
         # The way stays held: nobody uses the descriptors from here on.
         hold = _Outgoing(self.get_ident())
-        if not self._is_closed and self._way.holders.setdefault(None, hold) is hold:
+        if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
             self._is_closed = True
             self._free.wake()
             self._io.close_write()
@@ -1016,7 +1032,7 @@ class Outlet(object):
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self._way = _Way(self.fd)
+        self.way = _Way(self.fd)
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
@@ -1058,6 +1074,10 @@ def _no_channel():
     return None
 
 
+#: starmap(function, _ONCE) calls it once.
+_ONCE = ((),)
+
+
 class _Delivery(object):
     # A callback that is set, and the baton that who calls it has: a lock that nobody waits for.
 
@@ -1087,6 +1107,7 @@ class ItemQueue(object):
         self.items = deque()
         self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
         self._execmodel = execmodel
+        self._outlet = getattr(channel.gateway, "_outlet", None)
         self._waiters = Waiters(execmodel)
         self._ended = False
 
@@ -1111,8 +1132,14 @@ class ItemQueue(object):
 
     def put(self, item):
         self.items.append(item)
-        if self._waiters.any:
-            self._waiters.wake()
+        waiting = self._waiters.any
+        while waiting:
+            # As wake() does it, but sooner done: in the receiver thread no handler raises.
+            try:
+                waiter = waiting.pop()
+            except IndexError:
+                break  # another thread was faster
+            self._execmodel._wake(waiter)
 
     def put_back(self, taken):
         """What take() took: it is the next item again."""
@@ -1125,17 +1152,24 @@ class ItemQueue(object):
 
         Leaves it empty if there was nothing within timeout seconds.
         """
+        if not self._takes(taken) and timeout != 0:
+            self._wait_for(lambda: self._takes(taken), timeout, wakeup)
 
-        def has_taken():
-            ended = self._ended  # asked first: what came before the end is there then
+    def _wait_for(self, is_so, timeout, wakeup=LONGEST_WAIT):
+        if self._outlet is not None and self._outlet.way.holders:
+            self._outlet.step_aside()
+        return self._waiters.wait(is_so, timeout, wakeup)
+
+    def _takes(self, taken):
+        ended = self._ended  # asked first: what came before the end is there then
+        if self.items:
             try:
-                taken.extend(starmap(self.items.popleft, ((),)))
+                taken.extend(starmap(self.items.popleft, _ONCE))
             except IndexError:
-                if ended:
-                    taken.append(ENDMARKER)
-            return taken
-
-        self._waiters.wait(has_taken, timeout, wakeup)
+                pass  # another thread was faster
+        elif ended:
+            taken.append(ENDMARKER)
+        return taken
 
     def get_nowait(self):
         """The next item, ENDMARKER after the end, None if there is none."""
@@ -1158,7 +1192,7 @@ class ItemQueue(object):
 
     def wait(self, timeout=None):
         """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
-        return self._waiters.wait(self.is_set, timeout)
+        return self._wait_for(self.is_set, timeout)
 
     def begin_callback(self, callback, endmarker):
         """Set the callback, unless there is one; who does gives it what waits, by next_for_callback()."""
@@ -1223,11 +1257,7 @@ class PortableChannel(object):
             raise IOError("cannot receive(), channel has receiver callback")
         taken = []
         try:
-            try:
-                taken.extend(starmap(queue.items.popleft, ((),)))  # in one step, see above
-            except IndexError:
-                self._step_aside()
-                queue.take(taken, timeout, self._INTERNALWAKEUP)
+            queue.take(taken, timeout, self._INTERNALWAKEUP)
             item = taken[0] if taken else None
             if type(item) is bytes:
                 return loads_internal(item, None, queue.strconfig)
@@ -1336,12 +1366,6 @@ class Channel(PortableChannel if _core is None else _core.Channel):
     def _trace(self, *msg):
         self.gateway._trace(self.id, *msg)
 
-    def _step_aside(self):
-        # Before a wait, where the portable core writes: see Outlet.
-        outlet = getattr(self.gateway, "_outlet", None)
-        if outlet is not None:
-            outlet.step_aside()
-
     def _receive_other(self, item, timeout):
         # What receive() does with an item that is no payload.
         if item is None:
@@ -1366,7 +1390,6 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
         RemoteError if the remote code failed, EOFError if the connection broke, TimeoutError after timeout seconds.
         """
-        self._step_aside()
         if not self._queue.wait(timeout):
             raise self.TimeoutError("channel not closed after %r seconds" % (timeout,))
         error = self._getremoteerror()
@@ -1385,19 +1408,34 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             self._trace("ignoring close() of a closed channel")
             return
         # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
-        is_to_tell = not queue.is_set() or not factory.finished
+        message = None
+        if not queue.is_set() or not factory.finished:
+            message = (Message.CHANNEL_CLOSE, self.id)
+            if error is not None:
+                message = (Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
         queue.closed = True
-        if isinstance(error, RemoteError):
-            queue.errors.append(error)
-        exhaust(removing(factory._queues, self.id, queue))
-        queue.set()
+        # A signal handler may raise at any of these steps: all are done nevertheless, for no other close() does them.
         try:
-            if is_to_tell and error is None:
-                self.gateway._send(Message.CHANNEL_CLOSE, self.id)
-            elif is_to_tell:
-                self.gateway._send(Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
+            if isinstance(error, RemoteError):
+                queue.errors.append(error)
+            exhaust(removing(factory._queues, self.id, queue))
         finally:
-            factory._end_callback(queue)
+            try:
+                queue.set()
+            finally:
+                self._tell_close(queue, message)
+
+    def _tell_close(self, queue, message):
+        try:
+            if message:
+                self.gateway._send(*message)
+        except (IOError, ValueError):
+            raise
+        except BaseException:  # of a signal handler: that nothing more comes is told all the same
+            self.gateway._send_soon(Message.CHANNEL_CLOSE, self.id)
+            raise
+        finally:
+            self.gateway._channelfactory._end_callback(queue)
 
     def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
         """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
@@ -1410,12 +1448,15 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         forked is left when the callback returns.
         """
         queue = self._queue
-        if not queue.begin_callback(callback, endmarker):
-            raise IOError("%r has callback already registered" % (self,))
+        refused = False
         try:
+            refused = not queue.begin_callback(callback, endmarker)
+            if refused:
+                raise IOError("%r has callback already registered" % (self,))
             self.gateway._channelfactory._deliver(queue)
-        except BaseException:
-            queue.abandon_callback()
+        except BaseException:  # also of a signal handler, at any of these steps
+            if not refused and queue.callback is callback:
+                queue.abandon_callback()
             raise
 
     def reconfigure(self, py2str_as_py3str=True, py3str_as_py2str=False):
@@ -1438,10 +1479,18 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         queue = getattr(self, "_queue", None)
         if queue is None or self.gateway is None:
             return
+        closed = queue.closed
+        try:
+            self._drop(queue, closed)
+        except BaseException:  # of a signal handler, which may raise anywhere: nobody else does this
+            self._drop(queue, closed)
+            raise
+
+    def _drop(self, queue, closed):
         queue.drop(self.id)
         while queue.errors:
             self._getremoteerror().warn()
-        if queue.closed:
+        if closed:
             return
         factory = getattr(self.gateway, "_channelfactory", None)
         ended, has_callback = queue.is_set(), queue.callback is not None
@@ -1555,10 +1604,10 @@ class ChannelFactory(object):
 
     def _local_receive(self, id, data):
         queue = self._queues.get(id)
-        if queue is None or (queue.callback is None and queue.channel() is None):
+        delivery = queue and queue.delivery
+        if queue is None or (delivery is None and queue.channel() is None):
             self.gateway._trace("dropping data for channel", id, "which nobody holds")
             return
-        delivery = queue.delivery
         if delivery is not None and not queue.items and delivery.baton.acquire(False):
             try:
                 try:
@@ -1625,6 +1674,8 @@ class ChannelFactory(object):
         self.finished = True
         for id in list(self._queues):
             self._local_close(id, sendonly=True)
+            if getattr(self.gateway, "_disowned", False):
+                self.gateway._leave_as_child(None)
 
 
 class ChannelFile(object):
@@ -1719,8 +1770,24 @@ _receiving = set()
 
 
 def _disown_gateways():
-    while _receiving:
-        _receiving.pop()._disown()
+    disowned = list(_receiving)
+    _receiving.clear()
+    for gateway in disowned:
+        gateway._disown()
+    for gateway in disowned:
+        gateway._let_go()
+
+
+def _lead_nowhere(fd):
+    # The descriptor's number stays taken, for who closes it later.
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    except (IOError, OSError):  # too many files are open: its own number is the only free one
+        os.close(fd)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != fd:
+        os.dup2(nowhere, fd, False)
+        os.close(nowhere)
 
 
 if hasattr(os, "register_at_fork"):
@@ -1795,7 +1862,6 @@ class BaseGateway(object):
             self._trace("ended by", type(exc).__name__)
             self._error = EOFError("a callback ended the receiver: %r" % (exc,))
             lost = False
-        _receiving.discard(self)
         self._channelfactory._finished_receiving()
         if self._connection is not None:
             self._connection.stop()
@@ -1805,6 +1871,7 @@ class BaseGateway(object):
                 close(*args)
             except (IOError, OSError, ValueError) as exc:
                 self._trace("closing:", exc)
+        _receiving.discard(self)
         self._trace("receiver ends")
 
     def _receive_messages(self):
@@ -1814,7 +1881,8 @@ class BaseGateway(object):
             self._outlet.receiver = self._outlet.get_ident()
             while not self._disowned:
                 message = Message.from_io(self._io)
-                self._trace("received", message)
+                if trace is not notrace:
+                    self._trace("received", message)
                 message.received(self)
                 del message
         finally:
@@ -1848,7 +1916,6 @@ class BaseGateway(object):
         # In a forked child: the connection, its threads and the state of its locks are the parent's.
         self._disowned = True
         self._error = IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
-        self._let_go()
         if self._connection is not None:
             self._connection.disown()
         else:
@@ -1858,12 +1925,10 @@ class BaseGateway(object):
         self._channelfactory._disown()
 
     def _let_go(self):
-        # The descriptors' numbers stay taken, for who closes them later, but are no way to the other side any more.
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        # In a forked child: the descriptors are no way to the other side any more.
         for file, fd in self._files + _numbers_of(self._outlet.files if self._outlet is not None else ()):
             if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
-                os.dup2(nowhere, fd, False)
-        os.close(nowhere)
+                _lead_nowhere(fd)
 
     def _send(self, msgcode, channelid=0, data=b""):
         if self._disowned:
@@ -1871,14 +1936,19 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send(msgcode, channelid, data)
             return
-        message = _Outgoing(self._outlet.get_ident(), msgcode, channelid, data)
+        outlet, header = self._outlet, _header.pack(msgcode, channelid, len(data))
+        if len(data) < LONGEST_AT_ONCE:
+            message = _Outgoing(outlet.get_ident(), header + data)
+        else:
+            message = _Outgoing(outlet.get_ident(), header, data)
         try:
-            self._outlet.send(message)
+            outlet.send(message)
         except (IOError, OSError, ValueError) as exc:
             self._trace("failed to send", exc)
             # ValueError: the file is closed
             raise IOError("cannot send (already closed?): %s" % exc)
-        self._trace("sent", message)
+        if trace is not notrace:
+            self._trace("sent", Message(msgcode, channelid, data))
 
     def _send_soon(self, msgcode, channelid=0):
         # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
@@ -1888,7 +1958,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
         else:
-            self._outlet.send_soon(_Outgoing(None, msgcode, channelid))
+            self._outlet.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
 
     def _close_write(self, timeout=0.0):
         # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the

@@ -18,7 +18,8 @@ from typing import Any
 
 import gevent
 import pytest
-from support.blocked import Call
+from support.blocked import Call, interrupted_after
+from support.opcodes import at_every_opcode
 from support.peer import frame
 from support.processes import wait_until
 from support.twin import load_portable_twin
@@ -373,6 +374,45 @@ def test_a_call_spawned_before_the_primary_thread_integrates_itself_waits_for_it
     pool.trigger_shutdown()
     pool.integrate_as_primary_thread()
     assert reply.get(0) == threading.get_ident()
+
+
+def test_a_wait_that_is_interrupted_takes_no_wake_up_from_another(base: ModuleType, execmodel: Any) -> None:
+    flag = base.OneShot(execmodel)
+    others = [Call(flag.wait, SECONDS).await_blocked() for _ in range(2)]
+    interrupted_after(flag.wait)
+    flag.set()
+    assert [other.result() for other in others] == [True, True]
+    assert flag.wait(0) is True
+
+
+def test_a_pool_may_be_used_by_what_interrupts_it(base: ModuleType, execmodel: Any) -> None:
+    pool = base.WorkerPool(execmodel)
+
+    def use() -> None:
+        assert pool.spawn(abs, -1).get(SECONDS) == 1
+        assert pool.waitall(SECONDS)
+
+    assert at_every_opcode(use, use) > 10
+    assert not pool._running
+
+
+def test_calls_of_many_threads_all_run_beside_a_primary_thread(base: ModuleType, execmodel: Any) -> None:
+    pool, done = base.WorkerPool(execmodel, hasprimary=True), []
+
+    def spawn() -> None:
+        for _ in range(200):
+            pool.spawn(done.append, 1).waitfinish(SECONDS)
+
+    def control() -> None:
+        for call in [Call(spawn) for _ in range(4)]:
+            call.result()
+        pool.trigger_shutdown()
+
+    controller = Call(control)
+    pool.integrate_as_primary_thread()
+    controller.result()
+    assert pool.waitall(SECONDS)
+    assert (len(done), pool._running) == (800, set())
 
 
 # input and output
@@ -777,6 +817,50 @@ def test_channels_of_several_threads_have_different_ids(base: ModuleType, factor
     threads = [Call(lambda: [factory.new() for _ in range(200)]) for _ in range(4)]
     channels = [channel for thread in threads for channel in thread.result()]
     assert sorted(channel.id for channel in channels) == list(range(1, 1601, 2))
+
+
+def test_threads_that_make_a_channel_of_one_id_get_the_same(base: ModuleType, factory: Any, fake: FakeGateway) -> None:
+    for id in range(1000, 1400, 2):
+        barrier = threading.Barrier(3)
+
+        def make(barrier: threading.Barrier = barrier, id: int = id) -> Any:
+            barrier.wait(SECONDS)
+            return factory.new(id)
+
+        channels = [thread.result() for thread in [Call(make) for _ in range(3)]]
+        assert channels[0] is channels[1] is channels[2] is factory._channels[id]
+        assert not channels[0].isclosed()
+    assert fake.sent == []
+
+
+def test_the_id_of_a_dropped_channel_can_be_made_again(base: ModuleType, factory: Any) -> None:
+    first = factory.new(1000)
+    first.setcallback(print)
+    del first
+    gc.collect()
+    again = factory.new(1000)
+    assert factory._channels[1000] is again
+
+
+def test_what_a_callback_does_to_its_own_channel_comes_before_the_end_marker(base: ModuleType, factory: Any) -> None:
+    channel, items = factory.new(), []
+
+    def callback(item: object) -> None:
+        if item == 1:
+            channel.close()
+        items.append(item)
+
+    channel.setcallback(callback, endmarker="end")
+    factory._local_receive(channel.id, base.dumps_internal(1))
+    assert items == [1, "end"]
+
+
+def test_malformed_tasks_close_their_channel(base: ModuleType, execmodel: Any) -> None:
+    gateway = base.WorkerGateway(base.Popen2IO(Recorder(), Dribble(b"", 1), execmodel), "worker")
+    for task in ((), None, ("source",), (None, None, None, {}), ("1/0", None, None, {})):
+        channel = gateway.newchannel()
+        gateway.executetask((channel, task))
+        assert channel.isclosed()
 
 
 # values by their classes

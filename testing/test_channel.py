@@ -6,12 +6,14 @@ import gc
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Queue
 from types import ModuleType
 from typing import Any
 
 import pytest
 from support.blocked import Call
+from support.opcodes import Interruption, at_every_opcode
 from support.processes import wait_until
 
 import execnet
@@ -608,3 +610,191 @@ def test_a_class_attribute_can_be_replaced_while_gateways_live(
     channel.makefile().write("x")
     assert channel.receive() == "x"
     assert sent == [1, "x"]
+
+
+# what interrupts
+
+
+class Stop(Exception):
+    """What a handler raises."""
+
+
+def stop() -> None:
+    raise Stop
+
+
+def echo(channel: Any, item: object) -> None:
+    channel.send(item)
+    assert channel.receive(SECONDS) == item
+
+
+def make_and_close(gateway: Any) -> None:
+    channel = gateway.newchannel()
+    channel.close()
+    assert channel.isclosed()
+
+
+def set_a_callback(gateway: Any) -> None:
+    channel, items = gateway.remote_exec("channel.send(1); channel.send(2)"), []
+    channel.waitclose(SECONDS)
+    channel.setcallback(items.append, endmarker=None)
+    assert items == [1, 2, None]
+
+
+OPERATIONS = {
+    "send and receive": lambda gateway, channel: echo(channel, 1),
+    "send and receive what is large": lambda gateway, channel: echo(channel, b"x" * 300_000),
+    "new and close": lambda gateway, channel: make_and_close(gateway),
+    "drop": lambda gateway, channel: gateway.newchannel() and None,
+    "status": lambda gateway, channel: gateway.remote_status(),
+    "callback": lambda gateway, channel: set_a_callback(gateway),
+    "execute": lambda gateway, channel: gateway.remote_exec("pass").waitclose(SECONDS),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_interrupts_anywhere_may_use_the_gateway(pair: execnet.Gateway, operation: str) -> None:
+    channel, other = pair.remote_exec(ECHO), pair.remote_exec(ECHO)
+
+    def handler() -> None:
+        echo(other, b"x" * 70_000)
+        make_and_close(pair)
+
+    assert at_every_opcode(lambda: OPERATIONS[operation](pair, channel), handler) > 10
+
+
+def test_an_exception_of_a_handler_out_of_receive_loses_no_item(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec(ECHO)
+    for number in range(2000):
+        interruption = Interruption(number, stop)
+        channel.send(number)
+        if number % 2:
+            assert pair.remote_status().numexecuting == 1  # the item is here when the answer is
+        try:
+            item = interruption.during(lambda: channel.receive(SECONDS))
+        except Stop:
+            item = channel.receive(SECONDS)
+        assert item == number
+        if not interruption.happened:
+            break
+    else:
+        raise AssertionError("never received without being interrupted")
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_an_exception_of_a_handler_out_of_send_leaves_no_half_message(pair: execnet.Gateway, size: int) -> None:
+    channel, number = pair.remote_exec(ECHO), 0
+    interruption = Interruption(0, stop)
+    while interruption.happened or not number:
+        interruption = Interruption(number, stop)
+        with suppress(Stop):
+            interruption.during(lambda: channel.send(b"x" * size))
+        channel.send("end")
+        received = [channel.receive(SECONDS)]
+        while received[-1] != "end":
+            received.append(channel.receive(SECONDS))
+        assert received in ([b"x" * size, "end"], ["end"])
+        number += 1
+
+
+@pytest.mark.parametrize("operation", ["new and close", "drop", "status", "execute"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_of_a_handler_leaves_a_gateway_that_works(pair: execnet.Gateway, operation: str) -> None:
+    channel = pair.remote_exec(ECHO)
+    interruption, number = Interruption(0, stop), 0
+    while interruption.happened or not number:
+        interruption = Interruption(number, stop)
+        with suppress(Stop):
+            interruption.during(lambda: OPERATIONS[operation](pair, channel))
+        echo(channel, number)
+        number += 1
+
+
+def test_a_callback_that_raises_for_what_waits_is_not_set(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("for number in range(4): channel.send(number)\nchannel.receive()")
+    other = pair.remote_exec("channel.send(None)")
+    assert other.receive(SECONDS) is None
+    wait_until(lambda: pair.remote_status().numexecuting == 1, SECONDS, "the end of the other task")
+    assert channel.receive(SECONDS) == 0
+    with pytest.raises(ZeroDivisionError):
+        channel.setcallback(lambda item: 1 // (item - 1))
+    assert channel._items is not None
+    channel.send(None)
+    assert list(channel) == [2, 3]
+
+
+def test_no_item_is_lost_between_the_queue_and_the_callback(pair: execnet.Gateway) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(40):
+            sink = Sink()
+            channel = pair.remote_exec("for number in range(200): channel.send(number)")
+            assert channel.receive(SECONDS) == 0
+            channel.setcallback(sink, endmarker="end")
+            assert sink.take(200) == [*range(1, 200), "end"]
+            assert sink.queue.empty()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_callbacks_of_one_channel_are_called_one_after_the_other(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("channel.receive(); channel.send(1); channel.send(2); channel.receive()")
+    go, calls = threading.Event(), []
+
+    def callback(item: object) -> None:
+        calls.append(item)
+        if item == 1:
+            go.wait(SECONDS)
+        calls.append(item)
+
+    channel.setcallback(callback, endmarker="end")
+    channel.send(None)
+    wait_until(lambda: calls, SECONDS, "a call")
+    channel.close()
+    go.set()
+    wait_until(lambda: calls[-2:] == ["end", "end"], SECONDS, "the end marker")
+    assert calls in ([1, 1, "end", "end"], [1, 1, 2, 2, "end", "end"])
+
+
+# settled, then told
+
+
+def test_a_task_whose_channel_was_closed_does_not_count_any_more(pair: execnet.Gateway) -> None:
+    for _ in range(200):
+        pair.remote_exec("pass").waitclose(SECONDS)
+        assert pair.remote_status().numexecuting == 0
+
+
+def test_a_failed_callbacks_channel_is_closed_when_the_other_side_hears_of_it(pair: execnet.Gateway) -> None:
+    source = """
+        while True:
+            inner = channel.gateway.newchannel()
+            inner.setcallback(lambda item: 1 / item)
+            channel.send(inner)
+            channel.receive()
+            channel.send(inner.isclosed())
+    """
+    channel = pair.remote_exec(source)
+    for _ in range(50):
+        inner = channel.receive(SECONDS)
+        inner.send(0)
+        with pytest.raises(inner.RemoteError):
+            inner.receive(SECONDS)
+        channel.send(None)
+        assert channel.receive(SECONDS) is True
+
+
+def test_a_request_that_cannot_be_executed_is_answered_and_the_worker_goes_on(
+    pair: execnet.Gateway, local: ModuleType
+) -> None:
+    base = local.gateway_base
+    tasks = [("pass",), ("pass", None, None, {}, None), (1, None, None, {}), ("pass", 1, None, {}), 5, None]
+    requests = [b"", b"\xff", *map(base.dumps_internal, [*tasks, ("f = 1", None, "g", {}), ("f = 1", None, "f", 2)])]
+    for request in requests:
+        channel = pair.newchannel()
+        pair._send(base.Message.CHANNEL_EXEC, channel.id, request)
+        with pytest.raises(local.RemoteError):
+            channel.receive(SECONDS)
+    assert pair.remote_status().numexecuting == 0
+    echo(pair.remote_exec(ECHO), 1)

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -652,6 +653,144 @@ def test_a_goodbye_behind_an_interrupted_send_is_heard(pair):
     assert time.monotonic() - started < 3.0 and pair.returncode == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_callback_that_interrupts_the_receiver_ends_all_waits(pair, error):
+    channel, other = pair.remote_exec("channel.receive(); channel.send(1)"), pair.remote_exec("channel.receive()")
+    ends = []
+
+    def callback(item):
+        if item == 1:
+            raise error("enough")
+        ends.append(item)
+
+    channel.setcallback(callback, endmarker="end")
+    waiting = [Call(wait).await_blocked() for wait in (other.receive, other.waitclose, pair.join)]
+    channel.send(None)
+    for call in waiting[:2]:
+        with pytest.raises(EOFError, match=f"callback ended the receiver: {error.__name__}"):
+            call.result()
+    waiting[2].result()
+    assert ends == ["end"]
+    with pytest.raises(OSError):
+        other.send(1)
+
+
+class TestHandlers:
+    """Signal handlers in the main thread, which is in the middle of something."""
+
+    @pytest.fixture(autouse=True)
+    def alarm(self):
+        before = signal.getsignal(signal.SIGALRM)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    def call_after(self, seconds, function):
+        called = []
+        signal.signal(signal.SIGALRM, lambda number, frame: called.append(function()))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return called
+
+    # Its receiver does not read for a while.
+    SLOW = """
+        import time
+        slow = channel.gateway.newchannel()
+        slow.setcallback(lambda item: time.sleep(0.3) if item is None else channel.send(len(item)))
+        channel.send(slow)
+        channel.receive()
+    """
+
+    def test_one_that_receives_during_a_blocked_send(self, pair):
+        channel, echo = pair.remote_exec(self.SLOW), pair.remote_exec("for item in channel: channel.send(item)")
+        slow = channel.receive(SECONDS)
+
+        def handler():
+            echo.send(b"y" * 100_000)
+            return echo.receive(SECONDS), pair.remote_status().numexecuting
+
+        slow.send(None)
+        called = self.call_after(0.1, handler)
+        slow.send(b"x" * (4 << 20))
+        assert called == [(b"y" * 100_000, 2)]
+        assert channel.receive(SECONDS) == 4 << 20
+        echo.send("after")
+        assert echo.receive(SECONDS) == "after"
+
+    def test_one_that_ends_the_gateway_during_a_blocked_send(self, pair):
+        slow = pair.remote_exec(self.SLOW).receive(SECONDS)
+        slow.send(None)
+
+        def handler():
+            pair.exit()
+            pair.join(SECONDS)
+            return pair.hasreceiver()
+
+        called = self.call_after(0.1, handler)
+        with suppress(OSError):  # the worker has ended
+            slow.send(b"x" * (4 << 20))
+        assert called == [False]
+
+    def test_one_that_uses_the_gateway_during_a_receive(self, pair):
+        channel = pair.remote_exec("import time; time.sleep(0.3); channel.send(1)")
+
+        def handler():
+            return pair.remote_exec("channel.send(2)").receive(SECONDS), pair.remote_status().execmodel
+
+        called = self.call_after(0.1, handler)
+        assert channel.receive(SECONDS) == 1
+        assert called == [(2, "thread")]
+
+    def test_one_that_terminates_the_group_during_a_receive(self, pair):
+        channel = pair.remote_exec("channel.receive()")
+        called = self.call_after(0.1, lambda: pair._group.terminate(SECONDS))
+        started = time.monotonic()
+        with pytest.raises(EOFError):
+            channel.receive(SECONDS)
+        assert called == [None]
+        assert time.monotonic() - started < 7.0  # a task that waits to receive ends with the connection
+
+
+class TestFullPipe:
+    """Nobody reads at the other side."""
+
+    @pytest.fixture
+    def blocked(self, peer):
+        channel = peer.gateway.newchannel()
+        sender = Call(channel.send, b"x" * (8 << 20)).await_blocked()
+        yield peer
+        # channel and sender live until here
+        with suppress(OSError):
+            sender.result()
+
+    def test_dropping_channels_does_not_wait_and_is_told_later(self, blocked):
+        channels = [blocked.gateway.newchannel() for _ in range(999)]
+        ids = {channel.id for channel in channels}
+        started = time.monotonic()
+        channels.clear()
+        assert time.monotonic() - started < 1.0
+        assert blocked.message()[0] == blocked.DATA
+        closed = [blocked.message() for _ in ids]
+        assert {code for code, _, _ in closed} == {blocked.CLOSE}
+        assert {id for _, id, _ in closed} == ids
+
+    def test_ctrl_c_is_heard_while_a_dropped_channels_message_waits(self, blocked):
+        blocked.gateway.newchannel()
+        channel = blocked.gateway.newchannel()
+        assert interrupted_after(channel.send, 1) <= INTERRUPT_SECONDS
+        assert blocked.message()[0] == blocked.DATA
+        assert blocked.message()[0] == blocked.CLOSE
+
+    def test_what_the_receiver_answers_does_not_keep_it_from_receiving(self, blocked):
+        channel, failing = blocked.gateway.newchannel(), blocked.gateway.newchannel()
+        failing.setcallback(lambda item: 1 / item)
+        blocked.send(failing, 0)
+        blocked.send(channel, "next")
+        assert channel.receive(SECONDS) == "next"
+        assert failing.isclosed()
+        assert blocked.message()[0] == blocked.DATA
+        assert blocked.message()[:2] == (blocked.CLOSE_ERROR, failing.id)
+
+
 FORKING = """
 group = execnet.Group()
 gateway = group.makegateway()
@@ -747,6 +886,39 @@ echo.send(3)
 assert echo.receive(20) == 3
 """
         run_forking(source, core)
+
+    def test_inside_a_callback(self, core):
+        source = """
+channel = gateway.remote_exec("for item in channel: channel.send(item); channel.send(0)")
+pids, items, called = [], [], threading.Event()
+def callback(item):
+    items.append(item)
+    if item == 1:
+        pids.append(os.fork())
+        if not pids[-1]:
+            refused(lambda: echo.send(2))
+            print("child", flush=True)
+    elif item == 2:
+        pids.append(os.fork())
+        if not pids[-1]:
+            sys.stderr = open(os.devnull, "w")
+            raise ValueError
+    elif not item:
+        called.set()
+channel.setcallback(callback)
+for number in (1, 2):
+    called.clear()
+    channel.send(number)
+    assert called.wait(20)
+assert items == [1, 0, 2, 0], items
+assert [os.waitpid(pid, 0)[1] >> 8 for pid in pids] == [0, 1]
+echo.send(3)
+assert echo.receive(20) == 3
+"""
+        environ = {"PYTHONWARNINGS": "ignore:.*fork:DeprecationWarning", **CORES[core]}
+        with Initiator(FORKING + source.replace('print("child", flush=True)', 'say("child")'), **environ) as initiator:
+            status, said, err = initiator.end()
+        assert (status, said, err) == (0, ["child"], "")
 
     def test_while_other_threads_receive_and_send(self, core):
         source = """
