@@ -1015,7 +1015,7 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self.way.holders, timeout)
+            self._free.wait(lambda: self._is_closed or not self.way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
