@@ -1562,9 +1562,7 @@ class ChannelFactory(object):
         }
 
     def _no_longer_opened(self, id):
-        self._end(self._queues.pop(id, None))
-
-    def _end(self, queue):
+        queue = self._queues.pop(id, None)
         if queue is not None:
             queue.set()
             self._end_callback(queue)
