@@ -987,7 +987,7 @@ class Outlet(object):
         way = self.way
         if way.holders.get(None) is not holder:
             return True
-        if way.fd is None or not way.claims:
+        if way.fd is None or not way.claims or self._is_closed:  # whose number may be another file's by now
             return False
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
