@@ -327,34 +327,44 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
     }
 }
 
-/* The message has begun, and there may be a signal: the helper writes the rest, while handlers run
-   here. 0 when all is written. */
-static int
-finish_by_helper(ConnectionObject *connection, WritingThread *thread, struct iovec *vectors,
-                 const Piece *pieces, int count)
-{
-    WriteOutcome outcome;
-    WritingThread again = {.waits = false};
+typedef enum {
+    REST_HANDED_OVER,
+    REST_NOT_NOW, /* signals have to wait for a moment, */
+    REST_NEVER,   /* or until all is written */
+} RestOutcome;
 
+/* The message has begun, and there may be a signal: the helper is to write the rest. */
+static RestOutcome
+hand_over_rest(ConnectionObject *connection, WritingThread *thread, struct iovec *vectors,
+               const Piece *pieces, int count)
+{
     connection->rest = rest_new(vectors, pieces, count);
-    if (connection->rest != NULL) {
-        if (!writing_hand_over(&connection->writing, thread) || start_helper(connection)) {
-            if (await_turn_with_signals(connection, &again, WANT_REST) < 0) {
-                return -1;
-            }
-            leave_turn(connection, &again);
-            return 0;
-        }
-        do_without_helper(connection, thread);
-        rest_free(connection->rest);
-        connection->rest = NULL;
+    if (connection->rest == NULL) {
+        return REST_NEVER;
     }
-    /* Without a helper it is finished here, and signals wait. */
-    Py_BEGIN_ALLOW_THREADS
-        outcome = write_pieces(connection, vectors, count, false);
-    Py_END_ALLOW_THREADS
-    leave_turn(connection, thread);
-    return outcome == WRITE_DONE ? 0 : closed_error(connection);
+    Hand hand = writing_hand_over(&connection->writing, thread);
+    if (hand == HAND_DONE || (hand == HAND_START && start_helper(connection))) {
+        return REST_HANDED_OVER;
+    }
+    if (hand == HAND_START) {
+        do_without_helper(connection, thread);
+    }
+    rest_free(connection->rest);
+    connection->rest = NULL;
+    return hand == HAND_START ? REST_NEVER : REST_NOT_NOW;
+}
+
+/* Handlers run here while the helper writes. */
+static int
+await_rest(ConnectionObject *connection)
+{
+    WritingThread thread = {.waits = false};
+
+    if (await_turn_with_signals(connection, &thread, WANT_REST) < 0) {
+        return -1;
+    }
+    leave_turn(connection, &thread);
+    return 0;
 }
 
 static int
@@ -373,7 +383,12 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
             outcome = write_pieces(connection, vectors, count, looks);
         Py_END_ALLOW_THREADS
         if (outcome == WRITE_LOOK && !untouched(vectors, pieces, count)) {
-            return finish_by_helper(connection, thread, vectors, pieces, count);
+            RestOutcome rest = hand_over_rest(connection, thread, vectors, pieces, count);
+            if (rest == REST_HANDED_OVER) {
+                return await_rest(connection);
+            }
+            looks = rest == REST_NOT_NOW;
+            continue;
         }
         leave_turn(connection, thread);
         if (outcome != WRITE_LOOK) {
