@@ -358,15 +358,15 @@ class Starts:
                     self._attempt(start, Start.begin)
 
     def _finish_all(self, waiting: list[Start]) -> None:
-        self.waiting = waiting
-        if len(waiting) == 1:
+        self.waiting, count = waiting, len(waiting)
+        if count == 1:
             self._work()
             return
         over = self.execmodel.ItemQueue()
         try:
-            for _ in waiting[: self.max_parallel]:
+            for _ in range(count if self.max_parallel is None else min(self.max_parallel, count)):
                 self.execmodel.start(self._work, (over.put,))
-            self._await_all(over, len(waiting))
+            self._await_all(over, count)
         except BaseException:
             self._stop()
             self._work()  # what nobody took
