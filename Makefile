@@ -21,7 +21,7 @@ CLANG ?= clang
 FUZZ_SECONDS ?= 30
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
-.PHONY: help demo test pure lint docs bench plots fuzz sanitize chaos clean check-machine
+.PHONY: help demo test pure lint docs bench plots fuzz model mutants sanitize chaos clean check-machine
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
+	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
 	@echo 'make sanitize  the tests of the C core under sanitizers'
 	@echo 'make chaos  the long form of the tests that kill things'
 	@echo 'make clean  remove what the others built'
@@ -71,6 +72,12 @@ fuzz: $(VENV)/installed-strict $(VENV)/requirements
 	$(CLANG) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
 	  testing/fuzz/fuzz_frame.c csrc/frame.c -o $(VENV)/fuzz/fuzz_frame
 	cd $(VENV)/fuzz && ./fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=512 -verbosity=0
+
+model:
+	$(PYTHON) testing/model/explorer.py $(ARGS)
+
+mutants:
+	$(PYTHON) testing/model/mutants.py $(ARGS)
 
 # The C core under the sanitizers of gcc, each in a copy of its own beside the installed one: first all of Python's memory
 # under AddressSanitizer and UndefinedBehaviorSanitizer (leaks are not asked for: the interpreter keeps what it has to the

@@ -258,21 +258,50 @@ await_turn(ConnectionObject *connection, WritingThread *thread, Want want, int64
     }
 }
 
+/* A record of a thread that waits. It is not on the thread's stack: where the interpreter ends, a
+   thread that takes the GIL back ends with its stack. NULL with MemoryError. */
+static WritingThread *
+waiting_new(void)
+{
+    WritingThread *waiting = PyMem_RawCalloc(1, sizeof *waiting);
+
+    if (waiting == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    waiting->sleeper.wakeup = waking_new();
+    if (waiting->sleeper.wakeup == NULL) {
+        PyMem_RawFree(waiting);
+        return NULL;
+    }
+    return waiting;
+}
+
+static void
+waiting_free(WritingThread *waiting)
+{
+    PyThread_free_lock(waiting->sleeper.wakeup);
+    PyMem_RawFree(waiting);
+}
+
 /* Wait for the turn while signal handlers run, each with nothing held; -1 if one of them raised, or
    nothing can be written any more. */
 static int
 await_turn_with_signals(ConnectionObject *connection, WritingThread *thread, Want want)
 {
+    WritingThread *waiting = waiting_new();
     Await awaited = AWAIT_LOOK;
 
-    thread->sleeper.wakeup = waking_new();
-    if (thread->sleeper.wakeup == NULL) {
+    if (waiting == NULL) {
         return -1;
     }
     while (awaited == AWAIT_LOOK && PyErr_CheckSignals() == 0) {
-        awaited = await_turn(connection, thread, want, FDIO_FOREVER);
+        awaited = await_turn(connection, waiting, want, FDIO_FOREVER);
     }
-    PyThread_free_lock(thread->sleeper.wakeup);
+    if (awaited == AWAIT_TURN) {
+        writing_rename(&connection->writing, waiting, thread);
+    }
+    waiting_free(waiting);
     if (awaited == AWAIT_CLOSED) {
         (void)closed_error(connection);
     }
@@ -327,34 +356,44 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
     }
 }
 
-/* The message has begun, and there may be a signal: the helper writes the rest, while handlers run
-   here. 0 when all is written. */
-static int
-finish_by_helper(ConnectionObject *connection, WritingThread *thread, struct iovec *vectors,
-                 const Piece *pieces, int count)
-{
-    WriteOutcome outcome;
-    WritingThread again = {.waits = false};
+typedef enum {
+    REST_HANDED_OVER,
+    REST_NOT_NOW, /* signals have to wait for a moment, */
+    REST_NEVER,   /* or until all is written */
+} RestOutcome;
 
+/* The message has begun, and there may be a signal: the helper is to write the rest. */
+static RestOutcome
+hand_over_rest(ConnectionObject *connection, WritingThread *thread, struct iovec *vectors,
+               const Piece *pieces, int count)
+{
     connection->rest = rest_new(vectors, pieces, count);
-    if (connection->rest != NULL) {
-        if (!writing_hand_over(&connection->writing, thread) || start_helper(connection)) {
-            if (await_turn_with_signals(connection, &again, WANT_REST) < 0) {
-                return -1;
-            }
-            leave_turn(connection, &again);
-            return 0;
-        }
-        do_without_helper(connection, thread);
-        rest_free(connection->rest);
-        connection->rest = NULL;
+    if (connection->rest == NULL) {
+        return REST_NEVER;
     }
-    /* Without a helper it is finished here, and signals wait. */
-    Py_BEGIN_ALLOW_THREADS
-        outcome = write_pieces(connection, vectors, count, false);
-    Py_END_ALLOW_THREADS
-    leave_turn(connection, thread);
-    return outcome == WRITE_DONE ? 0 : closed_error(connection);
+    Hand hand = writing_hand_over(&connection->writing, thread);
+    if (hand == HAND_DONE || (hand == HAND_START && start_helper(connection))) {
+        return REST_HANDED_OVER;
+    }
+    if (hand == HAND_START) {
+        do_without_helper(connection, thread);
+    }
+    rest_free(connection->rest);
+    connection->rest = NULL;
+    return hand == HAND_START ? REST_NEVER : REST_NOT_NOW;
+}
+
+/* Handlers run here while the helper writes. */
+static int
+await_rest(ConnectionObject *connection)
+{
+    WritingThread thread = {.waits = false};
+
+    if (await_turn_with_signals(connection, &thread, WANT_REST) < 0) {
+        return -1;
+    }
+    leave_turn(connection, &thread);
+    return 0;
 }
 
 static int
@@ -373,7 +412,12 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
             outcome = write_pieces(connection, vectors, count, looks);
         Py_END_ALLOW_THREADS
         if (outcome == WRITE_LOOK && !untouched(vectors, pieces, count)) {
-            return finish_by_helper(connection, thread, vectors, pieces, count);
+            RestOutcome rest = hand_over_rest(connection, thread, vectors, pieces, count);
+            if (rest == REST_HANDED_OVER) {
+                return await_rest(connection);
+            }
+            looks = rest == REST_NOT_NOW;
+            continue;
         }
         leave_turn(connection, thread);
         if (outcome != WRITE_LOOK) {
@@ -473,26 +517,26 @@ bool
 send_end(ConnectionObject *connection, int64_t milliseconds)
 {
     int64_t deadline = fdio_now() + milliseconds;
-    WritingThread thread = {.sleeper.wakeup = waking_new()};
+    WritingThread *thread = waiting_new();
     bool ended = false;
 
-    if (thread.sleeper.wakeup == NULL) {
+    if (thread == NULL) {
         PyErr_Clear();
         return false;
     }
     writing_close(&connection->writing);
     do {
-        if (await_turn(connection, &thread, WANT_END, deadline) == AWAIT_TURN) {
+        if (await_turn(connection, thread, WANT_END, deadline) == AWAIT_TURN) {
             Told told = NULL;
             (void)write_small(connection);
-            ended = writing_end(&connection->writing, &thread, &told) == LEAVE_DONE;
+            ended = writing_end(&connection->writing, thread, &told) == LEAVE_DONE;
             waking_wake(connection, told);
             if (!ended) {
-                leave_turn(connection, &thread);
+                leave_turn(connection, thread);
             }
         }
     } while (!ended && waking_time_left(deadline) > 0);
-    PyThread_free_lock(thread.sleeper.wakeup);
+    waiting_free(thread);
     return ended;
 }
 

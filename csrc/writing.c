@@ -18,7 +18,7 @@
 
    1. Nobody is the writer and somebody waits who could be it => one of those is awake.
    2. Small messages are left => there is a writer, or one who waits, or the helper (until
-   `failed`).
+   `failed`; but if no helper could be had, they are left for the next writer).
    3. A message is unfinished => the helper is there, and the writer.
    4. After `failed` nobody becomes the writer but who wants to close the descriptor.
 
@@ -59,7 +59,7 @@ writing_check(const Writing *writing)
 {
     assert(first_overslept(writing) == NULL);
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
-           writing->helps || writing->failed);
+           writing->helps || writing->alone || writing->failed);
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
     for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         assert(thread->waits && thread != writing->writer);
@@ -117,7 +117,7 @@ look_after_small(Writing *writing)
         writing->helps || writing->failed) {
         return LEAVE_DONE;
     }
-    writing->helps = true;
+    writing->helps = HELPER_STARTING;
     return LEAVE_START_HELPER;
 }
 
@@ -134,7 +134,8 @@ writing_disown(Writing *writing)
 {
     mutex_init(&writing->lock);
     writing->writer = writing->waiting = NULL;
-    writing->helps = writing->unfinished = false;
+    writing->helps = HELPER_NONE;
+    writing->unfinished = false;
     writing->closed = writing->failed = true;
 }
 
@@ -194,6 +195,16 @@ writing_woke(Writing *writing, WritingThread *thread)
     return was_told;
 }
 
+void
+writing_rename(Writing *writing, WritingThread *from, WritingThread *to)
+{
+    mutex_lock(&writing->lock);
+    assert(writing->writer == from);
+    (void)from;
+    writing->writer = to;
+    mutex_unlock(&writing->lock);
+}
+
 static Leave
 leave(Writing *writing, WritingThread *thread, bool full, Told *told)
 {
@@ -203,6 +214,7 @@ leave(Writing *writing, WritingThread *thread, bool full, Told *told)
         return LEAVE_SMALL;
     }
     writing->writer = NULL;
+    writing->alone = false;
     have_somebody_look(writing, told);
     return look_after_small(writing);
 }
@@ -232,18 +244,23 @@ writing_quit(Writing *writing, WritingThread *thread, Told *told)
     return left;
 }
 
-bool
+Hand
 writing_hand_over(Writing *writing, WritingThread *thread)
 {
+    Hand hand = HAND_NOT_NOW;
+
     mutex_lock(&writing->lock);
     assert(writing->writer == thread);
     (void)thread;
-    bool start = !writing->helps;
-    writing->writer = &writing->helper;
-    writing->unfinished = writing->helps = true;
+    if (writing->helps != HELPER_STARTING) {
+        hand = writing->helps == HELPER_NONE ? HAND_START : HAND_DONE;
+        writing->writer = &writing->helper;
+        writing->unfinished = true;
+        writing->helps = hand == HAND_START ? HELPER_STARTING : HELPER_THERE;
+    }
     writing_check(writing);
     mutex_unlock(&writing->lock);
-    return start;
+    return hand;
 }
 
 void
@@ -254,8 +271,10 @@ writing_no_helper(Writing *writing, WritingThread *thread, Told *told)
         writing->writer = thread;
         writing->unfinished = false;
     }
-    writing->helps = false;
+    writing->helps = HELPER_NONE;
+    writing->alone = true;
     have_somebody_look(writing, told);
+    writing_check(writing);
     mutex_unlock(&writing->lock);
 }
 
@@ -314,6 +333,7 @@ writing_help(Writing *writing, Told *told)
     Help help = HELP_END;
 
     mutex_lock(&writing->lock);
+    writing->helps = HELPER_THERE;
     if (writing->unfinished) {
         help = HELP_REST;
     } else if (writing->small != NULL && writing->writer == NULL) {
@@ -321,7 +341,7 @@ writing_help(Writing *writing, Told *told)
         help = HELP_SMALL;
     } else {
         /* Where somebody else writes, he looks after them. */
-        writing->helps = false;
+        writing->helps = HELPER_NONE;
         have_somebody_look(writing, told);
     }
     writing_check(writing);

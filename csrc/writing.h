@@ -26,16 +26,23 @@ typedef struct WritingThread {
     bool ends; /* wants to close the descriptor: not its turn before the helper has ended */
 } WritingThread;
 
+typedef enum {
+    HELPER_NONE,
+    HELPER_STARTING, /* a thread is about to start it, and may fail */
+    HELPER_THERE,
+} WritingHelper;
+
 typedef struct {
     Mutex lock;
     WritingThread *writer;  /* whose turn it is, NULL: nobody's */
     WritingThread *waiting; /* in the order in which they came */
     WritingThread helper;
     WritingSmall *small, *last_small; /* in the order in which they came */
-    bool helps;                       /* there is a helper, or it is being started */
-    bool unfinished;                  /* a message has begun, and its rest is the helper's */
-    bool closed;                      /* no message is accepted any more */
-    bool failed;                      /* nothing can be written any more */
+    WritingHelper helps;
+    bool alone;      /* no helper could be had for the small messages */
+    bool unfinished; /* a message has begun, and its rest is the helper's */
+    bool closed;     /* no message is accepted any more */
+    bool failed;     /* nothing can be written any more */
 } Writing;
 
 void writing_init(Writing *writing);
@@ -66,6 +73,9 @@ bool writing_try(Writing *writing, WritingThread *thread);
    has to take. */
 bool writing_woke(Writing *writing, WritingThread *thread);
 
+/* The writer goes on under another record. */
+void writing_rename(Writing *writing, WritingThread *from, WritingThread *to);
+
 typedef enum {
     LEAVE_DONE,  /* the thread is not the writer any more */
     LEAVE_SMALL, /* it still is: small messages are left; write those for which there is room */
@@ -78,9 +88,15 @@ Leave writing_leave(Writing *writing, WritingThread *thread, bool full, Told *to
 /* The thread waits no longer: a signal handler is to run. Never LEAVE_SMALL. */
 Leave writing_quit(Writing *writing, WritingThread *thread, Told *told);
 
+typedef enum {
+    HAND_DONE,
+    HAND_START,   /* and the thread has to start the helper */
+    HAND_NOT_NOW, /* another thread is starting the helper, and may fail: the thread writes on */
+} Hand;
+
 /* A signal came in the middle of the writer's message: its turn is the helper's now, who writes the
-   rest. Whether the helper has to be started. */
-bool writing_hand_over(Writing *writing, WritingThread *thread);
+   rest. */
+Hand writing_hand_over(Writing *writing, WritingThread *thread);
 
 /* The helper that was to be started can't be. After writing_hand_over the caller is the writer
    again, and writes the rest itself; else the small messages stay for who writes next. */

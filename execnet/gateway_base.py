@@ -1562,9 +1562,7 @@ class ChannelFactory(object):
         }
 
     def _no_longer_opened(self, id):
-        self._end(self._queues.pop(id, None))
-
-    def _end(self, queue):
+        queue = self._queues.pop(id, None)
         if queue is not None:
             queue.set()
             self._end_callback(queue)
@@ -1838,7 +1836,11 @@ class BaseGateway(object):
             # The first importer of threading is taken for the main thread: it must not be a callback or a task.
             import threading  # noqa: F401
         _receiving.add(self)
-        self._receivepool.spawn(self._thread_receiver)
+        try:
+            self._receivepool.spawn(self._thread_receiver)
+        except BaseException:
+            _receiving.discard(self)
+            raise
 
     def _thread_receiver(self):
         self._trace("starting to receive")

@@ -392,6 +392,17 @@ class TestMakegateways:
         assert [gateway.id for gateway in gateways] == [gateway.id for gateway in group] == ["c", "b", "s", "a"]
         assert group.remote_exec("channel.send(1)").receive_each() == [1] * 4
 
+    def test_all_are_awaited_also_where_a_worker_is_fast(self, group, monkeypatch):
+        start = group.execmodel.start
+
+        def started_and_at_work(execmodel, func, args=()):
+            start(func, args)
+            if getattr(func, "__func__", None) is starting.Starts._work:
+                time.sleep(0.05)  # it takes its start
+
+        monkeypatch.setattr(type(group.execmodel), "start", started_and_at_work)
+        assert len(group.makegateways(["popen"] * 3)) == len(group) == 3
+
     def test_going_through_oneself_is_refused(self, group):
         with pytest.raises(ValueError, match="goes through itself"):
             group.makegateways(["popen//id=a//via=b", "popen//id=b//via=a"])

@@ -364,7 +364,7 @@ class Starts:
             return
         over = getattr(self.execmodel.queue, "SimpleQueue", self.execmodel.queue.Queue)()
         try:
-            for _ in waiting[: self.max_parallel]:
+            for _ in range(count if self.max_parallel is None else min(self.max_parallel, count)):
                 self.execmodel.start(self._work, (over.put,))
             self._await_all(over, count)
         except BaseException:

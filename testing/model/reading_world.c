@@ -1,0 +1,1617 @@
+/* Worlds for the machine of reading.c: threads that wait, as in receiving.c, the receiver, as there
+   and in dispatch.c, and those that close, drop and set callbacks, as in queuetype.c. */
+#include "explore.h"
+
+#include "reading.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { QUEUES = 2, PROGRAMS = 4, MESSAGES = 6, OUTSIDE = 0, RECEIVER = 1, FIRST = 2 };
+
+/* ---- what a world is made of ---- */
+
+typedef enum {
+    M_NOTHING,
+    M_PART, /* of the large message whose last part follows */
+    M_ITEM,
+    M_CHANNEL_ITEM, /* has a channel inside: takes Python code */
+    M_CLOSE,
+    M_EXEC,
+    M_STATUS,
+    M_TERMINATE,
+    M_END, /* of input, or a read error */
+} MessageKind;
+
+typedef struct {
+    MessageKind kind;
+    int queue;
+} Message;
+
+typedef enum {
+    P_NOTHING,
+    P_RECEIVE,
+    P_WAITCLOSE,
+    P_CLOSE,
+    P_DROP,
+    P_SETCALLBACK,
+    P_PUT,
+    P_FORK,
+} ProgramKind;
+
+enum {
+    TIMEOUT = 1,   /* its time may be over */
+    SIGNALS = 2,   /* there may be a signal, whose handler may raise */
+    CANT_READ = 4, /* there was no descriptor for a kick */
+    RAISES = 8,    /* the callback may raise */
+    TWICE = 16,    /* receives two items */
+};
+
+typedef struct {
+    ProgramKind kind;
+    int queue;
+    int flags;
+    int inside; /* runs only in a handler of that actor, or in a callback of the receiver */
+} Program;
+
+typedef struct {
+    const char *name;
+    bool is_short;
+    Message script[MESSAGES];
+    Program programs[PROGRAMS];
+    bool receiver_raises; /* a callback in the receiver may end it */
+} Spec;
+
+typedef enum {
+    IDLE,
+    GONE,
+    /* A thread that waits. */
+    W_SIGNALS,
+    W_HANDLER,
+    W_ENTER,
+    W_NEXT,
+    W_DISPATCH,
+    W_ENLARGE,
+    W_POLL,
+    W_POLLING,
+    W_POLLED,
+    W_TAKE_KICK,
+    W_FILL,
+    W_SLEEP,
+    W_SLEPT,
+    W_TAKE_WAKEUP,
+    W_QUIT,
+    W_LOOKED,
+    /* The receiver. */
+    R_NEXT,
+    R_SLEEP,
+    R_SLEPT,
+    R_TAKE_WAKEUP,
+    R_DUE,
+    R_FILL,
+    R_STATUS,
+    R_DONE,
+    R_DISPATCH,
+    R_ENLARGE,
+    R_AWAY,
+    R_PYTHON,
+    R_CALLBACK,
+    R_MARKER,
+    R_BACK,
+    R_BROKEN,
+    R_STOP,
+    R_END_QUEUES,
+    R_STOPPED,
+    R_CLOSE,
+    /* Others. */
+    X_UNREGISTERED,
+    X_MARKER,
+    X_EMPTY,
+    X_ENLARGE,
+    C_NEXT,
+    C_CALLBACK,
+    C_MARKER,
+    C_ABANDON,
+    F_DISOWN,
+    F_STOPPED,
+    F_QUEUES,
+} Place;
+
+static const char *const place_names[] = {
+    "begins",
+    "is gone",
+    "looks for signals",
+    "is in a handler",
+    "enters",
+    "next",
+    "does what was read",
+    "makes room",
+    "is about to poll",
+    "polls",
+    "has polled",
+    "takes the kick",
+    "reads",
+    "sleeps",
+    "has slept",
+    "takes its wake-up",
+    "quits",
+    "has quit",
+    "receiver: next",
+    "receiver: sleeps",
+    "receiver: has slept",
+    "receiver: takes its wake-up",
+    "receiver: looks what is due",
+    "receiver: reads",
+    "receiver: answers STATUS",
+    "receiver: is done",
+    "receiver: does what was read",
+    "receiver: makes room",
+    "receiver: goes away",
+    "receiver: is in Python",
+    "receiver: is in the callback",
+    "receiver: gives the end marker",
+    "receiver: is back",
+    "receiver: input is broken",
+    "receiver: stops",
+    "receiver: ends queues",
+    "receiver: has stopped",
+    "receiver: closes the descriptors",
+    "ends its queue",
+    "takes the end marker",
+    "empties its queue",
+    "makes room",
+    "takes an item for the callback",
+    "is in the callback",
+    "takes the end marker",
+    "abandons the callback",
+    "disowns",
+    "disowns: stopped",
+    "disowns: ends queues",
+};
+
+typedef struct {
+    bool released; /* a binary lock */
+    bool is_there;
+} Wakeup;
+
+typedef struct {
+    ReadingThread thread;
+    Told told; /* is about to wake them */
+    Wakeup wakeup;
+    uint8_t place, then;
+    bool ready, looks, woken, has_alarm, left; /* how its sleep ended */
+    bool alarmed;                              /* has watched in vain since the role was used */
+    bool has_read;
+    uint8_t queue; /* that it is at */
+    uint8_t received;
+} Actor;
+
+typedef enum { DRAIN_NOT, DRAINS, DIRECT } Drain;
+
+typedef struct {
+    ReadingQueue arrived;
+    ReadingItem ring1[1], ring2[2], ring4[4];
+    bool registered, dropped, ended, has_callback, has_marker, marker_given;
+    bool uses_callback;
+    uint8_t drain;
+    uint8_t last; /* item taken */
+} Queue;
+
+typedef enum { FATE_NONE, FATE_QUEUED, FATE_TAKEN, FATE_DROPPED } Fate;
+
+typedef struct {
+    Reading reading;
+    Actor actors[FIRST + PROGRAMS];
+    Queue queues[QUEUES];
+    uint8_t available, read, done; /* messages, in parts */
+    uint8_t fates[MESSAGES + PROGRAMS];
+    uint8_t kicks;
+    bool kick_open, fd_closed, broken, strict, yields, handed_over, stopping, stopped, forked;
+} World;
+
+static union {
+    World world;
+    uint64_t words[(sizeof(World) + 7) / 8];
+} memory;
+static World *const w = &memory.world;
+static const Spec *spec;
+
+/* ---- ghosts: what must be so, told apart from the machine ---- */
+
+static int
+actor_number(const Actor *actor)
+{
+    return (int)(actor - w->actors);
+}
+
+static const Program *
+program_of(const Actor *actor)
+{
+    return &spec->programs[actor_number(actor) - FIRST];
+}
+
+static bool
+is_in_role(const Actor *actor)
+{
+    switch ((Place)actor->place) {
+    case W_DISPATCH:
+    case W_ENLARGE:
+    case W_POLL:
+    case W_POLLING:
+    case W_POLLED:
+    case W_TAKE_KICK:
+    case W_FILL:
+    case R_DUE:
+    case R_FILL:
+    case R_STATUS:
+    case R_DONE:
+    case R_DISPATCH:
+    case R_ENLARGE:
+    case R_AWAY:
+    case R_BROKEN:
+    case R_END_QUEUES:
+    case R_STOPPED:
+    case R_CLOSE:
+        return true;
+    case R_PYTHON:
+        return w->strict;
+    default:
+        return false;
+    }
+}
+
+static void
+touch(const Actor *actor)
+{
+    explore_expect(!w->fd_closed, "the descriptor is used after its end");
+    explore_expect(!w->strict || actor_number(actor) == RECEIVER,
+                   "what follows a message is done before it");
+}
+
+static ReadingItem
+item_of(int number)
+{
+    ReadingItem item = {&w->fates[number], true};
+    return item;
+}
+
+static void
+see_taken(Queue *queue, int number)
+{
+    explore_expect(w->fates[number] == FATE_QUEUED, "an item is taken that is not there");
+    explore_expect(number + 1 > queue->last, "an item is taken out of order");
+    w->fates[number] = FATE_TAKEN;
+    queue->last = (uint8_t)(number + 1);
+}
+
+static void
+see_item(Queue *queue, ReadingItem item)
+{
+    see_taken(queue, (int)((uint8_t *)item.object - w->fates));
+}
+
+static void
+see_role_taken(Actor *actor)
+{
+    if (w->yields) {
+        explore_expect(actor->alarmed, "the role is taken before the receiver was long away");
+        w->yields = false;
+    }
+    for (int i = 0; i < FIRST + PROGRAMS; i++) {
+        w->actors[i].alarmed = false;
+    }
+}
+
+/* ---- parts of the world ---- */
+
+static Step
+go(Actor *actor, Place place)
+{
+    actor->place = (uint8_t)place;
+    return STEP_CERTAIN;
+}
+
+static void
+kick(void)
+{
+    explore_expect(w->kick_open, "the kick is used when it is closed");
+    w->kicks++;
+}
+
+static void
+wake_first(Actor *actor)
+{
+    Sleeper *sleeper = actor->told;
+
+    actor->told = sleeper->next_told;
+    sleeper->next_told = NULL;
+    if (sleeper->by_kick) {
+        kick();
+    } else {
+        Wakeup *wakeup = sleeper->wakeup;
+        explore_expect(wakeup->is_there, "a thread is woken that is gone");
+        explore_expect(!wakeup->released, "a thread is woken twice");
+        wakeup->released = true;
+    }
+}
+
+static int
+last_part(int number)
+{
+    while (spec->script[number].kind == M_PART) {
+        number++;
+    }
+    return number;
+}
+
+/* The message that is due, -1: none. */
+static int
+due(void)
+{
+    int last = last_part(w->done);
+
+    return last < w->read && spec->script[last].kind != M_END ? last : -1;
+}
+
+static bool
+has_input(void)
+{
+    return w->available > w->read;
+}
+
+static void
+fill(const Actor *actor)
+{
+    touch(actor);
+    if (w->broken) {
+        return; /* The end again. */
+    }
+    if (spec->script[w->read].kind == M_END) {
+        w->broken = true;
+        w->read++;
+        return;
+    }
+    while (w->read < w->available && spec->script[w->read].kind != M_END) {
+        w->read++;
+    }
+}
+
+static void
+consume(int number)
+{
+    w->done = (uint8_t)(number + 1);
+}
+
+static void
+drop_item(int number)
+{
+    w->fates[number] = FATE_DROPPED;
+}
+
+static Arrival
+arrive(Actor *actor, Queue *queue, int number)
+{
+    Arrival arrival = reading_arrive(&w->reading, &queue->arrived, item_of(number), &actor->told);
+
+    switch (arrival) {
+    case ARRIVAL_QUEUED:
+        explore_expect(!queue->ended, "an item arrives after the end");
+        explore_expect(queue->drain != DIRECT, "an item passes the callback by");
+        w->fates[number] = FATE_QUEUED;
+        break;
+    case ARRIVAL_IS_FOR_CALLBACK:
+        explore_expect(queue->drain == DIRECT, "an item is for a callback that is not there");
+        break;
+    case ARRIVAL_TOO_LATE:
+        explore_expect(queue->ended, "an item is too late before the end");
+        drop_item(number);
+        break;
+    case ARRIVAL_NEEDS_ROOM:
+        break;
+    }
+    return arrival;
+}
+
+static void
+enlarge(Queue *queue, size_t seen)
+{
+    size_t capacity = seen == 0 ? 1 : 2 * seen;
+    ReadingItem *larger = capacity == 1   ? queue->ring1
+                          : capacity == 2 ? queue->ring2
+                                          : queue->ring4;
+
+    explore_expect(capacity <= 4, "the queue is too long for this world");
+    (void)reading_enlarge(&w->reading, &queue->arrived, larger, capacity);
+}
+
+static void
+end_queue(Actor *actor, Queue *queue)
+{
+    queue->registered = false;
+    bool ends = reading_end(&w->reading, &queue->arrived, &actor->told);
+    explore_expect(ends == !queue->ended, "a queue ends twice or not at all");
+    queue->ended = true;
+}
+
+static bool
+is_for_callback(const Queue *queue)
+{
+    return queue->has_callback && queue->arrived.callback == CALLBACK_DIRECT;
+}
+
+/* The end marker is taken, and the callback called with it. */
+static void
+take_endmarker(Queue *queue)
+{
+    if (queue->arrived.callback == CALLBACK_DRAINING || !queue->has_marker) {
+        return;
+    }
+    explore_expect(queue->drain == DIRECT && queue->arrived.count == 0,
+                   "the end marker is given before the items");
+    explore_expect(!queue->marker_given, "the end marker is given twice");
+    queue->has_marker = false;
+    queue->marker_given = true;
+}
+
+typedef enum { DONE_NOTHING, DONE_ONE, DONE_PYTHON, DONE_NO_ROOM } Done;
+
+/* dispatch_plain, for one message. */
+static Done
+dispatch_one(Actor *actor)
+{
+    int number = due();
+
+    touch(actor);
+    if (number < 0) {
+        return DONE_NOTHING;
+    }
+    Message message = spec->script[number];
+    Queue *queue = &w->queues[message.queue];
+    switch (message.kind) {
+    case M_ITEM:
+    case M_CHANNEL_ITEM:
+        if (!queue->registered || (queue->dropped && !queue->has_callback)) {
+            drop_item(number);
+            break;
+        }
+        if (is_for_callback(queue) || message.kind == M_CHANNEL_ITEM) {
+            return DONE_PYTHON;
+        }
+        switch (arrive(actor, queue, number)) {
+        case ARRIVAL_IS_FOR_CALLBACK:
+            return DONE_PYTHON;
+        case ARRIVAL_NEEDS_ROOM:
+            actor->queue = (uint8_t)message.queue;
+            return DONE_NO_ROOM;
+        default:
+            break;
+        }
+        break;
+    case M_CLOSE:
+        if (queue->registered) {
+            if (queue->dropped || queue->has_callback) {
+                return DONE_PYTHON;
+            }
+            end_queue(actor, queue);
+        }
+        break;
+    default:
+        return DONE_PYTHON;
+    }
+    consume(number);
+    return DONE_ONE;
+}
+
+/* ---- a thread that waits ---- */
+
+static Step
+received(Actor *actor, bool an_end)
+{
+    const Program *program = program_of(actor);
+    const Queue *queue = &w->queues[program->queue];
+
+    if (an_end) {
+        explore_expect(queue->ended || w->stopped, "an end is received that is none");
+    } else {
+        explore_expect(program->kind == P_RECEIVE, "who waits for the end takes an item");
+        if ((program->flags & TWICE) && actor->received == 0) {
+            actor->received = 1;
+            return go(actor, IDLE);
+        }
+    }
+    return go(actor, GONE);
+}
+
+static Step
+begin_to_wait(Actor *actor)
+{
+    const Program *program = program_of(actor);
+    Queue *queue = &w->queues[program->queue];
+    ReadingItem item;
+
+    if (program->kind == P_WAITCLOSE) {
+        if (queue->arrived.ended) {
+            return received(actor, true);
+        }
+    } else {
+        switch (reading_take(&w->reading, &queue->arrived, &item)) {
+        case TAKE_ITEM:
+            see_item(queue, item);
+            return received(actor, false);
+        case TAKE_END:
+            explore_expect(queue->arrived.count == 0, "the end is received before the items");
+            return received(actor, true);
+        case TAKE_NONE:
+            break;
+        }
+    }
+    memset(&actor->thread, 0, sizeof actor->thread);
+    actor->thread.queue = &queue->arrived;
+    actor->thread.for_end = program->kind == P_WAITCLOSE;
+    actor->thread.sleeper.wakeup = &actor->wakeup;
+    actor->wakeup.is_there = true;
+    actor->wakeup.released = false;
+    actor->thread.can_read = !(program->flags & CANT_READ) && (w->kick_open || !w->reading.stopped);
+    w->kick_open = w->kick_open || actor->thread.can_read;
+    return go(actor, W_SIGNALS);
+}
+
+static Step
+leave_wait(Actor *actor, bool an_end)
+{
+    explore_expect(!actor->wakeup.released, "a wake-up is left that was not taken");
+    memset(&actor->wakeup, 0, sizeof actor->wakeup);
+    return received(actor, an_end);
+}
+
+static Step
+waiter_next(Actor *actor)
+{
+    Queue *queue = &w->queues[program_of(actor)->queue];
+    ReadingItem item;
+
+    switch (reading_next(&w->reading, &actor->thread, &item, &actor->told)) {
+    case NEXT_TAKE_ITEM:
+        see_item(queue, item);
+        return leave_wait(actor, false);
+    case NEXT_TAKE_END:
+        explore_expect(actor->thread.for_end || queue->arrived.count == 0,
+                       "the end is received before the items");
+        return leave_wait(actor, true);
+    case NEXT_READ:
+        explore_expect(actor->thread.can_read, "a thread reads that can't");
+        explore_expect(!w->stopping, "a thread reads after the stop");
+        if (!actor->has_read) {
+            see_role_taken(actor);
+        }
+        actor->has_read = true;
+        return go(actor, W_DISPATCH);
+    case NEXT_SLEEP:
+        actor->has_read = actor->has_alarm = false;
+        return go(actor, W_SLEEP);
+    case NEXT_WATCH:
+        actor->has_read = false;
+        actor->has_alarm = true;
+        return go(actor, W_SLEEP);
+    }
+    return STEP_BLOCKED;
+}
+
+static Step
+waiter_dispatch(Actor *actor)
+{
+    switch (dispatch_one(actor)) {
+    case DONE_ONE:
+        return STEP_CERTAIN;
+    case DONE_NO_ROOM:
+        return go(actor, W_ENLARGE);
+    case DONE_NOTHING:
+        if (!w->broken) {
+            return go(actor, W_POLL);
+        }
+        break;
+    case DONE_PYTHON:
+        break;
+    }
+    reading_hand_over(&w->reading, &actor->thread, &actor->told);
+    w->handed_over = true;
+    actor->has_read = false;
+    return go(actor, W_NEXT);
+}
+
+static bool
+may_look(const Actor *actor)
+{
+    return (program_of(actor)->flags & (TIMEOUT | SIGNALS)) != 0;
+}
+
+static Step
+waiter_polling(Actor *actor)
+{
+    touch(actor);
+    actor->ready = actor->looks = false;
+    switch (explore_choose(3)) {
+    case 0:
+        actor->ready = true;
+        return has_input() || w->broken ? go(actor, W_POLLED) : STEP_BLOCKED;
+    case 1:
+        if (w->kicks == 0 || has_input()) {
+            return STEP_BLOCKED;
+        }
+        explore_expect(actor->thread.sleeper.told, "a thread takes the kick of another");
+        return go(actor, W_POLLED);
+    default:
+        if (!may_look(actor)) {
+            return STEP_BLOCKED;
+        }
+        actor->looks = true;
+        (void)go(actor, W_POLLED);
+        return STEP_OPTIONAL;
+    }
+}
+
+static Step
+after_poll(Actor *actor)
+{
+    return go(actor, actor->ready ? W_FILL : actor->looks ? W_QUIT : W_NEXT);
+}
+
+static Step
+waiter_sleep(Actor *actor)
+{
+    actor->woken = actor->looks = false;
+    switch (explore_choose(3)) {
+    case 0:
+        if (!actor->wakeup.released) {
+            return STEP_BLOCKED;
+        }
+        actor->wakeup.released = false;
+        actor->woken = true;
+        return go(actor, W_SLEPT);
+    case 1:
+        if (!actor->has_alarm) {
+            return STEP_BLOCKED;
+        }
+        actor->alarmed = true;
+        (void)go(actor, W_SLEPT);
+        return STEP_ALARM;
+    default:
+        if (!may_look(actor) || actor->has_alarm) {
+            return STEP_BLOCKED;
+        }
+        actor->looks = true;
+        (void)go(actor, W_SLEPT);
+        return STEP_OPTIONAL;
+    }
+}
+
+static Step
+waiter_slept(Actor *actor)
+{
+    bool was_told = reading_woke(&w->reading, &actor->thread);
+
+    explore_expect(was_told || !actor->woken, "a thread was woken that was not told");
+    if (was_told && !actor->woken) {
+        return go(actor, W_TAKE_WAKEUP);
+    }
+    return go(actor, actor->looks ? W_QUIT : W_NEXT);
+}
+
+static Actor *
+handler_of(const Actor *actor)
+{
+    for (int i = 0; i < PROGRAMS; i++) {
+        if (spec->programs[i].inside == actor_number(actor) && spec->programs[i].kind) {
+            return &w->actors[FIRST + i];
+        }
+    }
+    return NULL;
+}
+
+static Step
+waiter_signals(Actor *actor)
+{
+    if (program_of(actor)->flags & SIGNALS) {
+        Actor *handler = handler_of(actor);
+        switch (explore_choose(3)) {
+        case 1: /* It raised. */
+            memset(&actor->wakeup, 0, sizeof actor->wakeup);
+            (void)go(actor, GONE);
+            return STEP_OPTIONAL;
+        case 2:
+            if (handler == NULL || handler->place != IDLE) {
+                return STEP_BLOCKED;
+            }
+            (void)go(actor, W_HANDLER);
+            return STEP_OPTIONAL;
+        default:
+            break;
+        }
+    }
+    reading_enter(&w->reading, &actor->thread);
+    return go(actor, W_NEXT);
+}
+
+static Step
+waiter_step(Actor *actor)
+{
+    switch ((Place)actor->place) {
+    case IDLE:
+        return begin_to_wait(actor) == STEP_CERTAIN ? STEP_OPTIONAL : STEP_BLOCKED;
+    case W_SIGNALS:
+        return waiter_signals(actor);
+    case W_HANDLER:
+        return handler_of(actor)->place == GONE ? go(actor, W_SIGNALS) : STEP_BLOCKED;
+    case W_NEXT:
+        return waiter_next(actor);
+    case W_DISPATCH:
+        return waiter_dispatch(actor);
+    case W_ENLARGE:
+        enlarge(&w->queues[actor->queue], w->queues[actor->queue].arrived.capacity);
+        return go(actor, W_DISPATCH);
+    case W_POLL:
+        touch(actor);
+        return go(actor, reading_poll(&w->reading, &actor->thread) ? W_POLLING : W_NEXT);
+    case W_POLLING:
+        return waiter_polling(actor);
+    case W_POLLED:
+        if (reading_woke(&w->reading, &actor->thread)) {
+            return go(actor, W_TAKE_KICK);
+        }
+        return after_poll(actor);
+    case W_TAKE_KICK:
+        if (w->kicks == 0) {
+            return STEP_BLOCKED;
+        }
+        w->kicks = 0;
+        return after_poll(actor);
+    case W_FILL:
+        fill(actor);
+        return go(actor, W_NEXT);
+    case W_SLEEP:
+        return waiter_sleep(actor);
+    case W_SLEPT:
+        return waiter_slept(actor);
+    case W_TAKE_WAKEUP:
+        if (!actor->wakeup.released) {
+            return STEP_BLOCKED;
+        }
+        actor->wakeup.released = false;
+        return go(actor, W_NEXT);
+    case W_QUIT:
+        reading_quit(&w->reading, &actor->thread, &actor->told);
+        explore_expect(!actor->thread.sleeper.told, "a thread quits that was told");
+        actor->has_read = false;
+        return go(actor, W_LOOKED);
+    case W_LOOKED:
+        if ((program_of(actor)->flags & TIMEOUT) &&
+            (!(program_of(actor)->flags & SIGNALS) || explore_choose(2) == 1)) {
+            memset(&actor->wakeup, 0, sizeof actor->wakeup);
+            return go(actor, GONE);
+        }
+        return go(actor, W_SIGNALS);
+    default:
+        return STEP_BLOCKED;
+    }
+}
+
+/* ---- the receiver ---- */
+
+static void
+go_away(Actor *actor, bool yields)
+{
+    reading_receiver_away(&w->reading, yields, &actor->told);
+    w->strict = !yields;
+    w->yields = yields;
+    for (int i = 0; i < FIRST + PROGRAMS; i++) {
+        w->actors[i].alarmed = false;
+    }
+}
+
+static Step
+receiver_has_role(Actor *actor)
+{
+    w->handed_over = false;
+    if (!actor->has_read) {
+        w->yields = false;
+        see_role_taken(actor);
+    }
+    actor->has_read = true;
+    return go(actor, w->stopping ? R_END_QUEUES : R_DUE);
+}
+
+static Step
+receiver_next(Actor *actor)
+{
+    switch (reading_receiver_next(&w->reading)) {
+    case NEXT_READ:
+        return receiver_has_role(actor);
+    case NEXT_SLEEP:
+        actor->has_alarm = actor->has_read = false;
+        return go(actor, R_SLEEP);
+    case NEXT_WATCH:
+        actor->has_alarm = true;
+        actor->has_read = false;
+        return go(actor, R_SLEEP);
+    default:
+        explore_expect(w->forked, "the receiver ends");
+        return go(actor, GONE);
+    }
+}
+
+static Step
+receiver_sleep(Actor *actor)
+{
+    actor->woken = false;
+    if (explore_choose(2) == 0) {
+        if (!actor->wakeup.released) {
+            return STEP_BLOCKED;
+        }
+        actor->wakeup.released = false;
+        actor->woken = true;
+        return go(actor, R_SLEPT);
+    }
+    if (!actor->has_alarm) {
+        return STEP_BLOCKED;
+    }
+    actor->alarmed = true;
+    (void)go(actor, R_SLEPT);
+    return STEP_ALARM;
+}
+
+static Step
+receiver_done(Actor *actor)
+{
+    reading_receiver_done(&w->reading, &actor->told);
+    actor->has_read = w->reading.reader == &w->reading.receiver;
+    return go(actor, R_NEXT);
+}
+
+static Step
+receiver_dispatch(Actor *actor)
+{
+    switch (dispatch_one(actor)) {
+    case DONE_ONE:
+        return STEP_CERTAIN;
+    case DONE_NO_ROOM:
+        return go(actor, R_ENLARGE);
+    case DONE_PYTHON:
+        return go(actor, R_AWAY);
+    case DONE_NOTHING:
+        break;
+    }
+    if (w->broken) {
+        go_away(actor, true);
+        return go(actor, R_STOP);
+    }
+    return receiver_done(actor);
+}
+
+/* dispatch_python steps out. */
+static Step
+receiver_away(Actor *actor)
+{
+    int number = due();
+    Message message = spec->script[number];
+
+    touch(actor);
+    consume(number);
+    actor->received = (uint8_t)number; /* the message that it is at */
+    actor->queue = (uint8_t)message.queue;
+    go_away(actor, message.kind == M_CLOSE);
+    return go(actor, R_PYTHON);
+}
+
+static Step
+receiver_stops(Actor *actor)
+{
+    return go(actor, R_STOP);
+}
+
+/* What Python does for the message, in steps. */
+static Step
+receiver_python(Actor *actor)
+{
+    int number = actor->received;
+    Message message = spec->script[number];
+    Queue *queue = &w->queues[message.queue];
+
+    switch (message.kind) {
+    case M_ITEM:
+    case M_CHANNEL_ITEM:
+        switch (arrive(actor, queue, number)) {
+        case ARRIVAL_IS_FOR_CALLBACK:
+            go_away(actor, true);
+            w->fates[number] = FATE_QUEUED;
+            see_taken(queue, number);
+            return go(actor, R_CALLBACK);
+        case ARRIVAL_NEEDS_ROOM:
+            enlarge(queue, queue->arrived.capacity);
+            return STEP_CERTAIN;
+        default:
+            return go(actor, R_BACK);
+        }
+    case M_CLOSE:
+        if (!queue->registered) {
+            return go(actor, R_BACK);
+        }
+        end_queue(actor, queue);
+        return go(actor, R_MARKER);
+    case M_EXEC:
+        go_away(actor, true);
+        return go(actor, R_CALLBACK);
+    case M_STATUS:
+        return go(actor, R_BACK);
+    default: /* M_TERMINATE */
+        return receiver_stops(actor);
+    }
+}
+
+static Step
+receiver_callback(Actor *actor)
+{
+    Actor *inside = handler_of(actor);
+    int what = explore_choose(3);
+
+    if (inside != NULL && inside->place != GONE && inside->place != IDLE) {
+        return STEP_BLOCKED;
+    }
+    if (what == 1 && !spec->receiver_raises) {
+        return STEP_BLOCKED;
+    }
+    if (what == 2) { /* An Exception closes the channel. */
+        if (!spec->receiver_raises || spec->script[actor->received].kind != M_ITEM) {
+            return STEP_BLOCKED;
+        }
+        Queue *queue = &w->queues[actor->queue];
+        if (!queue->registered) {
+            return STEP_BLOCKED;
+        }
+        end_queue(actor, queue);
+        (void)go(actor, R_MARKER);
+        return STEP_OPTIONAL;
+    }
+    (void)go(actor, what == 1 ? R_STOP : R_BACK);
+    return STEP_OPTIONAL;
+}
+
+static Step
+receiver_end_queues(Actor *actor)
+{
+    for (int i = 0; i < QUEUES; i++) {
+        if (w->queues[i].registered) {
+            actor->queue = (uint8_t)i;
+            end_queue(actor, &w->queues[i]);
+            return go(actor, R_MARKER);
+        }
+    }
+    reading_stopped(&w->reading, &actor->told);
+    w->stopped = true;
+    return go(actor, R_CLOSE);
+}
+
+static Step
+receiver_step(Actor *actor)
+{
+    switch ((Place)actor->place) {
+    case IDLE:
+        return go(actor, R_NEXT);
+    case R_NEXT:
+        return receiver_next(actor);
+    case R_SLEEP:
+        return receiver_sleep(actor);
+    case R_SLEPT: {
+        bool was_told = reading_receiver_woke(&w->reading);
+        explore_expect(was_told || !actor->woken, "the receiver was woken that was not told");
+        return go(actor, was_told && !actor->woken ? R_TAKE_WAKEUP : R_NEXT);
+    }
+    case R_TAKE_WAKEUP:
+        if (!actor->wakeup.released) {
+            return STEP_BLOCKED;
+        }
+        actor->wakeup.released = false;
+        return go(actor, R_NEXT);
+    case R_DUE:
+        touch(actor);
+        return go(actor, w->broken || due() >= 0 ? R_DISPATCH : R_FILL);
+    case R_FILL:
+        if (!has_input()) {
+            return STEP_BLOCKED;
+        }
+        fill(actor);
+        return go(actor, R_STATUS);
+    case R_STATUS: {
+        int number = due();
+        if (number >= 0 && spec->script[number].kind == M_STATUS && explore_choose(2) == 0) {
+            consume(number);
+            return STEP_CERTAIN;
+        }
+        return w->broken || w->read > w->done ? go(actor, R_DISPATCH) : receiver_done(actor);
+    }
+    case R_DISPATCH:
+        return receiver_dispatch(actor);
+    case R_ENLARGE:
+        enlarge(&w->queues[actor->queue], w->queues[actor->queue].arrived.capacity);
+        return go(actor, R_DISPATCH);
+    case R_AWAY:
+        return receiver_away(actor);
+    case R_PYTHON:
+        return receiver_python(actor);
+    case R_CALLBACK:
+        return receiver_callback(actor);
+    case R_MARKER:
+        take_endmarker(&w->queues[actor->queue]);
+        return go(actor, w->stopping ? R_END_QUEUES : R_BACK);
+    case R_BACK:
+        w->strict = false;
+        if (reading_receiver_back(&w->reading)) {
+            w->yields = w->handed_over = false;
+            return go(actor, R_DISPATCH);
+        }
+        actor->has_read = false;
+        return go(actor, R_NEXT);
+    case R_STOP:
+        w->strict = w->yields = false;
+        reading_stop(&w->reading, &actor->told);
+        w->stopping = true;
+        actor->has_read = false;
+        return go(actor, R_NEXT);
+    case R_END_QUEUES:
+        return receiver_end_queues(actor);
+    case R_CLOSE:
+        /* The kick, and then the descriptor. */
+        w->kick_open = false;
+        w->fd_closed = true;
+        return go(actor, GONE);
+    default:
+        return STEP_BLOCKED;
+    }
+}
+
+/* ---- others ---- */
+
+static Step
+begin_other(Actor *actor)
+{
+    const Program *program = program_of(actor);
+    Queue *queue = &w->queues[program->queue];
+
+    switch (program->kind) {
+    case P_CLOSE:
+        if (!queue->registered) {
+            return go(actor, GONE);
+        }
+        end_queue(actor, queue);
+        return go(actor, X_MARKER);
+    case P_DROP:
+        if (queue->drain == DRAINS) {
+            return STEP_BLOCKED;
+        }
+        queue->dropped = true;
+        if (queue->has_callback) {
+            return go(actor, GONE);
+        }
+        queue->registered = false;
+        return go(actor, X_UNREGISTERED);
+    case P_SETCALLBACK: {
+        if (queue->dropped) {
+            return go(actor, GONE);
+        }
+        bool begins = reading_begin_callback(&w->reading, &queue->arrived);
+        explore_expect(begins == (queue->drain == DRAIN_NOT), "a callback is set twice");
+        if (!begins) {
+            return go(actor, GONE);
+        }
+        queue->drain = DRAINS;
+        queue->has_callback = queue->has_marker = true;
+        queue->marker_given = false;
+        return go(actor, C_NEXT);
+    }
+    case P_PUT: {
+        int number = MESSAGES + actor_number(actor) - FIRST;
+        actor->received = (uint8_t)queue->arrived.capacity;
+        if (arrive(actor, queue, number) == ARRIVAL_NEEDS_ROOM) {
+            return go(actor, X_ENLARGE);
+        }
+        if (w->fates[number] == FATE_NONE) {
+            drop_item(number); /* is for a callback: the caller's */
+        }
+        return go(actor, GONE);
+    }
+    case P_FORK:
+        return go(actor, F_DISOWN);
+    default:
+        return STEP_BLOCKED;
+    }
+}
+
+static bool
+is_around(const Actor *forker, const Actor *actor)
+{
+    return actor == forker ||
+           (program_of(forker)->inside != 0 && actor_number(actor) == program_of(forker)->inside);
+}
+
+/* In the child nobody else is there, and the lock as it may have been. */
+static void
+fork_away(const Actor *forker)
+{
+    w->forked = true;
+    w->reading.lock.taken = true;
+    for (int i = 0; i < FIRST + PROGRAMS; i++) {
+        if (!is_around(forker, &w->actors[i])) {
+            uint8_t place = w->actors[i].place;
+            memset(&w->actors[i], 0, sizeof w->actors[i]);
+            w->actors[i].place = i >= FIRST && place == IDLE ? IDLE : GONE;
+        }
+    }
+    w->kicks = 0;
+}
+
+static Step
+other_step(Actor *actor)
+{
+    const Program *program = program_of(actor);
+    Queue *queue = &w->queues[program->queue];
+    ReadingItem item;
+
+    switch ((Place)actor->place) {
+    case IDLE:
+        return begin_other(actor) == STEP_BLOCKED ? STEP_BLOCKED : STEP_OPTIONAL;
+    case X_UNREGISTERED: /* The queue is being deallocated, unless somebody waits with it. */
+        end_queue(actor, queue);
+        return go(actor, X_EMPTY);
+    case X_EMPTY:
+        switch (reading_take(&w->reading, &queue->arrived, &item)) {
+        case TAKE_ITEM:
+            see_item(queue, item);
+            return STEP_CERTAIN;
+        default:
+            return go(actor, GONE);
+        }
+    case X_ENLARGE:
+        enlarge(queue, actor->received);
+        (void)go(actor, IDLE);
+        return STEP_CERTAIN;
+    case X_MARKER:
+    case C_MARKER:
+        take_endmarker(queue);
+        return go(actor, GONE);
+    case C_NEXT:
+        switch (reading_next_for_callback(&w->reading, &queue->arrived, &item)) {
+        case TAKE_ITEM:
+            see_item(queue, item);
+            return go(actor, C_CALLBACK);
+        case TAKE_END:
+            explore_expect(queue->ended || w->stopped, "a callback ends before its queue");
+            queue->drain = DIRECT;
+            return go(actor, C_MARKER);
+        case TAKE_NONE:
+            explore_expect(!queue->ended && !w->stopped, "a callback misses the end");
+            queue->drain = DIRECT;
+            /* A signal's handler may raise here, too. */
+            if ((program->flags & SIGNALS) && explore_choose(2) == 1) {
+                return go(actor, C_ABANDON);
+            }
+            return go(actor, GONE);
+        }
+        return STEP_BLOCKED;
+    case C_CALLBACK:
+        if (explore_choose(2) == 1 && !(program->flags & RAISES)) {
+            return STEP_BLOCKED;
+        }
+        (void)go(actor, program->flags & RAISES && explore_choose(2) == 1 ? C_ABANDON : C_NEXT);
+        return STEP_OPTIONAL;
+    case C_ABANDON:
+        queue->has_callback = queue->has_marker = false;
+        reading_abandon_callback(&w->reading, &queue->arrived, &actor->told);
+        queue->drain = DRAIN_NOT;
+        return go(actor, GONE);
+    case F_DISOWN:
+        fork_away(actor);
+        reading_disown(&w->reading);
+        w->stopped = w->stopping = true;
+        w->strict = w->yields = false;
+        return go(actor, F_STOPPED);
+    case F_STOPPED:
+        reading_stopped(&w->reading, &actor->told);
+        w->kick_open = false;
+        return go(actor, F_QUEUES);
+    case F_QUEUES:
+        for (int i = 0; i < QUEUES; i++) {
+            if (!w->queues[i].ended) {
+                end_queue(actor, &w->queues[i]);
+                return STEP_CERTAIN;
+            }
+        }
+        return go(actor, GONE);
+    default:
+        return STEP_BLOCKED;
+    }
+}
+
+/* What comes from outside: the next of the script. */
+static Step
+outside_step(void)
+{
+    if (w->forked || w->available == MESSAGES || spec->script[w->available].kind == M_NOTHING) {
+        return STEP_BLOCKED;
+    }
+    w->available++;
+    return STEP_OPTIONAL;
+}
+
+static bool
+may_begin(const Actor *actor)
+{
+    int inside = program_of(actor)->inside;
+
+    if (actor->place != IDLE || inside == 0) {
+        return true;
+    }
+    const Actor *around = &w->actors[inside];
+    return around->told == NULL && around->place == (inside == RECEIVER ? R_CALLBACK : W_HANDLER);
+}
+
+static Step
+step(int number)
+{
+    Actor *actor = &w->actors[number];
+
+    if (number == OUTSIDE) {
+        return outside_step();
+    }
+    if (actor->told != NULL) {
+        wake_first(actor);
+        return STEP_CERTAIN;
+    }
+    if (number == RECEIVER) {
+        return receiver_step(actor);
+    }
+    if (!may_begin(actor)) {
+        return STEP_BLOCKED;
+    }
+    ProgramKind kind = program_of(actor)->kind;
+    return kind == P_RECEIVE || kind == P_WAITCLOSE ? waiter_step(actor) : other_step(actor);
+}
+
+/* ---- what holds ---- */
+
+static void
+check_items(void)
+{
+    for (int i = 0; i < QUEUES; i++) {
+        Queue *queue = &w->queues[i];
+        size_t queued = 0;
+        for (int number = 0; number < MESSAGES + PROGRAMS; number++) {
+            int of = number < MESSAGES ? spec->script[number].queue
+                                       : spec->programs[number - MESSAGES].queue;
+            queued += of == i && w->fates[number] == FATE_QUEUED;
+        }
+        explore_expect(queued == queue->arrived.count, "an item is lost");
+    }
+    for (int number = 0; number < w->done; number++) {
+        MessageKind kind = spec->script[number].kind;
+        bool is_item = kind == M_ITEM || kind == M_CHANNEL_ITEM;
+        bool is_at =
+            w->actors[RECEIVER].place == R_PYTHON && w->actors[RECEIVER].received == number;
+        explore_expect(!is_item || is_at || w->fates[number] != FATE_NONE, "an item is skipped");
+    }
+}
+
+static void
+clean_ring(ReadingQueue *arrived, ReadingItem *ring, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        ReadingItem item = ring[i];
+        bool is_used = arrived->items == ring &&
+                       ((i - arrived->first) & (arrived->capacity - 1)) < arrived->count;
+        memset(&ring[i], 0, sizeof ring[i]);
+        if (is_used) {
+            ring[i].object = item.object;
+            ring[i].built = item.built;
+        }
+    }
+}
+
+static bool
+is_linked(const ReadingThread *thread)
+{
+    for (const ReadingThread *at = w->reading.waiting; at != NULL; at = at->next) {
+        if (at == thread) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+is_in_a_told_list(const Sleeper *sleeper)
+{
+    for (int i = 0; i < FIRST + PROGRAMS; i++) {
+        for (const Sleeper *told = w->actors[i].told; told != NULL; told = told->next_told) {
+            if (told == sleeper) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Who is told stays so until he is woken, whether he has noticed or not. */
+static void
+clean_sleeper(Sleeper *sleeper)
+{
+    if (!is_in_a_told_list(sleeper)) {
+        sleeper->next_told = NULL;
+        sleeper->by_kick = sleeper->told && sleeper->by_kick;
+    }
+}
+
+static void
+clean(void)
+{
+    Reading *reading = &w->reading;
+
+    for (int i = 0; i < QUEUES; i++) {
+        Queue *queue = &w->queues[i];
+        clean_ring(&queue->arrived, queue->ring1, 1);
+        clean_ring(&queue->arrived, queue->ring2, 2);
+        clean_ring(&queue->arrived, queue->ring4, 4);
+    }
+    reading->receiver.seen = reading->receiver.seen == reading->uses ? 0 : (unsigned)-1;
+    for (int i = FIRST; i < FIRST + PROGRAMS; i++) {
+        Actor *actor = &w->actors[i];
+        ReadingThread *thread = &actor->thread;
+        if (actor->place == GONE && actor->told == NULL) {
+            /* Nobody may know the thread any more; if somebody does, it is seen by its wake-up. */
+            explore_expect(!is_linked(thread), "a thread still waits that is gone");
+            explore_expect(reading->reader != thread, "the role is a thread's that is gone");
+        }
+        if (!is_linked(thread)) {
+            explore_expect(reading->reader != thread, "the role is a thread's that does not wait");
+            thread->next = NULL;
+            thread->watches = false;
+            thread->state = THREAD_AWAKE;
+        }
+        thread->seen = thread->watches && thread->seen != reading->uses ? (unsigned)-1 : 0;
+        clean_sleeper(&thread->sleeper);
+        if (actor->place == GONE) {
+            actor->has_read = actor->alarmed = false;
+        }
+    }
+    clean_sleeper(&reading->receiver.sleeper);
+    reading->uses = 0;
+}
+
+static void
+check(void)
+{
+    int readers = 0;
+    size_t callbacks = 0;
+
+    explore_expect(!w->reading.lock.taken, "a lock is kept");
+    for (int i = RECEIVER; i < FIRST + PROGRAMS; i++) {
+        readers += is_in_role(&w->actors[i]);
+    }
+    explore_expect(readers <= 1, "two threads read");
+    check_items();
+    for (int i = 0; i < QUEUES; i++) {
+        callbacks += w->queues[i].drain == DIRECT && !w->queues[i].ended;
+    }
+    explore_expect(w->forked || callbacks == w->reading.callbacks, "callbacks are miscounted");
+    clean();
+}
+
+/* The thread has what it waits for. */
+static bool
+has_its_own(const Actor *actor)
+{
+    const Program *program = program_of(actor);
+    const Queue *queue = &w->queues[program->queue];
+
+    return queue->ended || w->stopped || (queue->arrived.count > 0 && program->kind == P_RECEIVE);
+}
+
+static bool
+sleeps(const Actor *actor)
+{
+    return actor->place == W_SLEEP || actor->place == W_POLLING;
+}
+
+static bool
+is_waiter(const Actor *actor)
+{
+    ProgramKind kind = program_of(actor)->kind;
+
+    return kind == P_RECEIVE || kind == P_WAITCLOSE;
+}
+
+/* Awake, on its way through certain steps. */
+static bool
+is_busy(const Actor *actor)
+{
+    switch ((Place)actor->place) {
+    case IDLE:
+    case GONE:
+    case W_SLEEP:
+    case W_POLLING:
+    case W_HANDLER:
+    case R_SLEEP:
+    case R_FILL:
+    case R_CALLBACK:
+    case C_CALLBACK:
+        return actor->told != NULL;
+    default:
+        return true;
+    }
+}
+
+static bool
+is_served(void)
+{
+    for (int i = FIRST; i < FIRST + PROGRAMS; i++) {
+        const Actor *actor = &w->actors[i];
+        if (is_busy(actor) || (is_waiter(actor) && sleeps(actor) && has_its_own(actor))) {
+            return false;
+        }
+    }
+    return !is_busy(&w->actors[RECEIVER]);
+}
+
+/* Somebody waits who could read. */
+static bool
+somebody_could_read(void)
+{
+    for (int i = FIRST; i < FIRST + PROGRAMS; i++) {
+        const Actor *actor = &w->actors[i];
+        if (is_waiter(actor) && sleeps(actor) && actor->thread.can_read) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+is_for_python(int number)
+{
+    if (number < 0) {
+        return false;
+    }
+    Message message = spec->script[number];
+    const Queue *queue = &w->queues[message.queue];
+    switch (message.kind) {
+    case M_ITEM:
+        return is_for_callback(queue);
+    case M_CLOSE:
+        return queue->registered && (queue->dropped || queue->has_callback);
+    default:
+        return true;
+    }
+}
+
+static bool
+is_settled(void)
+{
+    if (!is_served()) {
+        return false;
+    }
+    if (w->forked) {
+        return true;
+    }
+    if (!has_input() && due() < 0 && !w->broken) {
+        return true;
+    }
+    switch ((Place)w->actors[RECEIVER].place) {
+    case GONE:
+        return true;
+    case R_CALLBACK:
+        /* It may be long away: whoever waits does what can be done without it. */
+        return !somebody_could_read() || w->handed_over || is_for_python(due()) ||
+               (due() < 0 && w->broken);
+    default:
+        return false;
+    }
+}
+
+static bool
+is_end(void)
+{
+    for (int i = RECEIVER; i < FIRST + PROGRAMS; i++) {
+        const Actor *actor = &w->actors[i];
+        bool never_began = i >= FIRST && actor->place == IDLE &&
+                           (program_of(actor)->inside != 0 || program_of(actor)->kind == 0);
+        if (actor->told != NULL || (actor->place != GONE && !never_began)) {
+            return false;
+        }
+    }
+    for (int i = 0; i < QUEUES; i++) {
+        const Queue *queue = &w->queues[i];
+        if (queue->has_callback && queue->has_marker && !w->forked) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const char *
+describe(int number)
+{
+    static char text[200];
+    const Actor *actor = &w->actors[number];
+    static const char *const kinds[] = {"",     "receive",     "waitclose", "close",
+                                        "drop", "setcallback", "put",       "fork"};
+
+    if (number == OUTSIDE) {
+        return "input comes";
+    }
+    (void)snprintf(text, sizeof text, "%s %s%s",
+                   number == RECEIVER ? "" : kinds[program_of(actor)->kind],
+                   actor->told != NULL ? "wakes one of those told, and then: " : "",
+                   place_names[actor->place]);
+    return text;
+}
+
+static void
+begin(const void *given)
+{
+    spec = given;
+    memset(&memory, 0, sizeof memory);
+    w->reading.lock.taken = true; /* until it is made */
+    reading_init(&w->reading);
+    w->reading.receiver.sleeper.wakeup = &w->actors[RECEIVER].wakeup;
+    w->actors[RECEIVER].wakeup.is_there = true;
+    for (int i = 0; i < PROGRAMS; i++) {
+        w->actors[FIRST + i].place = spec->programs[i].kind == P_NOTHING ? GONE : IDLE;
+    }
+    w->actors[OUTSIDE].place = GONE;
+    for (int i = 0; i < QUEUES; i++) {
+        w->queues[i].registered = true;
+    }
+}
+
+static const Model model = {
+    .world = &memory,
+    .size = sizeof memory,
+    .actors = FIRST + PROGRAMS,
+    .begin = begin,
+    .step = step,
+    .check = check,
+    .is_settled = is_settled,
+    .is_served = is_served,
+    .is_end = is_end,
+    .describe = describe,
+};
+
+/* ---- the worlds ---- */
+
+#define ITEM(queue)                                                                                \
+    {                                                                                              \
+        M_ITEM, queue                                                                              \
+    }
+#define CLOSE(queue)                                                                               \
+    {                                                                                              \
+        M_CLOSE, queue                                                                             \
+    }
+#define PART(queue)                                                                                \
+    {                                                                                              \
+        M_PART, queue                                                                              \
+    }
+#define END                                                                                        \
+    {                                                                                              \
+        M_END, 0                                                                                   \
+    }
+
+static const Spec specs[] = {
+#include "reading_worlds.h"
+};
+
+void
+explore_reading(Wanted is_wanted)
+{
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        if (is_wanted(specs[i].name, specs[i].is_short)) {
+            explore(specs[i].name, &model, &specs[i]);
+        }
+    }
+}
