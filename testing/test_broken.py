@@ -44,10 +44,10 @@ def status_of_child(work):
 
 def run(script: str, *args: str) -> str:
     """What the script prints, run in a process of its own."""
-    environ = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + textwrap.dedent(script), *args],
-        env=environ,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
