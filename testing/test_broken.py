@@ -1,4 +1,4 @@
-"""What once broke a connection: forks, handlers, finalizers and senders at the wrong moment, each in a process of its own."""
+"""What once broke a connection: forks, handlers, finalizers, senders at the wrong moment; each in its own process."""
 
 from __future__ import annotations
 
