@@ -1,12 +1,15 @@
 /* The explorer, see explore.h. States are told apart by 64 bits of hash; the queue of the states
    that are to be looked at holds them whole. */
+#define _DEFAULT_SOURCE
 #include "explore.h"
 
 #include "sleeper.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 
 enum {
@@ -59,6 +62,7 @@ static struct {
     int actor;
     uint8_t choices[MOST_CHOICES], limits[MOST_CHOICES];
     int chosen;
+    volatile unsigned long steps, seen_steps;
     bool tells; /* a trace is being printed */
 } now;
 
@@ -72,6 +76,7 @@ make_step(int actor, const uint8_t *choices)
 {
     now.actor = actor;
     now.chosen = 0;
+    now.steps++;
     memcpy(now.choices, choices, sizeof now.choices);
 }
 
@@ -286,6 +291,7 @@ look_at_state(uint32_t number)
         make_step(actor, none);
         do {
             now.chosen = 0;
+            now.steps++;
             whole = now.queue + (number & (now.queue_slots - 1)) * now.model->size;
             memcpy(now.model->world, whole, now.model->size);
             Step step = now.model->step(actor);
@@ -382,6 +388,7 @@ explore(const char *name, const Model *model, const void *spec)
     for (uint32_t number = 0; number < now.count; number++) {
         look_at_state(number);
     }
+    now.actor = -1;
     expect_goal(SERVED, "somebody sleeps who has what it waits for");
     expect_goal(SETTLED, "nobody does what is to be done");
     expect_goal(END, "somebody does not end when the connection does");
@@ -397,6 +404,29 @@ explore(const char *name, const Model *model, const void *spec)
     free(now.table);
     free(now.edges);
     free(now.queue);
+}
+
+/* ---- steps that do not end ---- */
+
+enum { STEP_SECONDS = 1 };
+
+static void
+on_alarm(int signal)
+{
+    (void)signal;
+    if (now.steps == now.seen_steps && now.actor >= 0) {
+        explore_violation("a transition does not end");
+    }
+    now.seen_steps = now.steps;
+}
+
+static void
+watch_steps(void)
+{
+    struct itimerval every = {{STEP_SECONDS, 0}, {STEP_SECONDS, 0}};
+
+    (void)signal(SIGVTALRM, on_alarm);
+    (void)setitimer(ITIMER_VIRTUAL, &every, NULL);
 }
 
 /* ---- which worlds ---- */
@@ -420,6 +450,7 @@ main(int count, char **arguments)
             part = arguments[i];
         }
     }
+    watch_steps();
     explore_reading(is_wanted);
     explore_writing(is_wanted);
     (void)printf("%-60s %9zu states %10zu transitions %7.2f s\n", "total, no violation",

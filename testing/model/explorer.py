@@ -11,22 +11,26 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MACHINES = [HERE.parents[1] / "csrc" / name for name in ("reading.c", "writing.c")]
+WORLDS = sorted(HERE.glob("*.c"))
 FLAGS = "-std=c11 -O2 -g -Wall -Wextra -Wno-missing-field-initializers -DEXECNET_MODEL".split()
 
 
-def build(program: Path, machines: list[Path] = MACHINES, flags: list[str] | None = None) -> Path:
-    """Compile `machines` and the explorer into `program`. CalledProcessError, with the compiler's words, if that fails."""
-    sources = [*sorted(HERE.glob("*.c")), *machines]
-    command = [*os.environ.get("CC", "cc").split(), *FLAGS, *(["-Werror"] if flags is None else flags)]
-    command += [f"-I{HERE / 'include'}", f"-I{MACHINES[0].parent}", *map(str, sources), "-o", str(program)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return program
+def compiler(flags: list[str] | None = None) -> list[str]:
+    """The command that compiles, with -Werror unless other `flags` are given."""
+    includes = [f"-I{folder}" for folder in (HERE / "include", MACHINES[0].parent)]
+    return [*os.environ.get("CC", "cc").split(), *FLAGS, *(["-Werror"] if flags is None else flags), *includes]
+
+
+def build(program: Path, files: list[Path], flags: list[str] | None = None) -> None:
+    """Compile sources, and link them with objects. CalledProcessError, with the compiler's words, if that fails."""
+    subprocess.run([*compiler(flags), *files, "-o", program], check=True, capture_output=True, text=True)
 
 
 def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            program = build(Path(folder) / "explore")
+            program = Path(folder) / "explore"
+            build(program, [*WORLDS, *MACHINES])
         except subprocess.CalledProcessError as exc:
             print(exc.stderr, file=sys.stderr)
             return 1
