@@ -37,6 +37,8 @@ typedef struct {
     WritingThread *writer;  /* whose turn it is, NULL: nobody's */
     WritingThread *waiting; /* in the order in which they came */
     WritingThread helper;
+    unsigned
+        overtaken; /* messages of others since the first of those who wait could have written */
     WritingSmall *small, *last_small; /* in the order in which they came */
     WritingHelper helps;
     bool alone;      /* no helper could be had for the small messages */
