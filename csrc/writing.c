@@ -3,7 +3,8 @@
    One thread at a time is the writer. Messages are whole, in the order in which their threads
    became writers. A thread whose turn it is not sleeps until the writer has left; then the first
    that sleeps is told, but whoever comes first is the next writer: to hand the turn on would make
-   two busy threads wait for each other at every message.
+   two busy threads wait for each other at every message. Only when those who wait have been
+   overtaken often, the turn is handed to the first of them.
 
    Python code never runs in the writer. A signal in the middle of a large message makes the writer
    give its turn, and the rest of the message, to the helper: a thread of the connection's own that
@@ -26,6 +27,12 @@
 #include "writing.h"
 
 #include <assert.h>
+
+#ifdef EXECNET_MODEL
+enum { MOST_OVERTAKEN = 1 };
+#else
+enum { MOST_OVERTAKEN = 16 };
+#endif
 
 /* Whether it would be the thread's turn, if it were nobody's. */
 static bool
@@ -141,6 +148,44 @@ writing_disown(Writing *writing)
 
 /* ---- turns ---- */
 
+/* It is nobody's turn: now it is the thread's. */
+static void
+take_turn(Writing *writing, WritingThread *thread)
+{
+    bool waited = thread->waits;
+
+    unlink_thread(writing, thread);
+    writing->writer = thread;
+    writing->overtaken = waited || writing->waiting == NULL ? 0 : writing->overtaken + 1;
+}
+
+static WritingThread *
+first_that_could_write(const Writing *writing)
+{
+    WritingThread *thread = writing->waiting;
+
+    while (thread != NULL && !could_write(writing, thread)) {
+        thread = thread->next;
+    }
+    return thread;
+}
+
+/* Where those who wait were overtaken often enough, it is the first one's turn. */
+static void
+hand_turn_on(Writing *writing, Told *told)
+{
+    WritingThread *thread = first_that_could_write(writing);
+
+    if (writing->overtaken < MOST_OVERTAKEN || writing->failed || thread == NULL) {
+        return;
+    }
+    take_turn(writing, thread);
+    if (thread->sleeps) {
+        thread->sleeps = false;
+        sleeper_tell(&thread->sleeper, false, told);
+    }
+}
+
 static Turn
 next(Writing *writing, WritingThread *thread, Want want)
 {
@@ -149,8 +194,9 @@ next(Writing *writing, WritingThread *thread, Want want)
     }
     thread->ends = want == WANT_END;
     if (writing->writer == NULL && could_write(writing, thread)) {
-        unlink_thread(writing, thread);
-        writing->writer = thread;
+        take_turn(writing, thread);
+    }
+    if (writing->writer == thread) {
         return TURN_WRITE;
     }
     if (!thread->waits) {
@@ -177,7 +223,7 @@ writing_try(Writing *writing, WritingThread *thread)
     mutex_lock(&writing->lock);
     bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
     if (is_free) {
-        writing->writer = thread;
+        take_turn(writing, thread);
     }
     writing_check(writing);
     mutex_unlock(&writing->lock);
@@ -215,6 +261,7 @@ leave(Writing *writing, WritingThread *thread, bool full, Told *told)
     }
     writing->writer = NULL;
     writing->alone = false;
+    hand_turn_on(writing, told);
     have_somebody_look(writing, told);
     return look_after_small(writing);
 }
@@ -237,6 +284,9 @@ writing_quit(Writing *writing, WritingThread *thread, Told *told)
 {
     mutex_lock(&writing->lock);
     unlink_thread(writing, thread);
+    if (writing->writer == thread) { /* It was handed on too late. */
+        writing->writer = NULL;
+    }
     have_somebody_look(writing, told);
     Leave left = look_after_small(writing);
     writing_check(writing);
