@@ -788,7 +788,7 @@ class _Way(object):
     def __init__(self, fd=None):
         self.fd = fd
         self.holders = {}  # under None: the hold of the thread that writes
-        self.claims = [True]  # one may take it over
+        self.successors = {}  # under None: the way that took its place
 
 
 class Outlet(object):
@@ -807,7 +807,7 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self.way = _Way()
+        self._way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
@@ -817,7 +817,13 @@ class Outlet(object):
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self.way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+
+    @property
+    def way(self):
+        while self._way.successors:
+            self._way = self._way.successors[None]
+        return self._way
 
     @property
     def fd(self):
@@ -832,7 +838,7 @@ class Outlet(object):
         if self._closes:
             raise ValueError("write to closed file")
         way, counts = self.way, message.counts
-        holder = None
+        holder, is_done = None, False
         try:
             if message.data:
                 self._send_slowly(message)
@@ -842,12 +848,14 @@ class Outlet(object):
                 if holder is message and way.fd is not None and not self._left:
                     # From the system call into the list in one step: a handler that raises loses no count.
                     counts.extend(starmap(os.write, ((way.fd, message.head),)))
+                    is_done = counts[0] == message.size and not way.successors
             except OSError as exc:
                 _raise_unless_interrupted(exc)
             finally:
                 if holder is message or (holder is None and way.holders.get(None) is message):
                     self._leave(message, way)
-            if counts != [message.size] or way is not self.way:
+            if not is_done:
+                message.counts = []
                 self._send_slowly(message)
         finally:
             if self._left or self._closes:
@@ -873,7 +881,7 @@ class Outlet(object):
 
     def _may_look(self, way):
         # Whether who found way held looks again. After the close it stays held.
-        return not way.holders or way is not self.way or self._is_closed
+        return not way.holders or way.successors or self._is_closed
 
     def send_soon(self, message):
         """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
@@ -927,7 +935,7 @@ class Outlet(object):
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
-            while holder is hold and way is self.way:
+            while holder is hold and not way.successors:
                 first = (list(self._left) or [message])[0]
                 if not first.is_written():
                     self._write(first, hold, way)
@@ -956,7 +964,7 @@ class Outlet(object):
         at, counts = message.position(), []
         hold.writes = message, at, counts
         head, data = message.head, memoryview(message.data)
-        while at < message.size and way is self.way:
+        while at < message.size and not way.successors:
             start = at - len(head)
             piece = data[start : start + PIPE_STRETCH] if start >= 0 else head[at:]
             try:
@@ -971,7 +979,7 @@ class Outlet(object):
         # How far the message is. What has begun must be finished before another one.
         message, start, counts = hold.writes or (hold, 0, hold.counts)
         position = start + sum(counts)
-        if position and way is self.way:
+        if position and not way.successors:
             message.note(position)
             if position < message.size and message not in self._left:
                 self._left.appendleft(message)
@@ -983,24 +991,24 @@ class Outlet(object):
             pass
 
     def _take_over(self, holder):
-        # Whether holder, which this very thread has in code that was interrupted, holds the way no longer.
+        # Whether holder, which this very thread has in code that was interrupted, holds the way no longer. This may be
+        # interrupted by the same, too: whatever is done twice then is as if it were done once.
         way = self.way
         if way.holders.get(None) is not holder:
             return True
-        if way.fd is None or not way.claims or self._is_closed:  # whose number may be another file's by now
+        if way.fd is None or self._is_closed:  # whose number may be another file's by now
             return False
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:
                 copy = self._copy(way.fd)
-                for _ in starmap(way.claims.pop, ((),)):
-                    self._note(holder, way)
-                    self.way = copy
-                    os.dup2(nowhere, way.fd, *[False] * PY3)
+                self._note(holder, way)
+                way.successors.setdefault(None, copy)
+                os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
-        except (IOError, OSError, IndexError):
-            return False  # too many files are open, or the interrupted code is here, too
+        except (IOError, OSError):
+            return False  # too many files are open
         self._free.wake()
         return True
 
@@ -1032,7 +1040,7 @@ class Outlet(object):
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self.way = _Way(self.fd)
+        self._way = _Way(self.fd)
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
