@@ -15,7 +15,7 @@ FLAGS = "-std=c11 -O2 -g -Wall -Wextra -Wno-missing-field-initializers -DEXECNET
 
 
 def build(program: Path, machines: list[Path] = MACHINES, flags: list[str] | None = None) -> Path:
-    """Compile `machines` and the explorer into `program`. CalledProcessError, with the compiler's words, if that fails."""
+    """Compile `machines` and the explorer into `program`. CalledProcessError, with its words, if that fails."""
     sources = [*sorted(HERE.glob("*.c")), *machines]
     command = [*os.environ.get("CC", "cc").split(), *FLAGS, *(["-Werror"] if flags is None else flags)]
     command += [f"-I{HERE / 'include'}", f"-I{MACHINES[0].parent}", *map(str, sources), "-o", str(program)]
