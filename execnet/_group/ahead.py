@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from execnet._group.starting import Start
+from execnet.gateway_base import OneShot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +13,41 @@ if TYPE_CHECKING:
     from execnet.xspec import XSpec
 
 
+class _Begun:
+    """A start that is being begun ahead, or has been."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.ready = OneShot(start.group.execmodel)
+        #: Nothing of it failed: it has its id and its process.
+        self.worked = False
+
+    def begin(self) -> None:
+        """Begin it. Why that fails is told by the makegateway that asks for it."""
+        try:
+            self.start.reserve()
+            self.start.begin()
+            self.worked = True
+        except Exception:
+            self.start.undo()
+        except BaseException:
+            self.start.undo()
+            raise
+        finally:
+            self.ready.set()
+
+    def when_ready(self) -> Start | None:
+        """The start, once it is begun; None where that failed."""
+        self.ready.wait()
+        return self.start if self.worked else None
+
+
 class Ahead:
-    """The specs that a group has named, and the starts begun for them."""
+    """The specs that a group has named, and the starts begun for them.
+
+    Of the one who begins and the one who asks, whoever takes the spec from `_announced` was first. Who begins has
+    entered its start before: so who asks and comes second finds it, and waits until it is begun.
+    """
 
     def __init__(self, group: Home) -> None:
         self.group = group
@@ -21,14 +55,14 @@ class Ahead:
         self.limit = limit_wanted()
         # Both by what a spec is, not by what it says; each change is one call.
         self._announced: dict[int, XSpec] = {}
-        self._begun: dict[int, Start] = {}
+        self._begun: dict[int, _Begun] = {}
 
     def __bool__(self) -> bool:
         return bool(self._begun)
 
     def begun(self) -> list[Start]:
         """The starts that nobody has asked for yet."""
-        return list(self._begun.values())
+        return [begun.start for begun in list(self._begun.values())]
 
     def announce(self, spec: XSpec) -> None:
         """The spec will be asked for."""
@@ -37,46 +71,44 @@ class Ahead:
 
     def taken(self, spec: object) -> Start | None:
         """The start begun for the spec that is asked for now, the caller's from now on."""
-        self._announced.pop(id(spec), None)
-        return self._begun.pop(id(spec), None)
+        if self._announced.pop(id(spec), None) is not None:
+            return None
+        begun = self._begun.pop(id(spec), None)
+        return None if begun is None else begun.when_ready()
 
     def begin(self) -> None:
         """Start processes, up to the limit. What can't be started is told by its own makegateway."""
-        while len(self._begun) < self.limit:
-            spec = self._next()
-            if spec is None:
-                return
-            if not (spec.via or spec.socket or spec.warm or spec.preload):
-                self._begin(spec)
-
-    def _next(self) -> XSpec | None:
         for key in list(self._announced):
-            spec = self._announced.pop(key, None)
-            if spec is not None:
-                return spec
-        return None
+            if len(self._begun) >= self.limit:
+                return
+            spec = self._announced.get(key)
+            if spec is not None and not (spec.via or spec.socket or spec.warm or spec.preload):
+                self._begin(key, spec)
 
-    def _begin(self, spec: XSpec) -> None:
+    def _begin(self, key: int, spec: XSpec) -> None:
         try:
-            start = Start(self.group, spec)
+            begun = _Begun(Start(self.group, spec))
         except ValueError:
+            self._announced.pop(key, None)
+            return
+        if self._begun.setdefault(key, begun) is not begun:
+            return  # another thread is at it
+        if self._announced.pop(key, None) is None:  # it was asked for meanwhile
+            self._begun.pop(key, None)
+            begun.ready.set()
             return
         try:
-            start.reserve()
-            start.begin()
-        except Exception:
-            start.undo()
-        except BaseException:
-            start.undo()
-            raise
-        else:
-            self._begun[id(spec)] = start
+            begun.begin()
+        finally:
+            if not begun.worked:
+                self._begun.pop(key, None)
 
     def discard(self) -> None:
         """End what nobody asked for."""
         self._announced.clear()
         for key in list(self._begun):
-            start = self._begun.pop(key, None)
+            begun = self._begun.pop(key, None)
+            start = None if begun is None else begun.when_ready()
             if start is not None:
                 start.undo()
 
