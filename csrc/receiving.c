@@ -180,33 +180,42 @@ stay(ConnectionObject *connection, ReadingThread *thread, int64_t deadline, Read
     }
 }
 
-/* Signal handlers run while the thread neither reads nor waits. */
+/* Signal handlers run while the thread neither reads nor waits. What the machine has of it is not
+   on its stack: where the interpreter ends, a thread that takes the GIL back ends with its stack.
+ */
 static Received
 wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
 {
     ConnectionObject *connection = (ConnectionObject *)Py_NewRef(queue->connection);
-    ReadingThread thread = {.queue = &queue->arrived, .for_end = for_end};
+    ReadingThread *thread = PyMem_RawCalloc(1, sizeof *thread);
     Received received = RECEIVED_ERROR;
 
     Py_INCREF(queue);
-    thread.sleeper.wakeup = waking_new();
-    if (thread.sleeper.wakeup == NULL) {
+    if (thread == NULL) {
+        PyErr_NoMemory();
         goto done;
     }
-    thread.can_read = connection->queues != NULL && ensure_kick(connection);
+    thread->sleeper.wakeup = waking_new();
+    if (thread->sleeper.wakeup == NULL) {
+        goto done;
+    }
+    thread->queue = &queue->arrived;
+    thread->for_end = for_end;
+    thread->can_read = connection->queues != NULL && ensure_kick(connection);
     for (;;) {
         /* A signal that came before would not end the wait. */
         if (PyErr_CheckSignals() < 0) {
             received = RECEIVED_ERROR;
             break;
         }
-        received = stay(connection, &thread, deadline, item);
+        received = stay(connection, thread, deadline, item);
         if (received != RECEIVED_TIMEOUT || waking_time_left(deadline) == 0) {
             break;
         }
     }
-    PyThread_free_lock(thread.sleeper.wakeup);
+    PyThread_free_lock(thread->sleeper.wakeup);
 done:
+    PyMem_RawFree(thread);
     Py_DECREF(queue);
     Py_DECREF(connection);
     return received;

@@ -258,21 +258,50 @@ await_turn(ConnectionObject *connection, WritingThread *thread, Want want, int64
     }
 }
 
+/* A record of a thread that waits. It is not on the thread's stack: where the interpreter ends, a
+   thread that takes the GIL back ends with its stack. NULL with MemoryError. */
+static WritingThread *
+waiting_new(void)
+{
+    WritingThread *waiting = PyMem_RawCalloc(1, sizeof *waiting);
+
+    if (waiting == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    waiting->sleeper.wakeup = waking_new();
+    if (waiting->sleeper.wakeup == NULL) {
+        PyMem_RawFree(waiting);
+        return NULL;
+    }
+    return waiting;
+}
+
+static void
+waiting_free(WritingThread *waiting)
+{
+    PyThread_free_lock(waiting->sleeper.wakeup);
+    PyMem_RawFree(waiting);
+}
+
 /* Wait for the turn while signal handlers run, each with nothing held; -1 if one of them raised, or
    nothing can be written any more. */
 static int
 await_turn_with_signals(ConnectionObject *connection, WritingThread *thread, Want want)
 {
+    WritingThread *waiting = waiting_new();
     Await awaited = AWAIT_LOOK;
 
-    thread->sleeper.wakeup = waking_new();
-    if (thread->sleeper.wakeup == NULL) {
+    if (waiting == NULL) {
         return -1;
     }
     while (awaited == AWAIT_LOOK && PyErr_CheckSignals() == 0) {
-        awaited = await_turn(connection, thread, want, FDIO_FOREVER);
+        awaited = await_turn(connection, waiting, want, FDIO_FOREVER);
     }
-    PyThread_free_lock(thread->sleeper.wakeup);
+    if (awaited == AWAIT_TURN) {
+        writing_rename(&connection->writing, waiting, thread);
+    }
+    waiting_free(waiting);
     if (awaited == AWAIT_CLOSED) {
         (void)closed_error(connection);
     }
@@ -488,26 +517,26 @@ bool
 send_end(ConnectionObject *connection, int64_t milliseconds)
 {
     int64_t deadline = fdio_now() + milliseconds;
-    WritingThread thread = {.sleeper.wakeup = waking_new()};
+    WritingThread *thread = waiting_new();
     bool ended = false;
 
-    if (thread.sleeper.wakeup == NULL) {
+    if (thread == NULL) {
         PyErr_Clear();
         return false;
     }
     writing_close(&connection->writing);
     do {
-        if (await_turn(connection, &thread, WANT_END, deadline) == AWAIT_TURN) {
+        if (await_turn(connection, thread, WANT_END, deadline) == AWAIT_TURN) {
             Told told = NULL;
             (void)write_small(connection);
-            ended = writing_end(&connection->writing, &thread, &told) == LEAVE_DONE;
+            ended = writing_end(&connection->writing, thread, &told) == LEAVE_DONE;
             waking_wake(connection, told);
             if (!ended) {
-                leave_turn(connection, &thread);
+                leave_turn(connection, thread);
             }
         }
     } while (!ended && waking_time_left(deadline) > 0);
-    PyThread_free_lock(thread.sleeper.wakeup);
+    waiting_free(thread);
     return ended;
 }
 

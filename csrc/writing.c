@@ -195,6 +195,16 @@ writing_woke(Writing *writing, WritingThread *thread)
     return was_told;
 }
 
+void
+writing_rename(Writing *writing, WritingThread *from, WritingThread *to)
+{
+    mutex_lock(&writing->lock);
+    assert(writing->writer == from);
+    (void)from;
+    writing->writer = to;
+    mutex_unlock(&writing->lock);
+}
+
 static Leave
 leave(Writing *writing, WritingThread *thread, bool full, Told *told)
 {

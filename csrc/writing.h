@@ -37,12 +37,14 @@ typedef struct {
     WritingThread *writer;  /* whose turn it is, NULL: nobody's */
     WritingThread *waiting; /* in the order in which they came */
     WritingThread helper;
+    unsigned
+        overtaken; /* messages of others since the first of those who wait could have written */
     WritingSmall *small, *last_small; /* in the order in which they came */
     WritingHelper helps;
-    bool alone;                       /* no helper could be had for the small messages */
-    bool unfinished;                  /* a message has begun, and its rest is the helper's */
-    bool closed;                      /* no message is accepted any more */
-    bool failed;                      /* nothing can be written any more */
+    bool alone;      /* no helper could be had for the small messages */
+    bool unfinished; /* a message has begun, and its rest is the helper's */
+    bool closed;     /* no message is accepted any more */
+    bool failed;     /* nothing can be written any more */
 } Writing;
 
 void writing_init(Writing *writing);
@@ -72,6 +74,9 @@ bool writing_try(Writing *writing, WritingThread *thread);
 /* The thread has slept, for whatever reason it stopped. Whether a wake-up is on its way, which it
    has to take. */
 bool writing_woke(Writing *writing, WritingThread *thread);
+
+/* The writer goes on under another record. */
+void writing_rename(Writing *writing, WritingThread *from, WritingThread *to);
 
 typedef enum {
     LEAVE_DONE,  /* the thread is not the writer any more */

@@ -987,7 +987,7 @@ class Outlet(object):
         way = self.way
         if way.holders.get(None) is not holder:
             return True
-        if way.fd is None or not way.claims:
+        if way.fd is None or not way.claims or self._is_closed:  # whose number may be another file's by now
             return False
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -1015,7 +1015,7 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self.way.holders, timeout)
+            self._free.wait(lambda: self._is_closed or not self.way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
@@ -1408,19 +1408,34 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             self._trace("ignoring close() of a closed channel")
             return
         # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
-        is_to_tell = not queue.is_set() or not factory.finished
+        message = None
+        if not queue.is_set() or not factory.finished:
+            message = (Message.CHANNEL_CLOSE, self.id)
+            if error is not None:
+                message = (Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
         queue.closed = True
-        if isinstance(error, RemoteError):
-            queue.errors.append(error)
-        exhaust(removing(factory._queues, self.id, queue))
-        queue.set()
+        # A signal handler may raise at any of these steps: all are done nevertheless, for no other close() does them.
         try:
-            if is_to_tell and error is None:
-                self.gateway._send(Message.CHANNEL_CLOSE, self.id)
-            elif is_to_tell:
-                self.gateway._send(Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
+            if isinstance(error, RemoteError):
+                queue.errors.append(error)
+            exhaust(removing(factory._queues, self.id, queue))
         finally:
-            factory._end_callback(queue)
+            try:
+                queue.set()
+            finally:
+                self._tell_close(queue, message)
+
+    def _tell_close(self, queue, message):
+        try:
+            if message:
+                self.gateway._send(*message)
+        except (IOError, ValueError):
+            raise
+        except BaseException:  # of a signal handler: that nothing more comes is told all the same
+            self.gateway._send_soon(Message.CHANNEL_CLOSE, self.id)
+            raise
+        finally:
+            self.gateway._channelfactory._end_callback(queue)
 
     def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
         """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
@@ -1464,10 +1479,18 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         queue = getattr(self, "_queue", None)
         if queue is None or self.gateway is None:
             return
+        closed = queue.closed
+        try:
+            self._drop(queue, closed)
+        except BaseException:  # of a signal handler, which may raise anywhere: nobody else does this
+            self._drop(queue, closed)
+            raise
+
+    def _drop(self, queue, closed):
         queue.drop(self.id)
         while queue.errors:
             self._getremoteerror().warn()
-        if queue.closed:
+        if closed:
             return
         factory = getattr(self.gateway, "_channelfactory", None)
         ended, has_callback = queue.is_set(), queue.callback is not None
@@ -1539,9 +1562,7 @@ class ChannelFactory(object):
         }
 
     def _no_longer_opened(self, id):
-        self._end(self._queues.pop(id, None))
-
-    def _end(self, queue):
+        queue = self._queues.pop(id, None)
         if queue is not None:
             queue.set()
             self._end_callback(queue)
@@ -1651,6 +1672,8 @@ class ChannelFactory(object):
         self.finished = True
         for id in list(self._queues):
             self._local_close(id, sendonly=True)
+            if getattr(self.gateway, "_disowned", False):
+                self.gateway._leave_as_child(None)
 
 
 class ChannelFile(object):
@@ -1745,8 +1768,24 @@ _receiving = set()
 
 
 def _disown_gateways():
-    while _receiving:
-        _receiving.pop()._disown()
+    disowned = list(_receiving)
+    _receiving.clear()
+    for gateway in disowned:
+        gateway._disown()
+    for gateway in disowned:
+        gateway._let_go()
+
+
+def _lead_nowhere(fd):
+    # The descriptor's number stays taken, for who closes it later.
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    except (IOError, OSError):  # too many files are open: its own number is the only free one
+        os.close(fd)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != fd:
+        os.dup2(nowhere, fd, False)
+        os.close(nowhere)
 
 
 if hasattr(os, "register_at_fork"):
@@ -1797,7 +1836,11 @@ class BaseGateway(object):
             # The first importer of threading is taken for the main thread: it must not be a callback or a task.
             import threading  # noqa: F401
         _receiving.add(self)
-        self._receivepool.spawn(self._thread_receiver)
+        try:
+            self._receivepool.spawn(self._thread_receiver)
+        except BaseException:
+            _receiving.discard(self)
+            raise
 
     def _thread_receiver(self):
         self._trace("starting to receive")
@@ -1821,7 +1864,6 @@ class BaseGateway(object):
             self._trace("ended by", type(exc).__name__)
             self._error = EOFError("a callback ended the receiver: %r" % (exc,))
             lost = False
-        _receiving.discard(self)
         self._channelfactory._finished_receiving()
         if self._connection is not None:
             self._connection.stop()
@@ -1831,6 +1873,7 @@ class BaseGateway(object):
                 close(*args)
             except (IOError, OSError, ValueError) as exc:
                 self._trace("closing:", exc)
+        _receiving.discard(self)
         self._trace("receiver ends")
 
     def _receive_messages(self):
@@ -1875,7 +1918,6 @@ class BaseGateway(object):
         # In a forked child: the connection, its threads and the state of its locks are the parent's.
         self._disowned = True
         self._error = IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
-        self._let_go()
         if self._connection is not None:
             self._connection.disown()
         else:
@@ -1885,12 +1927,10 @@ class BaseGateway(object):
         self._channelfactory._disown()
 
     def _let_go(self):
-        # The descriptors' numbers stay taken, for who closes them later, but are no way to the other side any more.
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        # In a forked child: the descriptors are no way to the other side any more.
         for file, fd in self._files + _numbers_of(self._outlet.files if self._outlet is not None else ()):
             if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
-                os.dup2(nowhere, fd, False)
-        os.close(nowhere)
+                _lead_nowhere(fd)
 
     def _send(self, msgcode, channelid=0, data=b""):
         if self._disowned:

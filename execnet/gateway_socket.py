@@ -126,10 +126,16 @@ def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
             raise OSError(f"no socket server for gateway {str(spec)!r}: {error}") from None
     else:
         host, port = _address(spec)
-    sock = _connect(host, port, spec, execmodel)
-    io = SocketIO(sock, execmodel)
-    io.remoteaddress = f"{host}:{port}"
-    return io
+    sock = None
+    try:
+        sock = _connect(host, port, spec, execmodel)
+        io = SocketIO(sock, execmodel)
+        io.remoteaddress = f"{host}:{port}"
+        return io
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
 
 
 def _address(spec: XSpec) -> tuple[str, int]:
@@ -142,9 +148,8 @@ def _address(spec: XSpec) -> tuple[str, int]:
 def _connect(host: str, port: int, spec: XSpec, execmodel: ExecModel) -> Socket:
     socket = execmodel.socket
     try:
-        sock: Socket = socket.create_connection((host.strip("[]"), port))
+        return socket.create_connection((host.strip("[]"), port))  # type: ignore[no-any-return]
     except socket.gaierror as error:
         raise HostNotFound(f"{host}: {error.strerror} (gateway {str(spec)!r})") from None
     except OSError as error:
         raise named_error(error, spec, f"connecting to {host}:{port}") from None
-    return sock

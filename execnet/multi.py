@@ -87,6 +87,8 @@ class Group:
         self._execmodel = get_execmodel(execmodel)
         self._remote_execmodel = self._execmodel if remote_execmodel is None else get_execmodel(remote_execmodel)
         self._lock = self._execmodel.Lock()  # of the templates
+        # For programs that number gateways themselves; nothing here needs it.
+        self._autoidlock = self._execmodel.Lock()
 
     def __repr__(self) -> str:
         return f"<Group {[gateway.id for gateway in self]!r}>"
@@ -168,9 +170,11 @@ class Group:
 
         At most ``max_parallel`` starts are under way at a time (None: all of them). Ids
         are given in order; a spec with ``via`` or ``installvia`` waits for the gateway it
-        needs, which may be another one of ``specs``. Where starts fail, the others are
-        ended and the group is left as it was; a single failure is raised as
-        `makegateway` would raise it, several as one OSError that names every failed spec.
+        needs, which may be another one of ``specs``. All become members together, at the
+        end. When a start fails, no other one is begun, and those under way have another
+        second before all are ended and the group is left as it was; a single failure is
+        raised as `makegateway` would raise it, several as one OSError that names each
+        spec that failed. After Ctrl-C, too, nothing is left.
         Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """
         if max_parallel is not None and max_parallel < 1:
@@ -193,7 +197,8 @@ class Group:
         Members that others go through (``via``) end after those. What has not ended
         ``timeout`` seconds after the call is interrupted, terminated and killed in quick
         succession; None waits without end. A process that survives that is named in a
-        RuntimeWarning.
+        RuntimeWarning. What another thread starts meanwhile lives on. What Ctrl-C leaves
+        is ended by the next call, at the latest at interpreter exit.
         """
         self._disown_in_forked_child()
         if self._ahead:

@@ -388,11 +388,14 @@ def test_a_wait_that_is_interrupted_takes_no_wake_up_from_another(base: ModuleTy
 def test_a_pool_may_be_used_by_what_interrupts_it(base: ModuleType, execmodel: Any) -> None:
     pool = base.WorkerPool(execmodel)
 
-    def use() -> None:
+    def spawn() -> None:
         assert pool.spawn(abs, -1).get(SECONDS) == 1
+
+    def spawn_and_wait() -> None:
+        spawn()
         assert pool.waitall(SECONDS)
 
-    assert at_every_opcode(use, use) > 10
+    assert at_every_opcode(spawn_and_wait, spawn) > 10
     assert not pool._running
 
 
@@ -820,6 +823,7 @@ def test_channels_of_several_threads_have_different_ids(base: ModuleType, factor
 
 
 def test_threads_that_make_a_channel_of_one_id_get_the_same(base: ModuleType, factory: Any, fake: FakeGateway) -> None:
+    made = []
     for id in range(1000, 1400, 2):
         barrier = threading.Barrier(3)
 
@@ -830,6 +834,7 @@ def test_threads_that_make_a_channel_of_one_id_get_the_same(base: ModuleType, fa
         channels = [thread.result() for thread in [Call(make) for _ in range(3)]]
         assert channels[0] is channels[1] is channels[2] is factory._channels[id]
         assert not channels[0].isclosed()
+        made += channels
     assert fake.sent == []
 
 

@@ -34,6 +34,7 @@ class World:
         self.dice = random.Random(seed)
         self.membership = Membership()
         self.entered: list[Member] = []
+        self.left: list[Member] = []
         self.gone: list[Member] = []
         self.numbers: list[str] = []
         self.handlers = self.dice.randrange(3)
@@ -52,7 +53,7 @@ class World:
         return self.turns.switches
 
     def actions(self) -> list[Any]:
-        return [self.start, self.start, self.register, self.end_one, self.terminate]
+        return [self.start, self.start, self.register, self.exit_one, self.end_one, self.terminate]
 
     def between(self) -> None:
         """At any moment: see that all is well, and perhaps be a signal handler."""
@@ -70,7 +71,10 @@ class World:
             if self.dice.random() < 0.3:
                 raise OSError("did not start")
             place.gateway = gateway
-            self.membership.register(gateway)
+            try:
+                self.membership.register(gateway)
+            except ValueError as error:
+                raise AssertionError(f"{gateway} was reserved and can't enter") from error
             self.entered.append(gateway)
             if place.number is not None:
                 self.numbers.append(gateway.id)
@@ -92,6 +96,13 @@ class World:
             return
         self.entered.append(gateway)
 
+    def exit_one(self) -> None:
+        members = list(self.membership.members)
+        if members:
+            gateway = self.dice.choice(members)
+            self.membership.leave(gateway)
+            self.left.append(gateway)
+
     def end_one(self) -> None:
         members = list(self.membership.members)
         if members:
@@ -110,9 +121,11 @@ class World:
     def check_end(self) -> None:
         """Each that entered is a member or has ended, nothing else is known of anybody."""
         table = self.membership
-        assert set(table.members) == set(self.entered) - set(self.gone)
-        assert [place.gateway for place in table.places if place.entered and place.gateway not in table.members] == []
-        assert {place.gateway for place in table.places} <= set(table.members) and table.ending() == []
+        assert set(table.members) == set(self.entered) - set(self.left) - set(self.gone)
+        by_hand = {member for member in self.entered if member.id == "by hand"}  # may be awaited twice
+        assert set(table.ending()) - by_hand == set(self.left) - set(self.gone) - by_hand
+        assert set(table.ending()) >= set(self.left) - set(self.gone)
+        assert {place.gateway for place in table.places} <= {*table.members, *table.ending()}
         assert not table._claims and not table.starts_under_way()
         assert len(self.numbers) == len(set(self.numbers)), "an automatic id was given twice"
         for name in NAMES:

@@ -6,12 +6,15 @@ import atexit
 import itertools
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from support import leaks
+from support.processes import wait_until
 
 import execnet
 from execnet import Group, MultiChannel, RemoteError, XSpec, gateway_base, gateway_io, multi
@@ -105,6 +108,22 @@ class TestIds:
         first.spec.id = None
         second = group.makegateway(first.spec)
         assert (first.id, second.id) == ("gw0", "gw1")
+
+    def test_an_id_that_is_being_started_is_refused(self, group):
+        spec = XSpec("popen//id=a")
+        start = starting.Start(group, spec)
+        start.reserve()
+        for taking in (lambda: group.allocate_id(XSpec("popen//id=a")), lambda: group._register(StandIn("a"))):
+            with pytest.raises(ValueError, match="'a'"):
+                taking()
+        start.undo()
+        assert group.makegateway(spec).id == "a"
+
+    def test_the_automatic_id_of_a_failed_start_blocks_nobody_when_it_was_taken_by_name(self, group):
+        with pytest.raises(OSError):
+            group.makegateway("popen//python=/bin/false")
+        assert group.makegateway("popen//id=gw0").id == "gw0"
+        assert [group.makegateway().id, group.makegateway().id] == ["gw1", "gw2"]
 
     def test_many_threads_get_different_ids(self, group):
         specs = [XSpec("popen") for _ in range(200)]
@@ -260,6 +279,29 @@ class TestMakegateway:
         monkeypatch.setattr(execnet.Gateway, "remote_exec", None)
         assert group.makegateway("popen").hasreceiver()
 
+    @pytest.mark.parametrize("string", ["popen//python", "ssh", "popen//via", "popen//chdir", "popen//id"])
+    def test_a_key_without_the_value_it_needs_is_a_valueerror_that_names_the_spec(self, group, string):
+        with pytest.raises(ValueError, match=f"'{string}'"):
+            group.makegateway(string)
+
+    def test_a_signal_handler_may_end_the_group_while_a_gateway_starts(self, group):
+        def end(*args):
+            group.terminate(SECONDS)
+            group.makegateway("popen//id=of the handler")
+
+        former = signal.signal(signal.SIGALRM, end)
+        try:
+            for delay in (0.0005, 0.002, 0.005, 0.01):
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                gateway = group.makegateway("popen")
+                wait_until(lambda: "of the handler" in group, SECONDS, "the handler's gateway")
+                if gateway in group:
+                    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+                group.terminate(SECONDS)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
+
     def test_a_failing_setup_names_the_spec_and_leaves_nothing(self, group, tmp_path):
         before = leaks.processes()
         with pytest.raises(RemoteError, match="nix/deeper") as info:
@@ -350,6 +392,17 @@ class TestMakegateways:
         assert [gateway.id for gateway in gateways] == [gateway.id for gateway in group] == ["c", "b", "s", "a"]
         assert group.remote_exec("channel.send(1)").receive_each() == [1] * 4
 
+    def test_all_are_awaited_also_where_a_worker_is_fast(self, group, monkeypatch):
+        start = group.execmodel.start
+
+        def started_and_at_work(execmodel, func, args=()):
+            start(func, args)
+            if getattr(func, "__func__", None) is starting.Starts._work:
+                time.sleep(0.05)  # it takes its start
+
+        monkeypatch.setattr(type(group.execmodel), "start", started_and_at_work)
+        assert len(group.makegateways(["popen"] * 3)) == len(group) == 3
+
     def test_going_through_oneself_is_refused(self, group):
         with pytest.raises(ValueError, match="goes through itself"):
             group.makegateways(["popen//id=a//via=b", "popen//id=b//via=a"])
@@ -372,6 +425,38 @@ class TestMakegateways:
         assert text.startswith("3 of 4 gateways could not be started:")
         assert all(repr(spec) in text for spec in specs if spec != "popen")
         assert list(group) == []
+
+    def test_a_failure_is_told_at_once_though_another_start_hangs(self, group, tmp_path):
+        hanging = tmp_path / "hanging"
+        hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+        hanging.chmod(0o755)
+        before = leaks.processes()
+        started = time.monotonic()
+        with pytest.raises(OSError, match="/bin/false"):
+            group.makegateways(["popen", f"popen//python={hanging}", "popen//python=/bin/false"])
+        assert time.monotonic() - started < starting.FAILURE_GRACE + 5.0
+        assert (list(group), leaks.processes()) == ([], before)
+
+    def test_after_a_failure_nothing_more_is_begun(self, group, monkeypatch):
+        begun = []
+        create_io = gateway_io.create_io
+        monkeypatch.setattr(
+            gateway_io, "create_io", lambda spec, *args: begun.append(spec.id) or create_io(spec, *args)
+        )
+        with pytest.raises(OSError, match="/bin/false"):
+            group.makegateways(["popen//id=a//python=/bin/false", "popen//id=b", "popen//id=c"], max_parallel=1)
+        assert begun == ["a"]
+
+    def test_members_of_one_call_stand_together_as_written_behind_those_that_came_before(self, group):
+        specs = [[f"popen//id={name}{number}" for number in range(3)] for name in "ab"]
+        threads = [threading.Thread(target=group.makegateways, args=(some,)) for some in specs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        ids = [gateway.id for gateway in group]
+        assert sorted(ids) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+        assert [[id for id in ids if id[0] == name] for name in "ab"] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
 
     def test_the_same_id_twice_starts_nothing(self, group, monkeypatch):
         monkeypatch.setattr(gateway_io, "create_io", None)
@@ -428,6 +513,18 @@ class TestStartAhead:
         group.makegateway(good)
         with pytest.raises(FileNotFoundError):
             group.makegateway(bad)
+
+    @pytest.mark.parametrize("string", ["popen//python", "popen//python=no-such-python", "popen//nice=x", "qwe", "ssh"])
+    def test_a_bad_one_neither_fails_a_good_one_nor_leaves_anything(self, group, string):
+        group.start_ahead = 8
+        before = leaks.processes()
+        (good,), (bad,), (last,) = self.announced(group, 1), self.announced(group, 1, string), self.announced(group, 1)
+        assert group.makegateway(good).id == "gw0"
+        assert [start.spec for start in group._ahead.begun()] == [last]
+        with pytest.raises((OSError, ValueError), match=r"gateway|needs"):
+            group.makegateway(bad)
+        group.terminate(SECONDS)
+        assert leaks.processes() == before
 
     def test_nothing_starts_ahead_by_default(self, group):
         group.makegateway(self.announced(group)[0])

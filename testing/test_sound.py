@@ -915,6 +915,19 @@ def test_no_waiter_reads_another_file_when_the_receiver_ends(program: Any) -> No
     assert program(f"SEED = {random.random()}" + RECEIVER_ENDS, rounds(60), 0.2) == ["done"]
 
 
+def test_who_has_closed_the_connection_leaves_files_that_have_its_descriptors_numbers_alone(peer: Peer) -> None:
+    gateway = peer.gateway
+    gateway.exit()
+    gateway._close_write()
+    with contextlib.ExitStack() as stack:
+        peer.hang_up()
+        gateway.join(SECONDS)
+        files = [stack.enter_context(open(__file__)) for _ in range(10)]
+        for again in (gateway._close_write, gateway.exit, lambda: gateway._close_write(1.0)):
+            again()
+        assert {os.fstat(file.fileno()).st_ino for file in files} == {os.stat(__file__).st_ino}
+
+
 # 10. objects half made, made twice, changed while they are written; and no descriptors left
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from execnet._group.calls import Call, Deadline
+from execnet._group.calls import Call, Deadline, run_apart
 from execnet.gateway_base import BaseGateway
 
 TYPE_CHECKING = False
@@ -71,7 +71,9 @@ class Ending:
             self.failure = self.failure or exc
         for wait in waits:
             try:
-                wait.warn_unless_reaped()
+                if not wait.ended:
+                    run_apart(self.execmodel, wait.reap)
+                wait.warn_unless_ended()
             except Exception as exc:  # raised by end(), as above
                 self.failure = self.failure or exc
             self.membership.ended(wait.gateway)
@@ -93,11 +95,13 @@ class End:
         # Known for processes on this machine only.
         self.popen: Any = getattr(self.io, "popen", None)
         self.deadline = deadline
+        self.ended = False
 
     def __call__(self) -> None:
         """Wait until the receiver has finished and the process is reaped."""
         self.gateway.join()
         self.io.wait()
+        self.ended = True
 
     def within(self, timeout: float | None) -> bool:
         """Wait at most ``timeout`` seconds, for when no thread can be started."""
@@ -121,12 +125,15 @@ class End:
                     return
         self.io.kill()
 
-    def warn_unless_reaped(self) -> None:
-        """Name a local process that even SIGKILL has not ended."""
-        if self.popen is None:
-            return
-        if self._reaped(REAP_GRACE):
+    def reap(self) -> None:
+        """Wait a moment for a process that has been killed."""
+        if self.popen is not None and self._reaped(REAP_GRACE):
             self.io.wait()
+            self.ended = True
+
+    def warn_unless_ended(self) -> None:
+        """Name a local process that even SIGKILL has not ended."""
+        if self.ended or self.popen is None:
             return
         import warnings  # lazy: start-up speed
 

@@ -170,18 +170,17 @@ class Membership:
 
     def leave(self, gateway: Any) -> None:
         """A member is ending from now on; nothing for others."""
+        # In this order: a member has had a place all along, unless it was put into the list by hand. For such a one,
+        # which two threads let go of at once, the place may be a second one: its end is awaited twice.
+        known = self._place_of(gateway) is not None
         if gateway not in self.members:
             return
-        place = None
-        if self._place_of(gateway) is None:  # put into the list by hand, or gone meanwhile
+        if not known:
             place = Place()
             place.gateway, place.entered = gateway, True
             self.places[place] = None
-        try:
+        with suppress(ValueError):  # another thread was faster
             self.members.remove(gateway)
-        except ValueError:  # another thread was faster, and may have seen its end by now
-            if place is not None:
-                self.places.pop(place, None)
 
     def ended(self, gateway: Any) -> None:
         """Nothing is left of a gateway that was ending; may be said again."""

@@ -198,8 +198,9 @@ class Start:
 
     def stop(self) -> None:
         """Have it fail soon, wherever it is; it has to be undone nevertheless."""
-        if self.io is not None and not self.ready:
-            self.io.kill()
+        io = self.io
+        if io is not None and not self.ready:
+            io.kill()
 
     def discard(self) -> None:
         """End what was begun, to begin anew or not at all."""
@@ -276,7 +277,9 @@ class Starts:
             raise
 
     def _give_up(self) -> None:
-        if self._error is None and self._first.setdefault("first", CALLER) == CONDUCTOR:
+        if self._over.is_set() and self._error is not None:
+            return  # all is undone
+        if self._first.setdefault("first", CALLER) == CONDUCTOR:
             Call(self.execmodel, self._take_back).done_within(Deadline(UNDO_PATIENCE))
 
     def _take_back(self) -> None:
@@ -289,17 +292,19 @@ class Starts:
     def _conduct(self) -> None:
         if self._first.setdefault("first", CONDUCTOR) != CONDUCTOR:
             return
+        failure = None
         try:
             self._start_all()
             for start in self.starts:
                 start.enter()
         except BaseException as exc:  # raised by run(), in the caller's thread
-            self._error = exc
+            failure = exc
             try:
                 self._undo_all()
             except BaseException as undoing:
-                self._error = undoing  # its context tells the first
+                failure = undoing  # its context tells the first
         finally:
+            self._error = failure
             self._over.set()
 
     def _start_all(self) -> None:
@@ -359,7 +364,7 @@ class Starts:
             return
         over = getattr(self.execmodel.queue, "SimpleQueue", self.execmodel.queue.Queue)()
         try:
-            for _ in waiting[: self.max_parallel]:
+            for _ in range(count if self.max_parallel is None else min(self.max_parallel, count)):
                 self.execmodel.start(self._work, (over.put,))
             self._await_all(over, count)
         except BaseException:

@@ -26,7 +26,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,8 @@ class World:
             folder.mkdir(mode=0o700)
             os.environ[name] = str(folder)
         self.closing: list[Callable[[], object]] = []
+        #: What was done last, told when something does not hold.
+        self.done: deque[str] = deque(maxlen=100)
         self.places: Any = None
         self.round = 0
         self.played: Counter[str] = Counter()
@@ -170,6 +172,8 @@ class World:
     def begin(self, number: int) -> None:
         """Let a round begin: settings and gateways."""
         self.round = number
+        self.began = time.monotonic()
+        self.done.clear()
         dice = self.dice("settings")
         self.threshold = dice.choice([1, 50, 700, 700])
         self.interval = dice.choice(INTERVALS)
@@ -191,6 +195,10 @@ class World:
             source = SETTLE.format(threshold=self.threshold, interval=self.interval)
             gateway.remote_exec(source).waitclose(self.patience)
         return gateway
+
+    def did(self, what: str) -> None:
+        """Something was done, or is to be."""
+        self.done.append(f"{time.monotonic() - self.began:7.3f} {self.name()}: {what}")
 
     def thread(self, function: Callable[..., Any], *args: Any, name: str | None = None) -> threading.Thread:
         """Run function in a thread; what it raises ends the program."""
@@ -267,6 +275,8 @@ class World:
         print(f"\nFAILED: {text}", file=out)
         if error is not None:
             traceback.print_exception(type(error), error, error.__traceback__, file=out)
+        for line in list(self.done):
+            print(line, file=out)
         print(f"round {self.round} of {self.playing}, gc {self.threshold}, switching {self.interval}", file=out)
         print(f"repeat with: --seed {self.seed} --core {self.core} --first-round {self.round}", file=out, flush=True)
         faulthandler.dump_traceback(all_threads=True)

@@ -112,6 +112,13 @@ class Made:
         self.ending = self.gone = self.killed = False
         self.far_pid: int | None = None
 
+    def __repr__(self) -> str:
+        gateway = self.gateway
+        flags = [name for name in ("ending", "gone", "killed") if getattr(self, name)]
+        return (
+            f"{gateway.id} ({gateway.spec}) pid {gateway.pid} far {self.far_pid} epoch {self.epoch} {' '.join(flags)}"
+        )
+
     def is_cut(self) -> bool:
         """Whether it need not answer any more, member or not."""
         return self.killed or self.ending or (self.through is not None and self.through.is_cut())
@@ -168,6 +175,7 @@ class Crowd:
     def note(self, gateway: Any, epoch: int | None, through: Made | None = None) -> Made:
         """The gateway was made, by a call that began in that epoch."""
         made = Made(gateway, epoch, through)
+        self.world.did(f"made {made}")
         with self._lock:
             others = [other for other in self.made if other.gateway.id == gateway.id]
             self.made.append(made)
@@ -232,6 +240,7 @@ class Crowd:
         if not many and dice.random() < 0.3:
             specs = self.allocated(wanted[0])
         epoch = self.epoch()
+        self.world.did(f"starting {specs}")
         try:
             with self.world.watch(f"starting {specs}"):
                 if many:
@@ -240,6 +249,7 @@ class Crowd:
                 else:
                     gateways = [run(lambda: self.group.makegateway(specs[0])) for _ in specs]
         except KeyboardInterrupt as error:
+            self.world.did(f"Ctrl-C while starting {specs}")
             self.take_over(specs, epoch, error)
         except Exception as error:
             if not self.was_to_be_expected(error, wanted, epoch):
@@ -301,9 +311,11 @@ class Crowd:
                 made.far_pid = made.gateway.remote_exec(FIRST_TASK).receive(self.world.patience)
                 if holds:
                     made.gateway.remote_exec(HOLDING).receive(self.world.patience)
-        except (EOFError, OSError, execnet.RemoteError):
+        except execnet.TimeoutError:
+            raise Wrong(f"no answer of {made}") from None
+        except (EOFError, OSError, execnet.RemoteError) as error:
             if self.must_answer(made):
-                raise
+                raise Wrong(f"{made} does not answer, and nobody has ended it") from error
 
     def use_any(self, dice: random.Random) -> None:
         """Use one of the gateways, or all of them together."""
@@ -342,6 +354,7 @@ class Crowd:
             return
         made.ending = True
         wait = dice.choice([None, None, 0.05, 5.0])
+        self.world.did(f"exit(wait={wait}) {made}")
         with self.world.watch(f"exit(wait={wait}) of {made.gateway!r}"):
             made.gateway.exit() if wait is None else made.gateway.exit(wait=wait)
         made.gone = True
@@ -353,9 +366,11 @@ class Crowd:
             self.running += 1
             known = list(self.made)
         timeout = dice.choice(TIMEOUTS)
+        self.world.did(f"terminate({timeout}), epoch {self.epochs}")
         try:
             with self.world.watch(f"terminate({timeout})"):
                 run(lambda: self.group.terminate(timeout))
+            self.world.did("terminated")
             for made in known:
                 made.gone = True
         finally:
@@ -373,6 +388,7 @@ class Crowd:
             pids = [made.gateway.pid, made.far_pid]
         pid = dice.choice(pids)
         if pid in ours:
+            self.world.did(f"kill {pid} of {made}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
 
@@ -415,6 +431,7 @@ class Crowd:
     def fork(self, dice: random.Random) -> None:
         """A child that leaves the group alone, ends it for itself, or uses it for its own gateways."""
         does = dice.choice(["nothing", "exits", "ends the group", "starts a gateway"])
+        self.world.did(f"fork: {does}")
         faulthandler.cancel_dump_traceback_later()
         sys.stdout.flush()
         sys.stderr.flush()

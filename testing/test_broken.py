@@ -1,0 +1,279 @@
+"""What once broke a connection: forks, handlers, finalizers, senders at the wrong moment; each in its own process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import execnet
+
+SECONDS = 30.0
+
+c_core = pytest.mark.skipif(execnet.gateway_base.core != "c", reason="of the C core")
+
+BEGIN = """
+import faulthandler, os, signal, sys, threading, time
+import execnet
+from support.peer import Peer, frame
+faulthandler.dump_traceback_later(20, exit=True)
+
+def status_of_child(work):
+    # What a forked child makes of work: the error's name, or "nothing"; "hangs" if it does not end.
+    to_read, to_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(3)
+        try:
+            work()
+            answer = "nothing"
+        except Exception as exc:
+            answer = type(exc).__name__
+        os.write(to_write, answer.encode())
+        os._exit(0)
+    os.close(to_write)
+    status = os.waitpid(pid, 0)[1]
+    return os.read(to_read, 100).decode() if status == 0 else "hangs"
+"""
+
+
+def run(script: str, *args: str) -> str:
+    """What the script prints, run in a process of its own."""
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + textwrap.dedent(script), *args],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("method", "answer"), [("join", "nothing"), ("receive", "OSError"), ("send", "OSError")])
+def test_a_child_forked_while_an_end_marker_is_delivered_has_no_connection(method: str, answer: str) -> None:
+    script = """
+    peer = Peer(execnet)
+    first, second = peer.gateway.newchannel(), peer.gateway.newchannel()
+    inside, leave = threading.Event(), threading.Event()
+
+    def callback(item):
+        inside.set()
+        leave.wait(15)
+
+    first.setcallback(callback, endmarker=None)
+    peer.hang_up()
+    assert inside.wait(10)
+    works = {"join": peer.gateway.join, "receive": second.receive, "send": lambda: second.send(1)}
+    print(status_of_child(works[sys.argv[1]]))
+    leave.set()
+    peer.gateway.join(10)
+    """
+    assert run(script, method) == answer
+
+
+def test_the_child_that_an_end_marker_forked_calls_no_other_callback() -> None:
+    script = """
+    peer = Peer(execnet)
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        if os.getpid() != parent:
+            os.write(1, b"called in the child ")
+        elif not forked:
+            forked.append(None)
+            pid = os.fork()
+            forked[0] = pid
+
+    channels = [peer.gateway.newchannel() for _ in range(3)]
+    for channel in channels:
+        channel.setcallback(callback, endmarker=None)
+    peer.hang_up()
+    peer.gateway.join(10)
+    os.waitpid(forked[0], 0)
+    """
+    assert run(script) == ""
+
+
+@pytest.mark.parametrize(("method", "answer"), [("join", "nothing"), ("receive", "OSError"), ("send", "OSError")])
+def test_a_child_forked_with_no_descriptor_left_has_no_connection(method: str, answer: str) -> None:
+    script = """
+    import resource
+
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+    works = {"join": peer.gateway.join, "receive": channel.receive, "send": lambda: channel.send(1)}
+    to_read, to_write = os.pipe()
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    os.pipe = lambda: (to_read, to_write)
+    answer = status_of_child(works[sys.argv[1]])
+    for descriptor in held:
+        os.close(descriptor)
+    import select
+    print(answer, bool(select.select([peer.in_], [], [], 0)[0]))
+    """
+    assert run(script, method) == f"{answer} False"
+
+
+def test_a_close_that_a_handler_interrupted_can_be_repeated() -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        raise Hit
+
+    peer = Peer(execnet)
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    for _ in range(1500):
+        channel = peer.gateway.newchannel()
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.random() * 60e-6 + 1e-6)
+                channel.close()
+                time.sleep(0.0001)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Hit:
+            pass
+        channel.close()
+        channel.waitclose(5)
+        assert peer.message() == (peer.CLOSE, channel.id, b"")
+        assert not peer.gateway._channelfactory.channels()
+    """
+    assert run(script) == ""
+
+
+def test_a_gateway_whose_receiver_cannot_be_started_is_forgotten() -> None:
+    script = """
+    import _thread
+
+    def none(*args):
+        raise RuntimeError("can't start new thread")
+
+    real, _thread.start_new_thread = _thread.start_new_thread, none
+    try:
+        Peer(execnet)
+    except RuntimeError:
+        pass
+    _thread.start_new_thread = real
+    print(len(execnet.gateway_base._receiving))
+    """
+    assert run(script) == "0"
+
+
+@c_core
+def test_channels_may_be_closed_while_others_wait_and_a_callback_takes_its_time() -> None:
+    # In a build with asserts: somebody looks for what arrives, always.
+    script = """
+    peer = Peer(execnet)
+    slow = peer.gateway.newchannel()
+    slow.setcallback(lambda item: time.sleep(0.004))
+    stop = time.monotonic() + 4
+
+    def feed():
+        while time.monotonic() < stop:
+            peer.send(slow, 1)
+            time.sleep(0.003)
+
+    def wait(channel):
+        try:
+            while True:
+                channel.receive(20)
+        except (EOFError, OSError):
+            pass
+
+    def closes():
+        while time.monotonic() < stop:
+            channel = peer.gateway.newchannel()
+            threads = [threading.Thread(target=wait, args=(channel,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.002)
+            channel.close()
+            for thread in threads:
+                thread.join(10)
+                assert not thread.is_alive()
+
+    threading.Thread(target=lambda: [None for _ in iter(lambda: peer.read(1 << 16), b"")], daemon=True).start()
+    threads = [threading.Thread(target=target) for target in (feed, closes, closes, closes, closes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    peer.gateway.exit()
+    """
+    assert run(script) == ""
+
+
+@c_core
+def test_threads_that_wait_when_the_interpreter_ends_leave_nothing_behind() -> None:
+    script = """
+    class Late:
+        def __del__(self, sleep=time.sleep, write=os.write):
+            sleep(0.3)
+            self.queue.set()
+            write(1, b"ended")
+
+    peer = Peer(execnet, "pipe")
+    channels = [peer.gateway.newchannel() for _ in range(50)]
+
+    def wait(channel):
+        while True:
+            try:
+                channel.receive(0.02)
+            except channel.TimeoutError:
+                pass
+
+    for channel in channels:
+        threading.Thread(target=wait, args=(channel,), daemon=True).start()
+    sys.late = Late()  # goes last
+    sys.late.queue = channels[0]._queue
+    time.sleep(0.1)
+    """
+    assert run(script) == "ended"
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_busy_sender_does_not_keep_others_from_sending(size: int) -> None:
+    script = """
+    peer = Peer(execnet, "pipe")
+    reader = os.fork()
+    if reader == 0:
+        while os.read(peer.in_.fileno(), 1 << 16):
+            pass
+        os._exit(0)
+    channel = peer.gateway.newchannel()
+
+    def send():
+        while True:
+            channel.send(b"x" * 1_500_000)
+
+    for _ in range(2):
+        threading.Thread(target=send, daemon=True).start()
+    worst = 0.0
+    for _ in range(5):
+        began = time.monotonic()
+        channel.send(b"y" * int(sys.argv[1]))
+        worst = max(worst, time.monotonic() - began)
+    print(worst < 3.0, flush=True)
+    os.kill(reader, 9)
+    os._exit(0)
+    """
+    assert run(script, str(size)) == "True"
