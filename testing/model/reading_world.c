@@ -180,7 +180,7 @@ typedef struct {
     Wakeup wakeup;
     uint8_t place, then;
     bool ready, looks, woken, has_alarm, left; /* how its sleep ended */
-    bool alarmed;                              /* has watched in vain since the role was used */
+    bool quiet; /* nobody has used the role since its watch began */
     bool has_read;
     uint8_t queue; /* that it is at */
     uint8_t received;
@@ -201,6 +201,7 @@ typedef enum { FATE_NONE, FATE_QUEUED, FATE_TAKEN, FATE_DROPPED } Fate;
 
 typedef struct {
     Reading reading;
+    const ReadingThread *reader; /* in the state before */
     Actor actors[FIRST + PROGRAMS];
     Queue queues[QUEUES];
     uint8_t available, read, done; /* messages, in parts */
@@ -290,16 +291,58 @@ see_item(Queue *queue, ReadingItem item)
     see_taken(queue, (int)((uint8_t *)item.object - w->fates));
 }
 
+/* The role is used: whoever watches begins again. */
 static void
-see_role_taken(Actor *actor)
+see_use(void)
 {
-    if (w->yields) {
-        explore_expect(actor->alarmed, "the role is taken before the receiver was long away");
-        w->yields = false;
-    }
     for (int i = 0; i < FIRST + PROGRAMS; i++) {
-        w->actors[i].alarmed = false;
+        w->actors[i].quiet = false;
     }
+}
+
+/* The actor takes the role, or has got it from another. */
+static void
+see_role_taken(Actor *actor, bool was_named)
+{
+    bool watched = actor->has_alarm && !actor->woken;
+
+    explore_expect(was_named || !watched || actor->quiet, "the role is taken from who uses it");
+    explore_expect(!w->yields || actor_number(actor) == RECEIVER || (watched && actor->quiet),
+                   "the role is taken before the receiver was long away");
+    w->yields = false;
+}
+
+static size_t
+count_told(const Actor *actor)
+{
+    size_t count = 0;
+
+    for (const Sleeper *told = actor->told; told != NULL; told = told->next_told) {
+        count++;
+    }
+    return count;
+}
+
+static size_t
+count_callbacks(void)
+{
+    size_t count = 0;
+
+    for (int i = 0; i < QUEUES; i++) {
+        count += w->queues[i].drain == DIRECT && !w->queues[i].ended;
+    }
+    return count;
+}
+
+static bool
+somebody_cannot_read(void)
+{
+    for (const ReadingThread *at = w->reading.waiting; at != NULL; at = at->next) {
+        if (!at->can_read) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- parts of the world ---- */
@@ -395,6 +438,7 @@ arrive(Actor *actor, Queue *queue, int number)
 
     switch (arrival) {
     case ARRIVAL_QUEUED:
+        explore_expect(count_told(actor) <= 1, "one item wakes more than one");
         explore_expect(!queue->ended, "an item arrives after the end");
         explore_expect(queue->drain != DIRECT, "an item passes the callback by");
         w->fates[number] = FATE_QUEUED;
@@ -421,7 +465,11 @@ enlarge(Queue *queue, size_t seen)
                                           : queue->ring4;
 
     explore_expect(capacity <= 4, "the queue is too long for this world");
-    (void)reading_enlarge(&w->reading, &queue->arrived, larger, capacity);
+    const ReadingItem *before = queue->arrived.items;
+    bool is_larger = capacity > queue->arrived.capacity;
+    explore_expect(reading_enlarge(&w->reading, &queue->arrived, larger, capacity) ==
+                       (is_larger ? before : larger),
+                   "memory is lost, or given away that is used");
 }
 
 static void
@@ -568,6 +616,7 @@ static Step
 waiter_next(Actor *actor)
 {
     Queue *queue = &w->queues[program_of(actor)->queue];
+    bool was_named = w->reading.reader == &actor->thread;
     ReadingItem item;
 
     switch (reading_next(&w->reading, &actor->thread, &item, &actor->told)) {
@@ -582,16 +631,17 @@ waiter_next(Actor *actor)
         explore_expect(actor->thread.can_read, "a thread reads that can't");
         explore_expect(!w->stopping, "a thread reads after the stop");
         if (!actor->has_read) {
-            see_role_taken(actor);
+            see_role_taken(actor, was_named);
         }
         actor->has_read = true;
+        actor->has_alarm = false;
         return go(actor, W_DISPATCH);
     case NEXT_SLEEP:
         actor->has_read = actor->has_alarm = false;
         return go(actor, W_SLEEP);
     case NEXT_WATCH:
         actor->has_read = false;
-        actor->has_alarm = true;
+        actor->has_alarm = actor->quiet = true;
         return go(actor, W_SLEEP);
     }
     return STEP_BLOCKED;
@@ -672,7 +722,6 @@ waiter_sleep(Actor *actor)
         if (!actor->has_alarm) {
             return STEP_BLOCKED;
         }
-        actor->alarmed = true;
         (void)go(actor, W_SLEPT);
         return STEP_ALARM;
     default:
@@ -803,35 +852,35 @@ go_away(Actor *actor, bool yields)
     reading_receiver_away(&w->reading, yields, &actor->told);
     w->strict = !yields;
     w->yields = yields;
-    for (int i = 0; i < FIRST + PROGRAMS; i++) {
-        w->actors[i].alarmed = false;
-    }
+    see_use();
 }
 
 static Step
-receiver_has_role(Actor *actor)
+receiver_has_role(Actor *actor, bool was_named)
 {
     w->handed_over = false;
     if (!actor->has_read) {
-        w->yields = false;
-        see_role_taken(actor);
+        see_role_taken(actor, was_named || count_callbacks() > 0 || somebody_cannot_read());
     }
     actor->has_read = true;
+    actor->has_alarm = false;
     return go(actor, w->stopping ? R_END_QUEUES : R_DUE);
 }
 
 static Step
 receiver_next(Actor *actor)
 {
+    bool was_named = w->reading.reader == &w->reading.receiver || w->stopping;
+
     switch (reading_receiver_next(&w->reading)) {
     case NEXT_READ:
-        return receiver_has_role(actor);
+        return receiver_has_role(actor, was_named);
     case NEXT_SLEEP:
         actor->has_alarm = actor->has_read = false;
         return go(actor, R_SLEEP);
     case NEXT_WATCH:
-        actor->has_alarm = true;
         actor->has_read = false;
+        actor->has_alarm = actor->quiet = true;
         return go(actor, R_SLEEP);
     default:
         explore_expect(w->forked, "the receiver ends");
@@ -854,7 +903,6 @@ receiver_sleep(Actor *actor)
     if (!actor->has_alarm) {
         return STEP_BLOCKED;
     }
-    actor->alarmed = true;
     (void)go(actor, R_SLEPT);
     return STEP_ALARM;
 }
@@ -864,6 +912,9 @@ receiver_done(Actor *actor)
 {
     reading_receiver_done(&w->reading, &actor->told);
     actor->has_read = w->reading.reader == &w->reading.receiver;
+    explore_expect(!actor->has_read || w->reading.waiting == NULL || count_callbacks() > 0 ||
+                       somebody_cannot_read(),
+                   "the receiver keeps the role from those who wait");
     return go(actor, R_NEXT);
 }
 
@@ -1370,25 +1421,85 @@ clean(void)
         }
         if (!is_linked(thread)) {
             explore_expect(reading->reader != thread, "the role is a thread's that does not wait");
-            thread->next = NULL;
-            thread->watches = false;
-            thread->state = THREAD_AWAKE;
+            /* Before it waits, these may be anything. */
+            thread->next = thread;
+            thread->watches = true;
+            thread->state = THREAD_POLLING;
+            thread->seen = 0;
+        } else {
+            thread->seen = thread->watches && thread->seen != reading->uses ? (unsigned)-1 : 0;
         }
-        thread->seen = thread->watches && thread->seen != reading->uses ? (unsigned)-1 : 0;
         clean_sleeper(&thread->sleeper);
         if (actor->place == GONE) {
-            actor->has_read = actor->alarmed = false;
+            actor->has_read = actor->quiet = false;
         }
     }
     clean_sleeper(&reading->receiver.sleeper);
     reading->uses = 0;
 }
 
+static bool
+receiver_is_away(void)
+{
+    switch ((Place)w->actors[RECEIVER].place) {
+    case IDLE:
+    case R_NEXT: /* about to look */
+    case R_PYTHON:
+    case R_CALLBACK:
+    case R_MARKER:
+    case R_BACK:
+    case R_STOP:
+    case GONE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool
+wants_to_read(const ReadingThread *thread)
+{
+    const ReadingQueue *queue = thread->queue;
+
+    return thread->can_read && !queue->ended && (thread->for_end || queue->count == 0);
+}
+
+static bool
+somebody_wants_to_read(void)
+{
+    for (const ReadingThread *at = w->reading.waiting; at != NULL; at = at->next) {
+        if (wants_to_read(at)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Who leaves the role names the next. */
+static void
+check_role(void)
+{
+    const ReadingThread *before = w->reader, *now = w->reading.reader;
+    const ReadingThread *receiver = &w->reading.receiver;
+    bool comes_first = count_callbacks() > 0 || somebody_cannot_read() || w->stopping;
+
+    if (now != NULL && now != before) {
+        see_use();
+    }
+    if (before != NULL && now == NULL && !w->stopped) {
+        explore_expect(w->stopping || !somebody_wants_to_read(), "the role is dropped");
+        explore_expect(!comes_first || receiver_is_away(), "the receiver does not come first");
+    }
+    if (before != NULL && before != receiver && now == receiver) {
+        explore_expect(w->handed_over || comes_first, "the receiver is woken for nothing");
+    }
+    w->reader = now;
+}
+
 static void
 check(void)
 {
     int readers = 0;
-    size_t callbacks = 0;
 
     explore_expect(!w->reading.lock.taken, "a lock is kept");
     for (int i = RECEIVER; i < FIRST + PROGRAMS; i++) {
@@ -1396,10 +1507,8 @@ check(void)
     }
     explore_expect(readers <= 1, "two threads read");
     check_items();
-    for (int i = 0; i < QUEUES; i++) {
-        callbacks += w->queues[i].drain == DIRECT && !w->queues[i].ended;
-    }
-    explore_expect(w->forked || callbacks == w->reading.callbacks, "callbacks are miscounted");
+    check_role();
+    explore_expect(w->forked || count_callbacks() == w->reading.callbacks, "callbacks are miscounted");
     clean();
 }
 

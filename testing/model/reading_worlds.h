@@ -18,6 +18,9 @@
 {"reading: setcallback, receive there", true, {ITEM(0), ITEM(0), END}, {{P_SETCALLBACK, 0, RAISES}, {P_RECEIVE, 0}}},
 {"reading: exec, receive", true, {{M_EXEC, 0}, ITEM(1), END}, {{P_RECEIVE, 1}}, true},
 {"reading: terminate, receive", true, {{M_TERMINATE, 0}, ITEM(1), END}, {{P_RECEIVE, 1}}},
+{"reading: four items", true, {ITEM(0), ITEM(0), ITEM(0), ITEM(0), END}, {{P_RECEIVE, 0}}},
+{"reading: close, drop", true, {ITEM(0), CLOSE(0), END}, {{P_CLOSE, 0}, {P_DROP, 0}}},
+{"reading: two set a callback", true, {ITEM(0), ITEM(0), END}, {{P_SETCALLBACK, 0}, {P_SETCALLBACK, 0}}},
 {"reading: fork", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_FORK, 0}}},
 
 /* Further ones. */
