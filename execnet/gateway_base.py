@@ -222,7 +222,9 @@ class Waiters(object):
             waiter, woken = start(), False
             self.any.append(waiter)
             try:
-                woken = not is_so() and end(waiter, seconds)
+                if is_so():
+                    return True
+                woken = end(waiter, seconds)
             finally:
                 if not woken:
                     self._forget(waiter)
@@ -1169,6 +1171,8 @@ class ItemQueue(object):
         return self._waiters.wait(is_so, timeout, wakeup)
 
     def _takes(self, taken):
+        if taken:
+            return taken
         ended = self._ended  # asked first: what came before the end is there then
         if self.items:
             try:
