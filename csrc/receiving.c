@@ -155,29 +155,40 @@ sleep_without_role(ConnectionObject *connection, ReadingThread *thread, bool wat
     return woken ? SLEPT_WOKEN : has_alarm ? SLEPT_ALARM : SLEPT_LOOK;
 }
 
+/* With the GIL: whether the thread is about to get what it waits for. */
+static bool
+is_there(const ReadingThread *thread)
+{
+    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+}
+
 /* Wait as the machine says, until the thread has what it waits for (RECEIVED_ITEM, RECEIVED_END),
-   or it is time to look whether the time is over or there is a signal (RECEIVED_TIMEOUT). */
+   or it is time to look whether the time is over or there is a signal (RECEIVED_TIMEOUT). The main
+   thread looks before it takes what it has waited for: if a handler raises, nothing is lost. */
 static Received
 stay(ConnectionObject *connection, ReadingThread *thread, int64_t deadline, ReadingItem *item)
 {
+    Slept slept = SLEPT_ALARM;
+
     reading_enter(&connection->reading, thread);
-    for (;;) {
+    while (slept != SLEPT_LOOK) {
         Told told = NULL;
         ReadingNext next = reading_next(&connection->reading, thread, item, &told);
         waking_wake(connection, told);
         if (next == NEXT_TAKE_ITEM || next == NEXT_TAKE_END) {
             return next == NEXT_TAKE_ITEM ? RECEIVED_ITEM : RECEIVED_END;
         }
-        Slept slept = next == NEXT_READ
-                          ? read_in_role(connection, thread, deadline)
-                          : sleep_without_role(connection, thread, next == NEXT_WATCH, deadline);
-        if (slept == SLEPT_LOOK) {
-            told = NULL;
-            reading_quit(&connection->reading, thread, &told);
-            waking_wake(connection, told);
-            return RECEIVED_TIMEOUT;
+        slept = next == NEXT_READ
+                    ? read_in_role(connection, thread, deadline)
+                    : sleep_without_role(connection, thread, next == NEXT_WATCH, deadline);
+        if (is_there(thread) && waking_is_main_thread(connection)) {
+            slept = SLEPT_LOOK;
         }
     }
+    Told told = NULL;
+    reading_quit(&connection->reading, thread, &told);
+    waking_wake(connection, told);
+    return RECEIVED_TIMEOUT;
 }
 
 /* Signal handlers run while the thread neither reads nor waits. What the machine has of it is not
@@ -209,7 +220,8 @@ wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *it
             break;
         }
         received = stay(connection, thread, deadline, item);
-        if (received != RECEIVED_TIMEOUT || waking_time_left(deadline) == 0) {
+        if (received != RECEIVED_TIMEOUT ||
+            (waking_time_left(deadline) == 0 && !is_there(thread))) {
             break;
         }
     }
