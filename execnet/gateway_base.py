@@ -1465,6 +1465,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             refused = not queue.begin_callback(callback, endmarker)
             if refused:
                 raise IOError("%r has callback already registered" % (self,))
+            getattr(self.gateway, "_callback_begins", bool)()
             self.gateway._channelfactory._deliver(queue)
         except BaseException:  # also of a signal handler, at any of these steps
             if not refused and queue.callback is callback:
@@ -1923,6 +1924,9 @@ class BaseGateway(object):
         """What channels raise after the end of input that exc tells of."""
         return exc
 
+    def _callback_begins(self):
+        """Called when a callback is set, which may keep the receiver for long."""
+
     def _terminate_execution(self, lost):
         """Called when nothing more can be received: the worker ends its tasks."""
 
@@ -2034,6 +2038,7 @@ class WorkerGateway(BaseGateway):
     """The side that executes code for its initiator."""
 
     _execpool = None
+    _watches = False
 
     def __init__(self, io, id, _startcount=2):
         super(WorkerGateway, self).__init__(io, id, _startcount)
@@ -2098,6 +2103,29 @@ class WorkerGateway(BaseGateway):
     def _leave_in(self, seconds):
         if self._connection is not None:
             self._connection.leave_in(seconds)
+
+    def _callback_begins(self):
+        # The portable receiver does not meet the end of its input while a callback runs.
+        if not self._watches and self._connection is None and isinstance(self.execmodel, ThreadExecModel):
+            self._watches = True
+            self.execmodel.start(self._leave_when_lost)
+
+    def _leave_when_lost(self):
+        import select  # lazy: start-up speed
+
+        if self._outlet.fd is None or not hasattr(select, "poll"):
+            return
+        broken = select.poll()
+        broken.register(self._outlet.fd, 0)
+        broken.poll()
+        interrupt_after, leave_after = _lost_times()
+        self.execmodel.sleep(interrupt_after)
+        if not self._channelfactory.finished:
+            self._trace("the initiator has gone while a callback runs")
+            self._execpool.trigger_shutdown()
+            _interrupt_main(self._main)
+        self.execmodel.sleep(leave_after - interrupt_after)
+        os._exit(1)
 
     def serve(self):
         """Execute tasks until the initiator ends the connection or it is lost."""
