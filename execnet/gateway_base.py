@@ -1019,7 +1019,7 @@ class Outlet(object):
         self._closes = True
         self.step_aside()
         if timeout:
-            self._free.wait(lambda: not self.way.holders, timeout)
+            self._free.wait(lambda: self._is_closed or not self.way.holders, timeout)
             self._close_if_free()
         else:
             self.send_left()
@@ -1030,9 +1030,11 @@ class Outlet(object):
         if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
             self._is_closed = True
             self._free.wake()
-            self._io.close_write()
-            for file in self.files:
-                file.close()
+            try:
+                self._io.close_write()
+            finally:
+                for file in self.files:
+                    file.close()
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
