@@ -1031,14 +1031,16 @@ class Outlet(object):
             self.send_left()
 
     def _close_if_free(self):
-        # The way stays held: nobody uses the descriptors from here on.
-        hold = _Outgoing(self.get_ident())
+        # The way stays held, by no thread: nobody uses the descriptors from here on.
+        hold = _Outgoing(None)
         if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
             self._is_closed = True
             self._free.wake()
-            self._io.close_write()
-            for file in self.files:
-                file.close()
+            try:
+                self._io.close_write()
+            finally:
+                for file in self.files:
+                    file.close()
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""

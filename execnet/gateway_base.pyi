@@ -215,18 +215,26 @@ class Message:
 # sending
 
 PIPE_STRETCH: int
+LONGEST_AT_ONCE: int
 SHORT_WRITE: int
 
-class _Outgoing(Message):
+class _Outgoing:
     ident: int | None
-    def __init__(self, ident: int | None, msgcode: int = 0, channelid: int = 0, data: bytes = b"") -> None: ...
+    def __init__(self, ident: int | None, head: bytes = b"", data: bytes = b"") -> None: ...
+
+class _Way:
+    fd: int | None
+    holders: dict[None, _Outgoing]
 
 class Outlet:
     receiver: int | None
     files: list[Any]
-    fd: int | None
+    get_ident: Callable[[], int]
+    @property
+    def way(self) -> _Way: ...
+    @property
+    def fd(self) -> int | None: ...
     def __init__(self, io: IOLike, execmodel: ExecModel) -> None: ...
-    def get_ident(self) -> int: ...
     def send(self, message: _Outgoing) -> None: ...
     def send_soon(self, message: _Outgoing) -> None: ...
     def send_left(self) -> None: ...
@@ -245,6 +253,7 @@ class _Delivery:
     callback: Callable[[Any], object]
     endmarker: object
     baton: _Lock
+    def __init__(self, callback: Callable[[Any], object], endmarker: object, execmodel: ExecModel) -> None: ...
 
 class ItemQueue:
     closed: bool
