@@ -230,15 +230,13 @@ static PyObject *
 queue_abandon_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     PyObject *none = no_endmarker(queue);
-    Told told = NULL;
 
     if (none == NULL) {
         return NULL;
     }
     Py_XSETREF(queue->callback, Py_NewRef(Py_None));
     Py_XSETREF(queue->endmarker, none);
-    reading_abandon_callback(&queue->connection->reading, &queue->arrived, &told);
-    waking_wake(queue->connection, told);
+    reading_abandon_callback(&queue->connection->reading, &queue->arrived);
     Py_RETURN_NONE;
 }
 

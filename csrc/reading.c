@@ -272,7 +272,6 @@ void
 reading_init(Reading *reading)
 {
     mutex_init(&reading->lock);
-    reading->receiver.can_read = true;
     reading->receiver.state = THREAD_AWAY;
 }
 
@@ -283,7 +282,6 @@ reading_disown(Reading *reading)
     reading->waiting = NULL;
     reading->reader = NULL;
     reading->yields = false;
-    reading->receiver.state = THREAD_AWAY;
     reading->stopping = reading->stopped = true;
 }
 
@@ -402,12 +400,11 @@ reading_next_for_callback(Reading *reading, ReadingQueue *queue, ReadingItem *it
 }
 
 void
-reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told)
+reading_abandon_callback(Reading *reading, ReadingQueue *queue)
 {
     mutex_lock(&reading->lock);
     reading->callbacks -= queue->callback == CALLBACK_DIRECT && !queue->ended;
     queue->callback = CALLBACK_NONE;
-    tell_takers(reading, queue, told);
     reading_check(reading);
     mutex_unlock(&reading->lock);
 }
@@ -571,11 +568,9 @@ reading_receiver_done(Reading *reading, Told *told)
 {
     mutex_lock(&reading->lock);
     assert(reading->reader == &reading->receiver);
-    reading->receiver.state = THREAD_AWAKE;
     if (reading->waiting != NULL && !receiver_comes_first(reading)) {
         /* Those who were served will be back soon. */
         leave_role(reading, told);
-        have_somebody_look(reading, told);
         reading->receiver.seen = reading->uses - 1;
     }
     reading_check(reading);

@@ -104,7 +104,7 @@ bool reading_begin_callback(Reading *reading, ReadingQueue *queue);
 Take reading_next_for_callback(Reading *reading, ReadingQueue *queue, ReadingItem *item);
 
 /* The thread gave up: as if there had been no callback. */
-void reading_abandon_callback(Reading *reading, ReadingQueue *queue, Told *told);
+void reading_abandon_callback(Reading *reading, ReadingQueue *queue);
 
 /* ---- a thread that waits ---- */
 

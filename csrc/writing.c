@@ -141,7 +141,6 @@ writing_disown(Writing *writing)
 {
     mutex_init(&writing->lock);
     writing->writer = writing->waiting = NULL;
-    writing->helps = HELPER_NONE;
     writing->unfinished = false;
     writing->closed = writing->failed = true;
 }
@@ -270,9 +269,8 @@ Leave
 writing_leave(Writing *writing, WritingThread *thread, bool full, Told *told)
 {
     mutex_lock(&writing->lock);
-    if (thread == &writing->helper) {
-        writing->unfinished = false;
-    }
+    /* Until the helper has written it, nobody else is the writer. */
+    writing->unfinished = false;
     Leave left = leave(writing, thread, full, told);
     writing_check(writing);
     mutex_unlock(&writing->lock);

@@ -60,6 +60,7 @@ typedef struct {
     Message script[MESSAGES];
     Program programs[PROGRAMS];
     bool receiver_raises; /* a callback in the receiver may end it */
+    bool unknown;         /* queue 1 is not registered */
 } Spec;
 
 typedef enum {
@@ -630,6 +631,7 @@ waiter_next(Actor *actor)
     case NEXT_READ:
         explore_expect(actor->thread.can_read, "a thread reads that can't");
         explore_expect(!w->stopping, "a thread reads after the stop");
+        explore_expect(!w->forked, "a child reads what is the parent's");
         if (!actor->has_read) {
             see_role_taken(actor, was_named);
         }
@@ -637,6 +639,7 @@ waiter_next(Actor *actor)
         actor->has_alarm = false;
         return go(actor, W_DISPATCH);
     case NEXT_SLEEP:
+        explore_expect(actor->thread.state == THREAD_ASLEEP, "a thread sleeps that is to watch");
         actor->has_read = actor->has_alarm = false;
         return go(actor, W_SLEEP);
     case NEXT_WATCH:
@@ -862,8 +865,11 @@ receiver_has_role(Actor *actor, bool was_named)
     if (!actor->has_read) {
         see_role_taken(actor, was_named || count_callbacks() > 0 || somebody_cannot_read());
     }
+    explore_expect(!w->forked, "a child reads what is the parent's");
+    explore_expect(!actor->left || was_named || count_callbacks() > 0 || somebody_cannot_read(),
+                   "the receiver does not leave the role to those who wait");
     actor->has_read = true;
-    actor->has_alarm = false;
+    actor->has_alarm = actor->left = false;
     return go(actor, w->stopping ? R_END_QUEUES : R_DUE);
 }
 
@@ -891,6 +897,7 @@ receiver_next(Actor *actor)
 static Step
 receiver_sleep(Actor *actor)
 {
+    actor->left = false;
     actor->woken = false;
     if (explore_choose(2) == 0) {
         if (!actor->wakeup.released) {
@@ -915,6 +922,7 @@ receiver_done(Actor *actor)
     explore_expect(!actor->has_read || w->reading.waiting == NULL || count_callbacks() > 0 ||
                        somebody_cannot_read(),
                    "the receiver keeps the role from those who wait");
+    actor->left = !actor->has_read;
     return go(actor, R_NEXT);
 }
 
@@ -1093,14 +1101,18 @@ receiver_step(Actor *actor)
     case R_MARKER:
         take_endmarker(&w->queues[actor->queue]);
         return go(actor, w->stopping ? R_END_QUEUES : R_BACK);
-    case R_BACK:
+    case R_BACK: {
         w->strict = false;
-        if (reading_receiver_back(&w->reading)) {
+        bool has_role = reading_receiver_back(&w->reading);
+        explore_expect(has_role == (w->reading.reader == &w->reading.receiver),
+                       "the receiver is told wrongly whether it has the role");
+        if (has_role) {
             w->yields = w->handed_over = false;
             return go(actor, R_DISPATCH);
         }
         actor->has_read = false;
         return go(actor, R_NEXT);
+    }
     case R_STOP:
         w->strict = w->yields = false;
         reading_stop(&w->reading, &actor->told);
@@ -1255,7 +1267,7 @@ other_step(Actor *actor)
         return STEP_OPTIONAL;
     case C_ABANDON:
         queue->has_callback = queue->has_marker = false;
-        reading_abandon_callback(&w->reading, &queue->arrived, &actor->told);
+        reading_abandon_callback(&w->reading, &queue->arrived);
         queue->drain = DRAIN_NOT;
         return go(actor, GONE);
     case F_DISOWN:
@@ -1565,7 +1577,7 @@ is_served(void)
             return false;
         }
     }
-    return !is_busy(&w->actors[RECEIVER]);
+    return !is_busy(&w->actors[RECEIVER]) && (!w->stopping || w->stopped);
 }
 
 /* Somebody waits who could read. */
@@ -1599,10 +1611,23 @@ is_for_python(int number)
     }
 }
 
+/* Whoever watches ends doing so when nobody does anything. */
+static bool
+somebody_watches(void)
+{
+    for (int i = RECEIVER; i < FIRST + PROGRAMS; i++) {
+        const Actor *actor = &w->actors[i];
+        if ((actor->place == W_SLEEP || actor->place == R_SLEEP) && actor->has_alarm) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool
 is_settled(void)
 {
-    if (!is_served()) {
+    if (!is_served() || somebody_watches()) {
         return false;
     }
     if (w->forked) {
@@ -1675,7 +1700,7 @@ begin(const void *given)
     }
     w->actors[OUTSIDE].place = GONE;
     for (int i = 0; i < QUEUES; i++) {
-        w->queues[i].registered = true;
+        w->queues[i].registered = i == 0 || !spec->unknown;
     }
 }
 

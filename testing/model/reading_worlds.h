@@ -21,6 +21,8 @@
 {"reading: four items", true, {ITEM(0), ITEM(0), ITEM(0), ITEM(0), END}, {{P_RECEIVE, 0}}},
 {"reading: close, drop", true, {ITEM(0), CLOSE(0), END}, {{P_CLOSE, 0}, {P_DROP, 0}}},
 {"reading: two set a callback", true, {ITEM(0), ITEM(0), END}, {{P_SETCALLBACK, 0}, {P_SETCALLBACK, 0}}},
+{"reading: exec, one can't read", true, {{M_EXEC, 0}, ITEM(1), END}, {{P_RECEIVE, 0, CANT_READ}, {P_RECEIVE, 1}}},
+{"reading: a queue that nobody knows", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_RECEIVE, 1}}, false, true},
 {"reading: fork", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_FORK, 0}}},
 
 /* Further ones. */
@@ -56,7 +58,7 @@
 {"reading: twice and twice with signals", false, {ITEM(0), ITEM(1), ITEM(0), ITEM(1), END},
  {{P_RECEIVE, 0, TWICE | SIGNALS}, {P_RECEIVE, 1, TWICE | TIMEOUT}}},
 {"reading: large items", false, {PART(0), ITEM(0), PART(1), ITEM(1), END}, {{P_RECEIVE, 0}, {P_RECEIVE, 1}, {P_CLOSE, 0}}},
-{"reading: a large item is cut off", false, {PART(0), PART(0), END}, {{P_RECEIVE, 0}, {P_WAITCLOSE, 1}, {P_RECEIVE, 1, TIMEOUT}}},
+{"reading: a large item is cut off", false, {PART(0), PART(0), END}, {{P_RECEIVE, 0, TIMEOUT}, {P_WAITCLOSE, 1}}},
 {"reading: exec, item with a channel, two wait", false, {{M_EXEC, 0}, {M_CHANNEL_ITEM, 0}, ITEM(1), END},
  {{P_RECEIVE, 0}, {P_RECEIVE, 1}}, true},
 {"reading: status", false, {{M_STATUS, 0}, ITEM(0), {M_STATUS, 0}, ITEM(1), END}, {{P_RECEIVE, 0}, {P_RECEIVE, 1}}},

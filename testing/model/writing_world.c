@@ -53,6 +53,7 @@ typedef enum {
     IDLE,
     GONE,
     S_SIGNALS,
+    S_RENAME,
     S_HANDLER,
     S_NEXT,
     S_SLEEP,
@@ -87,7 +88,7 @@ typedef enum {
 static const char *const place_names[] = {
     "begins",
     "is gone",
-    "looks for signals",
+    "looks for signals", "has its turn",
     "is in a handler",
     "next",
     "sleeps",
@@ -122,7 +123,8 @@ typedef struct {
 } Wakeup;
 
 typedef struct {
-    WritingThread thread;
+    WritingThread thread; /* while it waits */
+    WritingThread turn;   /* while it is the writer */
     Told told;
     WritingSmall small; /* its memory, where it is a finalizer's */
     Wakeup wakeup;
@@ -184,7 +186,10 @@ is_helper(const Actor *actor)
 static WritingThread *
 node_of(Actor *actor)
 {
-    return is_helper(actor) ? &w->writing.helper : &actor->thread;
+    if (is_helper(actor)) {
+        return &w->writing.helper;
+    }
+    return program_of(actor)->kind == P_END ? &actor->thread : &actor->turn;
 }
 
 static Step
@@ -288,14 +293,8 @@ await_next(Actor *actor)
         if (kind == P_END) {
             return go(actor, L_ROOM);
         }
-        wait_no_longer(actor);
-        if (actor->is_rest) {
-            explore_expect(w->rest != actor_number(actor) + 1, "the rest is not written yet");
-            actor->sent = true;
-            return leaves(actor, GONE);
-        }
-        explore_expect(!w->closed, "a message is begun after the end");
-        return writes(actor);
+        explore_expect(actor->is_rest || !w->closed, "a message is begun after the end");
+        return go(actor, S_RENAME);
     case TURN_CLOSED:
         explore_expect(w->closed || w->errored || w->forked, "nothing can be written, but why?");
         explore_expect(kind != P_END, "the end is refused");
@@ -305,6 +304,19 @@ await_next(Actor *actor)
         return go(actor, S_SLEEP);
     }
     return STEP_BLOCKED;
+}
+
+static Step
+rename_turn(Actor *actor)
+{
+    writing_rename(&w->writing, &actor->thread, &actor->turn);
+    wait_no_longer(actor);
+    if (actor->is_rest) {
+        explore_expect(w->rest != actor_number(actor) + 1, "the rest is not written yet");
+        actor->sent = true;
+        return leaves(actor, GONE);
+    }
+    return writes(actor);
 }
 
 static Step
@@ -430,6 +442,18 @@ start_helper(void)
     explore_violation("there are too many helpers");
 }
 
+static bool
+somebody_starts_helper(void)
+{
+    for (int i = FIRST; i < ACTORS; i++) {
+        uint8_t place = w->actors[i].place;
+        if (place == L_START || place == L_NO_HELPER || (place == H_HELP && i >= FIRST_HELPER)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static Step
 hand_over(Actor *actor)
 {
@@ -440,10 +464,11 @@ hand_over(Actor *actor)
     explore_expect(w->rest == 0, "a rest is handed over before another is written");
     w->rest = (uint8_t)(actor_number(actor) + 1);
     w->rest_written = actor->written;
-    switch (writing_hand_over(&w->writing, &actor->thread)) {
+    switch (writing_hand_over(&w->writing, &actor->turn)) {
     case HAND_START:
         return go(actor, S_START);
     case HAND_NOT_NOW:
+        explore_expect(somebody_starts_helper(), "a rest is not handed over, but why?");
         w->rest = w->rest_written = 0;
         return go(actor, S_WRITE);
     case HAND_DONE:
@@ -571,6 +596,18 @@ start_for_small(Actor *actor)
 
 /* ---- the others ---- */
 
+static bool
+try_turn(Actor *actor)
+{
+    const Writing *writing = &w->writing;
+    bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
+    bool has_turn = writing_try(&w->writing, &actor->turn);
+
+    explore_expect(has_turn == is_free, "a thread is told wrongly whether it is its turn");
+    return has_turn;
+}
+
+
 static Step
 begin_program(Actor *actor)
 {
@@ -584,7 +621,7 @@ begin_program(Actor *actor)
         if (w->forked) {
             return go(actor, GONE);
         }
-        if (writing_try(&w->writing, &actor->thread)) {
+        if (try_turn(actor)) {
             explore_expect(!w->closed && !w->errored, "a message is begun after the end");
             return writes(actor);
         }
@@ -594,7 +631,7 @@ begin_program(Actor *actor)
         if (w->forked) {
             return go(actor, GONE);
         }
-        switch (writing_leave_behind(&w->writing, &actor->thread, &actor->small)) {
+        switch (writing_leave_behind(&w->writing, &actor->turn, &actor->small)) {
         case BEHIND_LOST:
             explore_expect(w->closed || w->errored, "a small message is lost");
             actor->small_state = SMALL_LOST;
@@ -610,7 +647,7 @@ begin_program(Actor *actor)
         }
         return STEP_BLOCKED;
     case P_STATUS:
-        if (!writing_try(&w->writing, &actor->thread)) {
+        if (!try_turn(actor)) {
             return go(actor, GONE);
         }
         return go(actor, N_WRITE);
@@ -710,6 +747,8 @@ actor_step(Actor *actor)
         return begin_program(actor) == STEP_BLOCKED ? STEP_BLOCKED : STEP_OPTIONAL;
     case S_SIGNALS:
         return signals(actor);
+    case S_RENAME:
+        return rename_turn(actor);
     case S_HANDLER:
         return handler_of(actor)->place == GONE ? go(actor, S_SIGNALS) : STEP_BLOCKED;
     case S_NEXT:
@@ -733,7 +772,7 @@ actor_step(Actor *actor)
     case S_START:
         return start_for_rest(actor);
     case S_NO_HELPER:
-        writing_no_helper(&w->writing, &actor->thread, &actor->told);
+        writing_no_helper(&w->writing, node_of(actor), &actor->told);
         w->rest = w->rest_written = 0;
         actor->helped = true;
         return go(actor, S_WRITE);
@@ -748,7 +787,7 @@ actor_step(Actor *actor)
     case L_START:
         return start_for_small(actor);
     case L_NO_HELPER:
-        writing_no_helper(&w->writing, &actor->thread, &actor->told);
+        writing_no_helper(&w->writing, node_of(actor), &actor->told);
         return go(actor, (Place)actor->after_leave);
     case N_WRITE:
         touch();
@@ -759,7 +798,7 @@ actor_step(Actor *actor)
         }
         return leaves(actor, N_LEFT);
     case N_LEFT:
-        if (!writing_try(&w->writing, &actor->thread)) {
+        if (!try_turn(actor)) {
             w->start_failed =
                 w->start_failed || w->closed; /* It is the end's, while that has time. */
             return go(actor, GONE);
@@ -840,6 +879,7 @@ static bool
 is_writing(const Actor *actor)
 {
     switch ((Place)actor->place) {
+    case S_RENAME:
     case S_WRITE:
     case S_HAND_OVER:
     case L_LEAVE:
@@ -883,17 +923,17 @@ check(void)
         }
         if (actor->place == GONE && actor->told == NULL) {
             explore_expect(!waits, "a thread still waits that is gone");
-            explore_expect(w->writing.writer != &actor->thread,
+            explore_expect(w->writing.writer != &actor->thread && w->writing.writer != &actor->turn,
                            "a thread is the writer that is gone");
         }
         if (!waits) {
-            actor->thread.next = NULL;
+            actor->thread.next = &actor->thread; /* Before it waits, it may be anything. */
         }
         if (!is_in_a_told_list(&actor->thread.sleeper)) {
             actor->thread.sleeper.next_told = NULL;
         }
         if (actor->small_state != SMALL_LEFT) {
-            actor->small.next = NULL;
+            actor->small.next = &actor->small;
         }
     }
     explore_expect(writers <= 1, "two threads write");
