@@ -223,10 +223,7 @@ have_somebody_look(Reading *reading, Told *told)
         tell(&reading->receiver, told);
         return;
     }
-    ReadingThread *thread = first_that_wants_role(reading);
-    thread->watches = true;
-    thread->seen = reading->uses - 1;
-    tell(thread, told);
+    tell(first_that_wants_role(reading), told);
 }
 
 /* A waiting thread lets go of the role: who is next? */

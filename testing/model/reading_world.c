@@ -105,6 +105,7 @@ typedef enum {
     R_STOPPED,
     R_CLOSE,
     /* Others. */
+    X_DROPPED,
     X_UNREGISTERED,
     X_MARKER,
     X_EMPTY,
@@ -157,6 +158,7 @@ static const char *const place_names[] = {
     "receiver: ends queues",
     "receiver: has stopped",
     "receiver: closes the descriptors",
+    "waits for the end of its callback",
     "ends its queue",
     "takes the end marker",
     "empties its queue",
@@ -643,6 +645,8 @@ waiter_next(Actor *actor)
         actor->has_read = actor->has_alarm = false;
         return go(actor, W_SLEEP);
     case NEXT_WATCH:
+        explore_expect(actor->has_alarm || w->reading.reader == NULL || w->reading.yields,
+                       "a thread watches for nothing");
         actor->has_read = false;
         actor->has_alarm = actor->quiet = true;
         return go(actor, W_SLEEP);
@@ -917,10 +921,12 @@ receiver_sleep(Actor *actor)
 static Step
 receiver_done(Actor *actor)
 {
+    bool comes_first = count_callbacks() > 0 || somebody_cannot_read();
+
     reading_receiver_done(&w->reading, &actor->told);
     actor->has_read = w->reading.reader == &w->reading.receiver;
-    explore_expect(!actor->has_read || w->reading.waiting == NULL || count_callbacks() > 0 ||
-                       somebody_cannot_read(),
+    explore_expect(actor->has_read || !comes_first, "the receiver does not come first");
+    explore_expect(!actor->has_read || w->reading.waiting == NULL || comes_first,
                    "the receiver keeps the role from those who wait");
     actor->left = !actor->has_read;
     return go(actor, R_NEXT);
@@ -1054,7 +1060,8 @@ receiver_step(Actor *actor)
 {
     switch ((Place)actor->place) {
     case IDLE:
-        return go(actor, R_NEXT);
+        (void)go(actor, R_NEXT);
+        return STEP_OPTIONAL;
     case R_NEXT:
         return receiver_next(actor);
     case R_SLEEP:
@@ -1152,7 +1159,7 @@ begin_other(Actor *actor)
         }
         queue->dropped = true;
         if (queue->has_callback) {
-            return go(actor, GONE);
+            return go(actor, X_DROPPED);
         }
         queue->registered = false;
         return go(actor, X_UNREGISTERED);
@@ -1221,6 +1228,8 @@ other_step(Actor *actor)
     switch ((Place)actor->place) {
     case IDLE:
         return begin_other(actor) == STEP_BLOCKED ? STEP_BLOCKED : STEP_OPTIONAL;
+    case X_DROPPED:
+        return queue->ended ? go(actor, X_UNREGISTERED) : STEP_BLOCKED;
     case X_UNREGISTERED: /* The queue is being deallocated, unless somebody waits with it. */
         end_queue(actor, queue);
         return go(actor, X_EMPTY);
@@ -1518,6 +1527,9 @@ check(void)
         readers += is_in_role(&w->actors[i]);
     }
     explore_expect(readers <= 1, "two threads read");
+    explore_expect(w->reading.receiver.state != THREAD_AWAY || receiver_is_away() ||
+                       w->actors[RECEIVER].place == R_PYTHON,
+                   "the receiver reads, and is thought away");
     check_items();
     check_role();
     explore_expect(w->forked || count_callbacks() == w->reading.callbacks, "callbacks are miscounted");
@@ -1562,6 +1574,7 @@ is_busy(const Actor *actor)
     case R_FILL:
     case R_CALLBACK:
     case C_CALLBACK:
+    case X_DROPPED:
         return actor->told != NULL;
     default:
         return true;
@@ -1639,6 +1652,7 @@ is_settled(void)
     switch ((Place)w->actors[RECEIVER].place) {
     case GONE:
         return true;
+    case IDLE:
     case R_CALLBACK:
         /* It may be long away: whoever waits does what can be done without it. */
         return !somebody_could_read() || w->handed_over || is_for_python(due()) ||

@@ -18,11 +18,13 @@
 {"reading: setcallback, receive there", true, {ITEM(0), ITEM(0), END}, {{P_SETCALLBACK, 0, RAISES}, {P_RECEIVE, 0}}},
 {"reading: exec, receive", true, {{M_EXEC, 0}, ITEM(1), END}, {{P_RECEIVE, 1}}, true},
 {"reading: terminate, receive", true, {{M_TERMINATE, 0}, ITEM(1), END}, {{P_RECEIVE, 1}}},
-{"reading: four items", true, {ITEM(0), ITEM(0), ITEM(0), ITEM(0), END}, {{P_RECEIVE, 0}}},
+{"reading: four items", true, {ITEM(0), ITEM(0), ITEM(0), ITEM(0), END}, {{P_RECEIVE, 0, TWICE}}},
 {"reading: close, drop", true, {ITEM(0), CLOSE(0), END}, {{P_CLOSE, 0}, {P_DROP, 0}}},
 {"reading: two set a callback", true, {ITEM(0), ITEM(0), END}, {{P_SETCALLBACK, 0}, {P_SETCALLBACK, 0}}},
 {"reading: exec, one can't read", true, {{M_EXEC, 0}, ITEM(1), END}, {{P_RECEIVE, 0, CANT_READ}, {P_RECEIVE, 1}}},
 {"reading: a queue that nobody knows", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_RECEIVE, 1}}, false, true},
+{"reading: one can't read, two come", true, {ITEM(0), ITEM(0), ITEM(0), END},
+ {{P_RECEIVE, 1, CANT_READ}, {P_RECEIVE, 0, TWICE}}},
 {"reading: fork", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_FORK, 0}}},
 
 /* Further ones. */
@@ -63,7 +65,7 @@
  {{P_RECEIVE, 0}, {P_RECEIVE, 1}}, true},
 {"reading: status", false, {{M_STATUS, 0}, ITEM(0), {M_STATUS, 0}, ITEM(1), END}, {{P_RECEIVE, 0}, {P_RECEIVE, 1}}},
 {"reading: drop, two wait", false, {ITEM(0), ITEM(1), CLOSE(0), END}, {{P_DROP, 0}, {P_RECEIVE, 1}, {P_WAITCLOSE, 1}}},
-{"reading: drop with a callback", false, {ITEM(0), ITEM(1), CLOSE(0), END}, {{P_SETCALLBACK, 0}, {P_DROP, 0}, {P_RECEIVE, 1}}},
+{"reading: drop with a callback", true, {ITEM(0), ITEM(1), CLOSE(0), END}, {{P_SETCALLBACK, 0}, {P_DROP, 0}, {P_RECEIVE, 1}}},
 {"reading: terminate, three wait", false, {{M_TERMINATE, 0}, ITEM(0), END}, {{P_RECEIVE, 0}, {P_WAITCLOSE, 0}, {P_RECEIVE, 1}}},
 {"reading: a callback ends the receiver, two wait", false, {ITEM(0), ITEM(1), ITEM(1), END},
  {{P_SETCALLBACK, 0}, {P_RECEIVE, 1}, {P_RECEIVE, 1}}, true},
