@@ -1,8 +1,8 @@
 """Test the explorer: break the machines in one place at a time, and see what finds it.
 
-A mutant leaves out one statement, or takes one condition as true or as false. The explorer runs over it with the machines'
-own assertions off, the small worlds first, then all; if it finds nothing, again with them on. Who survives that is a hole
-in the model, or code that does nothing: unless EQUIVALENT says why. Writes doc/model_mutants.txt.
+A mutant leaves out one statement, or takes one condition as true or as false. The explorer runs over it with the
+machines' own assertions off, the small worlds first, then all; if it finds nothing, again with them on. What survives
+that is a hole in the model, or code that does nothing: unless EQUIVALENT says why. Writes doc/model_mutants.txt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ MEMORY = 6 << 30
 # The assertions themselves, and what only they use.
 NOT_BROKEN = {"reading_check", "writing_check", "waits"}
 HEAD = re.compile(r"^(\w+)\(.*$")
-DECLARATION = re.compile(r"^(const |struct )*(bool|size_t|unsigned|Reading\w*|Writing\w*|Take|Arrival|Leave|Turn|Help|Hand|Behind)\b[ *]")
+TYPES = r"bool|size_t|unsigned|Reading\w*|Writing\w*|Take|Arrival|Leave|Turn|Help|Hand|Behind"
+DECLARATION = re.compile(rf"^(const |struct )*({TYPES})\b[ *]")
 SKIPPED = re.compile(r"^(assert\(|\(void\)|reading_check|writing_check|return\b|break;|case |default:)")
 
 # (file, function, mutant): why nothing can be seen of it.
@@ -137,7 +138,8 @@ def run(program: Path, arguments: list[str], seconds: int) -> tuple[str, str] | 
     if lines:
         world, _, check = lines[0].partition(": VIOLATION: ")
         return world, check
-    return "(the one after: %s)" % (ended.stdout.splitlines() or ["none"])[-1][:60].strip(), "crashes or does not end"
+    last = (ended.stdout.splitlines() or ["none"])[-1][:60].strip()
+    return f"(the one after: {last})", "crashes or does not end"
 
 
 def try_out(mutant: Mutant, folder: Path, number: int, is_short: bool) -> Mutant:
@@ -204,7 +206,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="mutants whose file, function or text holds this")
     parser.add_argument("--list", action="store_true", help="name the mutants and try none")
-    parser.add_argument("--short", action="store_true", help="in the worlds of the short form alone, and write no table")
+    parser.add_argument("--short", action="store_true", help="only in the worlds of the short form; write no table")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
     mutants = [mutant for path in explorer.MACHINES for mutant in mutants_of(path)]
