@@ -654,6 +654,30 @@ waiter_next(Actor *actor)
     return STEP_BLOCKED;
 }
 
+static bool
+is_main_thread(const Actor *actor)
+{
+    return (program_of(actor)->flags & SIGNALS) != 0;
+}
+
+/* The thread is about to get what it waits for. */
+static bool
+is_there(const Actor *actor)
+{
+    const ReadingThread *thread = &actor->thread;
+
+    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+}
+
+/* The main thread looks for signals before it takes what it has waited for. */
+static Step
+after_sleep(Actor *actor)
+{
+    bool looks = actor->looks || (is_there(actor) && is_main_thread(actor));
+
+    return go(actor, looks ? W_QUIT : W_NEXT);
+}
+
 static Step
 waiter_dispatch(Actor *actor)
 {
@@ -672,8 +696,8 @@ waiter_dispatch(Actor *actor)
     }
     reading_hand_over(&w->reading, &actor->thread, &actor->told);
     w->handed_over = true;
-    actor->has_read = false;
-    return go(actor, W_NEXT);
+    actor->has_read = actor->looks = false;
+    return after_sleep(actor);
 }
 
 static bool
@@ -710,7 +734,7 @@ waiter_polling(Actor *actor)
 static Step
 after_poll(Actor *actor)
 {
-    return go(actor, actor->ready ? W_FILL : actor->looks ? W_QUIT : W_NEXT);
+    return actor->ready ? go(actor, W_FILL) : after_sleep(actor);
 }
 
 static Step
@@ -750,7 +774,7 @@ waiter_slept(Actor *actor)
     if (was_told && !actor->woken) {
         return go(actor, W_TAKE_WAKEUP);
     }
-    return go(actor, actor->looks ? W_QUIT : W_NEXT);
+    return after_sleep(actor);
 }
 
 static Actor *
@@ -807,7 +831,8 @@ waiter_step(Actor *actor)
         return go(actor, W_DISPATCH);
     case W_POLL:
         touch(actor);
-        return go(actor, reading_poll(&w->reading, &actor->thread) ? W_POLLING : W_NEXT);
+        actor->looks = false;
+        return reading_poll(&w->reading, &actor->thread) ? go(actor, W_POLLING) : after_sleep(actor);
     case W_POLLING:
         return waiter_polling(actor);
     case W_POLLED:
@@ -823,7 +848,7 @@ waiter_step(Actor *actor)
         return after_poll(actor);
     case W_FILL:
         fill(actor);
-        return go(actor, W_NEXT);
+        return after_sleep(actor);
     case W_SLEEP:
         return waiter_sleep(actor);
     case W_SLEPT:
@@ -833,14 +858,14 @@ waiter_step(Actor *actor)
             return STEP_BLOCKED;
         }
         actor->wakeup.released = false;
-        return go(actor, W_NEXT);
+        return after_sleep(actor);
     case W_QUIT:
         reading_quit(&w->reading, &actor->thread, &actor->told);
         explore_expect(!actor->thread.sleeper.told, "a thread quits that was told");
         actor->has_read = false;
         return go(actor, W_LOOKED);
     case W_LOOKED:
-        if ((program_of(actor)->flags & TIMEOUT) &&
+        if ((program_of(actor)->flags & TIMEOUT) && !is_there(actor) &&
             (!(program_of(actor)->flags & SIGNALS) || explore_choose(2) == 1)) {
             memset(&actor->wakeup, 0, sizeof actor->wakeup);
             return go(actor, GONE);

@@ -14,6 +14,7 @@ enum {
     FIRST = 1,
     FIRST_HELPER = FIRST + PROGRAMS,
     ACTORS = FIRST_HELPER + HELPERS,
+    MOST_OVERTAKEN = 2,
     AT_ONCE = 2, /* small messages in one write */
 };
 
@@ -150,6 +151,8 @@ typedef struct {
     uint8_t order[PROGRAMS]; /* small messages in the order in which they were left */
     uint8_t orders;
     uint8_t batch[AT_ONCE];
+    uint8_t overtaken; /* how often the first was that could write */
+    uint8_t first;     /* that one, + 1 */
     bool dead, errored, closed, ended, forked, start_failed;
 } World;
 
@@ -603,6 +606,9 @@ try_turn(Actor *actor)
     bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
     bool has_turn = writing_try(&w->writing, &actor->turn);
 
+    w->overtaken += has_turn && w->first != 0;
+    explore_expect(w->overtaken <= MOST_OVERTAKEN, "a thread is overtaken for ever");
+
     explore_expect(has_turn == is_free, "a thread is told wrongly whether it is its turn");
     return has_turn;
 }
@@ -908,6 +914,22 @@ is_in_a_told_list(const Sleeper *sleeper)
     return false;
 }
 
+/* The first that waits and could write, + 1. */
+static uint8_t
+first_that_waits(void)
+{
+    for (const WritingThread *at = w->writing.waiting; at != NULL; at = at->next) {
+        for (int i = FIRST; i < FIRST_HELPER; i++) {
+            const Actor *actor = &w->actors[i];
+            bool could = program_of(actor)->kind != P_END || w->writing.helps == HELPER_NONE;
+            if (at == &actor->thread && could) {
+                return (uint8_t)(i + 1);
+            }
+        }
+    }
+    return 0;
+}
+
 static void
 check(void)
 {
@@ -937,6 +959,12 @@ check(void)
         }
     }
     explore_expect(writers <= 1, "two threads write");
+    if (first_that_waits() != w->first) {
+        w->first = first_that_waits();
+        w->overtaken = 0;
+    }
+    /* More makes no difference: it is one of these already, in the model. */
+    w->writing.overtaken = w->writing.overtaken > 2 ? 2 : w->writing.overtaken;
     if (w->writing.small == NULL) {
         w->writing.last_small = NULL;
     }

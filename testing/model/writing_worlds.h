@@ -9,11 +9,12 @@
 {"writing: send, finalizers", true, 1, false, false, false, {{P_SEND, 2}, {P_FINALIZE}, {P_FINALIZE}}},
 {"writing: send, finalizer, end", false, 1, false, true, false, {{P_SEND, 2, SIGNALS}, {P_FINALIZE}, {P_END, 0, TIMEOUT}}},
 {"writing: status, finalizer", true, 1, false, true, false, {{P_STATUS}, {P_FINALIZE}, {P_SEND, 1}}},
+{"writing: two overtake one", true, 2, false, false, false, {{P_SEND, 1}, {P_SEND, 1}, {P_SEND, 1}, {P_SEND, 1}}},
 {"writing: fork in a handler", true, 1, false, false, false, {{P_SEND, 2, SIGNALS}, {P_FORK, 0, 0, FIRST}, {P_FINALIZE}}},
 
 /* Further ones. */
 {"writing: three send with signals", false, 1, true, true, false, {{P_SEND, 2, SIGNALS}, {P_SEND, 2}, {P_SEND, 1}}},
-{"writing: send with signals, send, two finalizers", false, 1, true, true, true,
+{"writing: send with signals, send, two finalizers", false, 1, true, false, false,
  {{P_SEND, 2, SIGNALS}, {P_SEND, 1}, {P_FINALIZE}, {P_FINALIZE}}},
 {"writing: a handler sends, another sends", true, 1, true, true, false,
  {{P_SEND, 2, SIGNALS}, {P_SEND, 2, 0, FIRST}, {P_SEND, 1}}},
