@@ -14,7 +14,7 @@ enum {
     FIRST = 1,
     FIRST_HELPER = FIRST + PROGRAMS,
     ACTORS = FIRST_HELPER + HELPERS,
-    MOST_OVERTAKEN = 2,
+    MOST_OVERTAKEN = 1,
     AT_ONCE = 2, /* small messages in one write */
 };
 
@@ -148,6 +148,7 @@ typedef struct {
     uint8_t order[PROGRAMS]; /* small messages in the order in which they were left */
     uint8_t orders;
     uint8_t batch[AT_ONCE];
+    uint8_t overtakes; /* turns that did not wait, while others did, since one of those had his */
     uint8_t overtaken; /* how often the first was that could write */
     uint8_t first;     /* that one, + 1 */
     bool dead, errored, closed, ended, forked, start_failed;
@@ -282,15 +283,28 @@ leaves(Actor *actor, Place then)
     return go(actor, L_LEAVE);
 }
 
+static void
+see_turn(bool waited)
+{
+    bool overtakes = !waited && w->writing.waiting != NULL;
+
+    w->overtakes = overtakes ? w->overtakes + (w->overtakes < 2) : 0;
+}
+
 static Step
 await_next(Actor *actor)
 {
     ProgramKind kind = program_of(actor)->kind;
     Want want = kind == P_END ? WANT_END : actor->is_rest ? WANT_REST : WANT_MESSAGE;
 
+    bool waited = actor->thread.waits || w->writing.writer == &actor->thread;
+
     switch (writing_next(&w->writing, &actor->thread, want, &actor->told)) {
     case TURN_WRITE:
+        see_turn(waited);
         if (kind == P_END) {
+            explore_expect(w->writing.helps == HELPER_NONE,
+                           "the end comes before that of the helper");
             return go(actor, L_ROOM);
         }
         explore_expect(actor->is_rest || !w->closed, "a message is begun after the end");
@@ -494,10 +508,25 @@ start_for_rest(Actor *actor)
 
 /* ---- leaving ---- */
 
+/* The turn may have been handed on. */
+static void
+see_left(void)
+{
+    if (w->writing.writer != NULL) {
+        explore_expect(w->overtakes > 0, "the turn is handed on though nobody was overtaken");
+        w->overtakes = 0;
+    }
+}
+
 static Step
 leave(Actor *actor)
 {
-    switch (writing_leave(&w->writing, node_of(actor), actor->full, &actor->told)) {
+    Leave left = writing_leave(&w->writing, node_of(actor), actor->full, &actor->told);
+
+    if (left != LEAVE_SMALL) {
+        see_left();
+    }
+    switch (left) {
     case LEAVE_SMALL:
         return go(actor, L_ROOM);
     case LEAVE_START_HELPER:
@@ -601,6 +630,9 @@ try_turn(Actor *actor)
     bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
     bool has_turn = writing_try(&w->writing, &actor->turn);
 
+    if (has_turn) {
+        see_turn(false);
+    }
     w->overtaken += has_turn && w->first != 0;
     explore_expect(w->overtaken <= MOST_OVERTAKEN, "a thread is overtaken for ever");
 
