@@ -69,7 +69,6 @@ typedef enum {
     /* A thread that waits. */
     W_SIGNALS,
     W_HANDLER,
-    W_ENTER,
     W_NEXT,
     W_DISPATCH,
     W_ENLARGE,
@@ -91,7 +90,6 @@ typedef enum {
     R_DUE,
     R_FILL,
     R_STATUS,
-    R_DONE,
     R_DISPATCH,
     R_ENLARGE,
     R_AWAY,
@@ -99,7 +97,6 @@ typedef enum {
     R_CALLBACK,
     R_MARKER,
     R_BACK,
-    R_BROKEN,
     R_STOP,
     R_END_QUEUES,
     R_STOPPED,
@@ -120,56 +117,53 @@ typedef enum {
 } Place;
 
 static const char *const place_names[] = {
-    "begins",
-    "is gone",
-    "looks for signals",
-    "is in a handler",
-    "enters",
-    "next",
-    "does what was read",
-    "makes room",
-    "is about to poll",
-    "polls",
-    "has polled",
-    "takes the kick",
-    "reads",
-    "sleeps",
-    "has slept",
-    "takes its wake-up",
-    "quits",
-    "has quit",
-    "receiver: next",
-    "receiver: sleeps",
-    "receiver: has slept",
-    "receiver: takes its wake-up",
-    "receiver: looks what is due",
-    "receiver: reads",
-    "receiver: answers STATUS",
-    "receiver: is done",
-    "receiver: does what was read",
-    "receiver: makes room",
-    "receiver: goes away",
-    "receiver: is in Python",
-    "receiver: is in the callback",
-    "receiver: gives the end marker",
-    "receiver: is back",
-    "receiver: input is broken",
-    "receiver: stops",
-    "receiver: ends queues",
-    "receiver: has stopped",
-    "receiver: closes the descriptors",
-    "waits for the end of its callback",
-    "ends its queue",
-    "takes the end marker",
-    "empties its queue",
-    "makes room",
-    "takes an item for the callback",
-    "is in the callback",
-    "takes the end marker",
-    "abandons the callback",
-    "disowns",
-    "disowns: stopped",
-    "disowns: ends queues",
+    [IDLE] = "begins",
+    [GONE] = "is gone",
+    [W_SIGNALS] = "looks for signals",
+    [W_HANDLER] = "is in a handler",
+    [W_NEXT] = "next",
+    [W_DISPATCH] = "does what was read",
+    [W_ENLARGE] = "makes room",
+    [W_POLL] = "is about to poll",
+    [W_POLLING] = "polls",
+    [W_POLLED] = "has polled",
+    [W_TAKE_KICK] = "takes the kick",
+    [W_FILL] = "reads",
+    [W_SLEEP] = "sleeps",
+    [W_SLEPT] = "has slept",
+    [W_TAKE_WAKEUP] = "takes its wake-up",
+    [W_QUIT] = "quits",
+    [W_LOOKED] = "has quit",
+    [R_NEXT] = "receiver: next",
+    [R_SLEEP] = "receiver: sleeps",
+    [R_SLEPT] = "receiver: has slept",
+    [R_TAKE_WAKEUP] = "receiver: takes its wake-up",
+    [R_DUE] = "receiver: looks what is due",
+    [R_FILL] = "receiver: reads",
+    [R_STATUS] = "receiver: answers STATUS",
+    [R_DISPATCH] = "receiver: does what was read",
+    [R_ENLARGE] = "receiver: makes room",
+    [R_AWAY] = "receiver: goes away",
+    [R_PYTHON] = "receiver: is in Python",
+    [R_CALLBACK] = "receiver: is in the callback",
+    [R_MARKER] = "receiver: gives the end marker",
+    [R_BACK] = "receiver: is back",
+    [R_STOP] = "receiver: stops",
+    [R_END_QUEUES] = "receiver: ends queues",
+    [R_STOPPED] = "receiver: has stopped",
+    [R_CLOSE] = "receiver: closes the descriptors",
+    [X_DROPPED] = "waits for the end of its callback",
+    [X_UNREGISTERED] = "ends its queue",
+    [X_MARKER] = "takes the end marker",
+    [X_EMPTY] = "empties its queue",
+    [X_ENLARGE] = "makes room",
+    [C_NEXT] = "takes an item for the callback",
+    [C_CALLBACK] = "is in the callback",
+    [C_MARKER] = "takes the end marker",
+    [C_ABANDON] = "abandons the callback",
+    [F_DISOWN] = "disowns",
+    [F_STOPPED] = "disowns: stopped",
+    [F_QUEUES] = "disowns: ends queues",
 };
 
 typedef struct {
@@ -181,9 +175,10 @@ typedef struct {
     ReadingThread thread;
     Told told; /* is about to wake them */
     Wakeup wakeup;
-    uint8_t place, then;
-    bool ready, looks, woken, has_alarm, left; /* how its sleep ended */
-    bool quiet; /* nobody has used the role since its watch began */
+    uint8_t place;
+    bool ready, looks, woken, has_alarm; /* how its sleep ended */
+    bool left;                           /* the receiver has left the role to those who wait */
+    bool quiet;                          /* nobody has used the role since its watch began */
     bool has_read;
     uint8_t queue; /* that it is at */
     uint8_t received;
@@ -195,7 +190,6 @@ typedef struct {
     ReadingQueue arrived;
     ReadingItem ring1[1], ring2[2], ring4[4];
     bool registered, dropped, ended, has_callback, has_marker, marker_given;
-    bool uses_callback;
     uint8_t drain;
     uint8_t last; /* item taken */
 } Queue;
@@ -248,11 +242,9 @@ is_in_role(const Actor *actor)
     case R_DUE:
     case R_FILL:
     case R_STATUS:
-    case R_DONE:
     case R_DISPATCH:
     case R_ENLARGE:
     case R_AWAY:
-    case R_BROKEN:
     case R_END_QUEUES:
     case R_STOPPED:
     case R_CLOSE:
@@ -654,6 +646,30 @@ waiter_next(Actor *actor)
     return STEP_BLOCKED;
 }
 
+static bool
+is_main_thread(const Actor *actor)
+{
+    return (program_of(actor)->flags & SIGNALS) != 0;
+}
+
+/* The thread is about to get what it waits for. */
+static bool
+is_there(const Actor *actor)
+{
+    const ReadingThread *thread = &actor->thread;
+
+    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+}
+
+/* The main thread looks for signals before it takes what it has waited for. */
+static Step
+after_sleep(Actor *actor)
+{
+    bool looks = actor->looks || (is_there(actor) && is_main_thread(actor));
+
+    return go(actor, looks ? W_QUIT : W_NEXT);
+}
+
 static Step
 waiter_dispatch(Actor *actor)
 {
@@ -672,8 +688,8 @@ waiter_dispatch(Actor *actor)
     }
     reading_hand_over(&w->reading, &actor->thread, &actor->told);
     w->handed_over = true;
-    actor->has_read = false;
-    return go(actor, W_NEXT);
+    actor->has_read = actor->looks = false;
+    return after_sleep(actor);
 }
 
 static bool
@@ -710,7 +726,7 @@ waiter_polling(Actor *actor)
 static Step
 after_poll(Actor *actor)
 {
-    return go(actor, actor->ready ? W_FILL : actor->looks ? W_QUIT : W_NEXT);
+    return actor->ready ? go(actor, W_FILL) : after_sleep(actor);
 }
 
 static Step
@@ -750,7 +766,7 @@ waiter_slept(Actor *actor)
     if (was_told && !actor->woken) {
         return go(actor, W_TAKE_WAKEUP);
     }
-    return go(actor, actor->looks ? W_QUIT : W_NEXT);
+    return after_sleep(actor);
 }
 
 static Actor *
@@ -807,7 +823,9 @@ waiter_step(Actor *actor)
         return go(actor, W_DISPATCH);
     case W_POLL:
         touch(actor);
-        return go(actor, reading_poll(&w->reading, &actor->thread) ? W_POLLING : W_NEXT);
+        actor->looks = false;
+        return reading_poll(&w->reading, &actor->thread) ? go(actor, W_POLLING)
+                                                         : after_sleep(actor);
     case W_POLLING:
         return waiter_polling(actor);
     case W_POLLED:
@@ -823,7 +841,7 @@ waiter_step(Actor *actor)
         return after_poll(actor);
     case W_FILL:
         fill(actor);
-        return go(actor, W_NEXT);
+        return after_sleep(actor);
     case W_SLEEP:
         return waiter_sleep(actor);
     case W_SLEPT:
@@ -833,14 +851,14 @@ waiter_step(Actor *actor)
             return STEP_BLOCKED;
         }
         actor->wakeup.released = false;
-        return go(actor, W_NEXT);
+        return after_sleep(actor);
     case W_QUIT:
         reading_quit(&w->reading, &actor->thread, &actor->told);
         explore_expect(!actor->thread.sleeper.told, "a thread quits that was told");
         actor->has_read = false;
         return go(actor, W_LOOKED);
     case W_LOOKED:
-        if ((program_of(actor)->flags & TIMEOUT) &&
+        if ((program_of(actor)->flags & TIMEOUT) && !is_there(actor) &&
             (!(program_of(actor)->flags & SIGNALS) || explore_choose(2) == 1)) {
             memset(&actor->wakeup, 0, sizeof actor->wakeup);
             return go(actor, GONE);
@@ -1532,7 +1550,8 @@ check(void)
                    "the receiver reads, and is thought away");
     check_items();
     check_role();
-    explore_expect(w->forked || count_callbacks() == w->reading.callbacks, "callbacks are miscounted");
+    explore_expect(w->forked || count_callbacks() == w->reading.callbacks,
+                   "callbacks are miscounted");
     clean();
 }
 

@@ -14,6 +14,7 @@ enum {
     FIRST = 1,
     FIRST_HELPER = FIRST + PROGRAMS,
     ACTORS = FIRST_HELPER + HELPERS,
+    MOST_OVERTAKEN = 2,
     AT_ONCE = 2, /* small messages in one write */
 };
 
@@ -74,8 +75,6 @@ typedef enum {
     /* Others. */
     N_WRITE,
     N_LEFT,
-    E_AWAIT,
-    E_SMALL,
     E_END,
     E_AGAIN,
     H_HELP,
@@ -86,36 +85,35 @@ typedef enum {
 } Place;
 
 static const char *const place_names[] = {
-    "begins",
-    "is gone",
-    "looks for signals", "has its turn",
-    "is in a handler",
-    "next",
-    "sleeps",
-    "has slept",
-    "takes its wake-up",
-    "quits",
-    "writes",
-    "hands over",
-    "starts the helper",
-    "does without a helper",
-    "leaves",
-    "looks for room",
-    "takes a small message",
-    "writes small messages",
-    "starts a helper",
-    "does without a helper",
-    "writes the answer",
-    "sends what is left",
-    "wants to end",
-    "writes small messages for the end",
-    "ends",
-    "looks at the time",
-    "helper: helps",
-    "helper: writes the rest",
-    "helper: has left",
-    "helper: waits for room",
-    "disowns",
+    [IDLE] = "begins",
+    [GONE] = "is gone",
+    [S_SIGNALS] = "looks for signals",
+    [S_RENAME] = "has its turn",
+    [S_HANDLER] = "is in a handler",
+    [S_NEXT] = "next",
+    [S_SLEEP] = "sleeps",
+    [S_SLEPT] = "has slept",
+    [S_TAKE_WAKEUP] = "takes its wake-up",
+    [S_QUIT] = "quits",
+    [S_WRITE] = "writes",
+    [S_HAND_OVER] = "hands over",
+    [S_START] = "starts the helper",
+    [S_NO_HELPER] = "does without a helper",
+    [L_LEAVE] = "leaves",
+    [L_ROOM] = "looks for room",
+    [L_TAKE] = "takes a small message",
+    [L_WRITE] = "writes small messages",
+    [L_START] = "starts a helper",
+    [L_NO_HELPER] = "does without a helper",
+    [N_WRITE] = "writes the answer",
+    [N_LEFT] = "sends what is left",
+    [E_END] = "ends",
+    [E_AGAIN] = "looks at the time",
+    [H_HELP] = "helper: helps",
+    [H_REST] = "helper: writes the rest",
+    [H_LEFT] = "helper: has left",
+    [H_ROOM] = "helper: waits for room",
+    [F_DISOWN] = "disowns",
 };
 
 typedef struct {
@@ -133,7 +131,7 @@ typedef struct {
     uint8_t taken;   /* small messages, to be written at once */
     uint8_t rounds;
     bool is_rest; /* waits for the rest of its message */
-    bool woken, full, started, helped, begun_small, sent, has_small, is_writer, will_not_look;
+    bool woken, full, helped, will_not_look;
     uint8_t small_state;
 } Actor;
 
@@ -150,6 +148,8 @@ typedef struct {
     uint8_t order[PROGRAMS]; /* small messages in the order in which they were left */
     uint8_t orders;
     uint8_t batch[AT_ONCE];
+    uint8_t overtaken; /* how often the first was that could write */
+    uint8_t first;     /* that one, + 1 */
     bool dead, errored, closed, ended, forked, start_failed;
 } World;
 
@@ -313,7 +313,6 @@ rename_turn(Actor *actor)
     wait_no_longer(actor);
     if (actor->is_rest) {
         explore_expect(w->rest != actor_number(actor) + 1, "the rest is not written yet");
-        actor->sent = true;
         return leaves(actor, GONE);
     }
     return writes(actor);
@@ -424,7 +423,6 @@ send_part(Actor *actor)
     }
     put_part(actor_number(actor), parts);
     if (++actor->written == parts) {
-        actor->sent = true;
         return leaves(actor, GONE);
     }
     return STEP_CERTAIN;
@@ -603,10 +601,12 @@ try_turn(Actor *actor)
     bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
     bool has_turn = writing_try(&w->writing, &actor->turn);
 
+    w->overtaken += has_turn && w->first != 0;
+    explore_expect(w->overtaken <= MOST_OVERTAKEN, "a thread is overtaken for ever");
+
     explore_expect(has_turn == is_free, "a thread is told wrongly whether it is its turn");
     return has_turn;
 }
-
 
 static Step
 begin_program(Actor *actor)
@@ -740,8 +740,6 @@ end_writing(Actor *actor)
 static Step
 actor_step(Actor *actor)
 {
-    bool is_end = program_of(actor)->kind == P_END;
-
     switch ((Place)actor->place) {
     case IDLE:
         return begin_program(actor) == STEP_BLOCKED ? STEP_BLOCKED : STEP_OPTIONAL;
@@ -829,7 +827,6 @@ actor_step(Actor *actor)
         writing_disown(&w->writing);
         return go(actor, GONE);
     default:
-        (void)is_end;
         return STEP_BLOCKED;
     }
 }
@@ -908,6 +905,22 @@ is_in_a_told_list(const Sleeper *sleeper)
     return false;
 }
 
+/* The first that waits and could write, + 1. */
+static uint8_t
+first_that_waits(void)
+{
+    for (const WritingThread *at = w->writing.waiting; at != NULL; at = at->next) {
+        for (int i = FIRST; i < FIRST_HELPER; i++) {
+            const Actor *actor = &w->actors[i];
+            bool could = program_of(actor)->kind != P_END || w->writing.helps == HELPER_NONE;
+            if (at == &actor->thread && could) {
+                return (uint8_t)(i + 1);
+            }
+        }
+    }
+    return 0;
+}
+
 static void
 check(void)
 {
@@ -937,6 +950,12 @@ check(void)
         }
     }
     explore_expect(writers <= 1, "two threads write");
+    if (first_that_waits() != w->first) {
+        w->first = first_that_waits();
+        w->overtaken = 0;
+    }
+    /* More makes no difference: it is one of these already, in the model. */
+    w->writing.overtaken = w->writing.overtaken > 2 ? 2 : w->writing.overtaken;
     if (w->writing.small == NULL) {
         w->writing.last_small = NULL;
     }
