@@ -260,6 +260,16 @@ callback_failed(ConnectionObject *connection, int32_t id)
     return result == NULL ? -1 : 0;
 }
 
+/* The queue has ended while its callback ran: the end marker was left to the receiver. */
+static int
+end_callback(ConnectionObject *connection, ItemQueueObject *queue)
+{
+    PyObject *result = PyObject_CallMethod(connection->factory, "_end_callback", "O", queue);
+
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* Give a value to the callback; its failure is Python's to handle. */
 static int
 call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *value)
@@ -267,13 +277,15 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
     PyObject *callback = Py_NewRef(queue->callback);
 
     step_out(connection, true);
+    queue->is_calling = true;
     PyObject *result = PyObject_CallOneArg(callback, value);
+    queue->is_calling = false;
     Py_DECREF(callback);
     if (result == NULL) {
         return callback_failed(connection, id);
     }
     Py_DECREF(result);
-    return 0;
+    return queue->arrived.ended ? end_callback(connection, queue) : 0;
 }
 
 /* A message that is no item. Others may receive while it is done, but for what is meant for the

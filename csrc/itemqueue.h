@@ -18,6 +18,7 @@ typedef struct {
     LoadOptions options; /* strconfig, as the reader wants it */
     bool closed;         /* the channel is */
     bool dropped;        /* the Channel object is gone */
+    bool is_calling;     /* the receiver is in the callback: the end marker comes after it */
     bool is_open;        /* counted among the connection's open channels */
 } ItemQueueObject;
 

@@ -246,7 +246,8 @@ queue_take_endmarker(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     PyObject *marker = queue->endmarker, *none = no_endmarker(queue);
 
-    if (none == NULL || queue->arrived.callback == CALLBACK_DRAINING || marker == NULL) {
+    if (none == NULL || queue->arrived.callback == CALLBACK_DRAINING || queue->is_calling ||
+        marker == NULL) {
         return none;
     }
     queue->endmarker = none;

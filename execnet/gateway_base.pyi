@@ -98,6 +98,7 @@ def geterrortext(exc: BaseException) -> str: ...
 
 LONGEST_WAIT: float
 
+def now() -> float: ...
 def exhaust(iterator: Iterable[object], /) -> None: ...
 def removing(values: dict[Any, Any], key: object, value: object) -> Iterator[None]: ...
 
@@ -220,11 +221,22 @@ SHORT_WRITE: int
 
 class _Outgoing:
     ident: int | None
+    head: bytes
+    data: bytes
+    size: int
+    counts: list[int]
+    positions: tuple[()] | list[int]
+    writes: tuple[_Outgoing, int, list[int]] | None
+    def is_written(self) -> bool: ...
+    def position(self) -> int: ...
+    def note(self, position: int) -> None: ...
     def __init__(self, ident: int | None, head: bytes = b"", data: bytes = b"") -> None: ...
 
 class _Way:
     fd: int | None
     holders: dict[None, _Outgoing]
+    successors: dict[None, _Way]
+    def __init__(self, fd: int | None = None) -> None: ...
 
 class Outlet:
     receiver: int | None
