@@ -232,9 +232,7 @@ static Await
 await_turn(ConnectionObject *connection, WritingThread *thread, Want want, int64_t deadline)
 {
     for (;;) {
-        Told told = NULL;
-        Turn turn = writing_next(&connection->writing, thread, want, &told);
-        waking_wake(connection, told);
+        Turn turn = writing_next(&connection->writing, thread, want);
         if (turn == TURN_WRITE) {
             return AWAIT_TURN;
         }

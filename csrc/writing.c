@@ -180,7 +180,6 @@ hand_turn_on(Writing *writing, Told *told)
     }
     take_turn(writing, thread);
     if (thread->sleeps) {
-        thread->sleeps = false;
         sleeper_tell(&thread->sleeper, false, told);
     }
 }
@@ -206,11 +205,10 @@ next(Writing *writing, WritingThread *thread, Want want)
 }
 
 Turn
-writing_next(Writing *writing, WritingThread *thread, Want want, Told *told)
+writing_next(Writing *writing, WritingThread *thread, Want want)
 {
     mutex_lock(&writing->lock);
     Turn turn = next(writing, thread, want);
-    have_somebody_look(writing, told);
     writing_check(writing);
     mutex_unlock(&writing->lock);
     return turn;

@@ -66,7 +66,7 @@ typedef enum {
 } Want;
 
 /* What a thread does now that wants its turn. */
-Turn writing_next(Writing *writing, WritingThread *thread, Want want, Told *told);
+Turn writing_next(Writing *writing, WritingThread *thread, Want want);
 
 /* Whether it is the thread's turn without any waiting. */
 bool writing_try(Writing *writing, WritingThread *thread);

@@ -299,7 +299,7 @@ await_next(Actor *actor)
 
     bool waited = actor->thread.waits || w->writing.writer == &actor->thread;
 
-    switch (writing_next(&w->writing, &actor->thread, want, &actor->told)) {
+    switch (writing_next(&w->writing, &actor->thread, want)) {
     case TURN_WRITE:
         see_turn(waited);
         if (kind == P_END) {
