@@ -1437,7 +1437,10 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             try:
                 queue.set()
             finally:
-                self._tell_close(queue, message)
+                try:
+                    self._tell_close(queue, message)
+                finally:
+                    exhaust(removing(factory._queues, self.id, queue))
 
     def _tell_close(self, queue, message):
         try:
@@ -2113,12 +2116,16 @@ class WorkerGateway(BaseGateway):
             self.execmodel.start(self._leave_when_lost)
 
     def _leave_when_lost(self):
-        import select  # lazy: start-up speed
+        # lazy: start-up speed
+        import select
+        import stat
 
-        if self._outlet.fd is None or not hasattr(select, "poll"):
+        # A socket does not tell whether its other end has only nothing more to say.
+        fd = self._outlet.fd
+        if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
             return
         broken = select.poll()
-        broken.register(self._outlet.fd, 0)
+        broken.register(fd, 0)
         broken.poll()
         interrupt_after, leave_after = _lost_times()
         self.execmodel.sleep(interrupt_after)

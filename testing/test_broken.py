@@ -141,6 +141,7 @@ def test_a_close_that_a_handler_interrupted_can_be_repeated() -> None:
     peer = Peer(execnet)
     signal.signal(signal.SIGALRM, handler)
     moments = random.Random(1)
+    before = None
     for _ in range(1500):
         channel = peer.gateway.newchannel()
         try:
@@ -154,7 +155,11 @@ def test_a_close_that_a_handler_interrupted_can_be_repeated() -> None:
             pass
         channel.close()
         channel.waitclose(5)
-        assert peer.message() == (peer.CLOSE, channel.id, b"")
+        told = peer.message()
+        if told == before:  # said twice: the handler raised between the saying and its return
+            told = peer.message()
+        assert told == (peer.CLOSE, channel.id, b""), (told, before, channel.id)
+        before = told
         assert not peer.gateway._channelfactory.channels()
     """
     assert run(script) == ""

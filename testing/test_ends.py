@@ -705,10 +705,11 @@ class TestHandlers:
         slow = channel.receive(SECONDS)
 
         def handler():
+            os.kill(pair.pid, signal.SIGCONT)
             echo.send(b"y" * 100_000)
             return echo.receive(SECONDS), pair.remote_status().numexecuting
 
-        slow.send(None)
+        os.kill(pair.pid, signal.SIGSTOP)
         called = self.call_after(0.1, handler)
         slow.send(b"x" * (4 << 20))
         assert called == [(b"y" * 100_000, 2)]

@@ -471,10 +471,7 @@ def test_a_gateway_that_nobody_holds_goes_with_its_channels(pair: execnet.Gatewa
     gateway = pair_group.makegateway("popen")
     channel = gateway.remote_exec("channel.receive()")
     refs = [weakref.ref(gateway), weakref.ref(channel)]
-    gateway.exit()
-    gateway.join(SECONDS)
-    gateway._io.wait()
-    pair_group._gateways_to_join.clear()
+    gateway.exit(wait=SECONDS)
     del gateway, channel
     gc.collect()
     wait_until(lambda: gc.collect() is not None and [ref() for ref in refs] == [None, None], SECONDS, "their end")
