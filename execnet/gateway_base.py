@@ -1437,22 +1437,16 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             try:
                 queue.set()
             finally:
+                told = not message
                 try:
-                    self._tell_close(queue, message)
+                    if message:
+                        self.gateway._send(*message)
+                        told = True
                 finally:
                     exhaust(removing(factory._queues, self.id, queue))
-
-    def _tell_close(self, queue, message):
-        try:
-            if message:
-                self.gateway._send(*message)
-        except (IOError, ValueError):
-            raise
-        except BaseException:  # of a signal handler: that nothing more comes is told all the same
-            self.gateway._send_soon(Message.CHANNEL_CLOSE, self.id)
-            raise
-        finally:
-            self.gateway._channelfactory._end_callback(queue)
+                    if not told:  # or it is not known: it does no harm to be told twice
+                        getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
+                    factory._end_callback(queue)
 
     def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
         """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
