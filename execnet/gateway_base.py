@@ -832,8 +832,9 @@ class Outlet(object):
         return self.way.fd
 
     def _copy(self, fd):
-        self.files.append(self._execmodel.fdopen(os.dup(fd), "wb", 0))
-        return _Way(self.files[-1].fileno())
+        file = self._execmodel.fdopen(os.dup(fd), "wb", 0)
+        self.files.append(file)
+        return _Way(file.fileno())
 
     def send(self, message):
         """Write message, and return when it is written."""
@@ -1173,10 +1174,11 @@ class ItemQueue(object):
         return self._waiters.wait(is_so, timeout, wakeup)
 
     def _takes(self, taken):
-        if taken:
-            return taken
+        # Whether one was taken, now or before.
         ended = self._ended  # asked first: what came before the end is there then
-        if self.items:
+        if taken:
+            pass
+        elif self.items:
             try:
                 taken.extend(starmap(self.items.popleft, _ONCE))
             except IndexError:

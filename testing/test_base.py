@@ -638,6 +638,23 @@ def test_class_attributes_of_channel_can_be_replaced(base: ModuleType, factory: 
     assert next(channel) == "replaced"
 
 
+def test_a_wait_takes_one_item_although_more_arrive_at_once(base: ModuleType, factory: Any) -> None:
+    channel = factory.new()
+
+    def arrive() -> None:
+        for number in range(3000):
+            factory._local_receive(channel.id, base.dumps_internal(number))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        arriving = Call(arrive)
+        assert [channel.receive(SECONDS) for _ in range(3000)] == list(range(3000))
+        arriving.result()
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_received_items_wait_in_order(base: ModuleType, factory: Any) -> None:
     channel = factory.new()
     for item in (1, "two", [3]):

@@ -758,6 +758,23 @@ def test_callbacks_of_one_channel_are_called_one_after_the_other(pair: execnet.G
     assert calls in ([1, 1, "end", "end"], [1, 1, 2, 2, "end", "end"])
 
 
+def test_the_end_marker_comes_though_the_callback_fails_after_the_close(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("channel.send(1); channel.receive()")
+    closed, calls = threading.Event(), []
+
+    def callback(item: object) -> None:
+        calls.append(item)
+        if item == 1:
+            closed.wait(SECONDS)
+            raise ValueError("too late")
+
+    channel.setcallback(callback, endmarker="end")
+    wait_until(lambda: calls, SECONDS, "a call")
+    channel.close()
+    closed.set()
+    wait_until(lambda: calls == [1, "end"], SECONDS, "the end marker")
+
+
 # settled, then told
 
 
