@@ -712,10 +712,16 @@ def test_an_exception_of_a_handler_leaves_a_gateway_that_works(pair: execnet.Gat
 
 
 def test_a_callback_that_raises_for_what_waits_is_not_set(pair: execnet.Gateway) -> None:
-    channel = pair.remote_exec("for number in range(4): channel.send(number)\nchannel.receive()")
-    other = pair.remote_exec("channel.send(None)")
-    assert other.receive(SECONDS) is None
-    wait_until(lambda: pair.remote_status().numexecuting == 1, SECONDS, "the end of the other task")
+    source = """
+        mark = channel.receive()
+        for number in range(4):
+            channel.send(number)
+        mark.send(None)
+        channel.receive()
+    """
+    channel, mark = pair.remote_exec(source), pair.newchannel()
+    channel.send(mark)
+    assert mark.receive(SECONDS) is None  # sent last: all others have come
     assert channel.receive(SECONDS) == 0
     with pytest.raises(ZeroDivisionError):
         channel.setcallback(lambda item: 1 // (item - 1))
