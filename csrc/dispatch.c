@@ -260,14 +260,21 @@ callback_failed(ConnectionObject *connection, int32_t id)
     return result == NULL ? -1 : 0;
 }
 
-/* The queue has ended while its callback ran: the end marker was left to the receiver. */
+/* The queue has ended while its callback ran: the end marker was left to the receiver. What the
+   callback raised stays what is raised. */
 static int
 end_callback(ConnectionObject *connection, ItemQueueObject *queue)
 {
-    PyObject *result = PyObject_CallMethod(connection->factory, "_end_callback", "O", queue);
+    PyObject *type, *error, *traceback;
 
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *result = PyObject_CallMethod(connection->factory, "_end_callback", "O", queue);
     Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    if (type == NULL) {
+        return result == NULL ? -1 : 0;
+    }
+    PyErr_Restore(type, error, traceback);
+    return -1;
 }
 
 /* Give a value to the callback; its failure is Python's to handle. */
@@ -281,11 +288,9 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
     PyObject *result = PyObject_CallOneArg(callback, value);
     queue->is_calling = false;
     Py_DECREF(callback);
-    if (result == NULL) {
-        return callback_failed(connection, id);
-    }
-    Py_DECREF(result);
-    return queue->arrived.ended ? end_callback(connection, queue) : 0;
+    int outcome = result == NULL ? callback_failed(connection, id) : 0;
+    Py_XDECREF(result);
+    return queue->arrived.ended ? end_callback(connection, queue) : outcome;
 }
 
 /* A message that is no item. Others may receive while it is done, but for what is meant for the
