@@ -177,6 +177,7 @@ static void
 take_role(Reading *reading, ReadingThread *thread)
 {
     reading->reader = thread;
+    thread->watches = false;
     reading->yields = false;
     reading->uses++;
 }
@@ -435,7 +436,6 @@ next_without_role(Reading *reading, ReadingThread *thread)
 
     if (may_take && !must_watch) {
         take_role(reading, thread);
-        thread->watches = false;
         return NEXT_READ;
     }
     thread->watches = may_take || was_used;

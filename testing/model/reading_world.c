@@ -177,6 +177,7 @@ typedef struct {
     Wakeup wakeup;
     uint8_t place;
     bool ready, looks, woken, has_alarm; /* how its sleep ended */
+    bool raised;                         /* what ends the receiver */
     bool left;                           /* the receiver has left the role to those who wait */
     bool quiet;                          /* nobody has used the role since its watch began */
     bool has_read;
@@ -189,7 +190,7 @@ typedef enum { DRAIN_NOT, DRAINS, DIRECT } Drain;
 typedef struct {
     ReadingQueue arrived;
     ReadingItem ring1[1], ring2[2], ring4[4];
-    bool registered, dropped, ended, has_callback, has_marker, marker_given;
+    bool registered, dropped, ended, has_callback, has_marker, marker_given, is_calling;
     uint8_t drain;
     uint8_t last; /* item taken */
 } Queue;
@@ -486,7 +487,7 @@ is_for_callback(const Queue *queue)
 static void
 take_endmarker(Queue *queue)
 {
-    if (queue->arrived.callback == CALLBACK_DRAINING || !queue->has_marker) {
+    if (queue->arrived.callback == CALLBACK_DRAINING || queue->is_calling || !queue->has_marker) {
         return;
     }
     explore_expect(queue->drain == DIRECT && queue->arrived.count == 0,
@@ -1007,6 +1008,7 @@ receiver_python(Actor *actor)
             go_away(actor, true);
             w->fates[number] = FATE_QUEUED;
             see_taken(queue, number);
+            queue->is_calling = true;
             return go(actor, R_CALLBACK);
         case ARRIVAL_NEEDS_ROOM:
             enlarge(queue, queue->arrived.capacity);
@@ -1034,27 +1036,29 @@ static Step
 receiver_callback(Actor *actor)
 {
     Actor *inside = handler_of(actor);
+    Queue *queue = &w->queues[actor->queue];
+    MessageKind kind = spec->script[actor->received].kind;
+    bool is_item = kind == M_ITEM || kind == M_CHANNEL_ITEM;
     int what = explore_choose(3);
 
     if (inside != NULL && inside->place != GONE && inside->place != IDLE) {
         return STEP_BLOCKED;
     }
-    if (what == 1 && !spec->receiver_raises) {
+    if (what != 0 && !spec->receiver_raises) {
         return STEP_BLOCKED;
     }
-    if (what == 2) { /* An Exception closes the channel. */
-        if (!spec->receiver_raises || spec->script[actor->received].kind != M_ITEM) {
-            return STEP_BLOCKED;
-        }
-        Queue *queue = &w->queues[actor->queue];
-        if (!queue->registered) {
-            return STEP_BLOCKED;
-        }
-        end_queue(actor, queue);
-        (void)go(actor, R_MARKER);
-        return STEP_OPTIONAL;
+    if (!is_item) {
+        (void)go(actor, what == 1 ? R_STOP : R_BACK);
+        return what == 2 ? STEP_BLOCKED : STEP_OPTIONAL;
     }
-    (void)go(actor, what == 1 ? R_STOP : R_BACK);
+    queue->is_calling = false;
+    if (what == 2) { /* An Exception closes the channel. */
+        if (queue->registered) {
+            end_queue(actor, queue);
+        }
+    }
+    actor->raised = what == 1;
+    (void)go(actor, queue->ended ? R_MARKER : what == 1 ? R_STOP : R_BACK);
     return STEP_OPTIONAL;
 }
 
@@ -1125,7 +1129,10 @@ receiver_step(Actor *actor)
         return receiver_callback(actor);
     case R_MARKER:
         take_endmarker(&w->queues[actor->queue]);
-        return go(actor, w->stopping ? R_END_QUEUES : R_BACK);
+        if (w->stopping && !w->forked) {
+            return go(actor, R_END_QUEUES);
+        }
+        return go(actor, actor->raised ? R_STOP : R_BACK);
     case R_BACK: {
         w->strict = false;
         bool has_role = reading_receiver_back(&w->reading);
@@ -1139,6 +1146,9 @@ receiver_step(Actor *actor)
         return go(actor, R_NEXT);
     }
     case R_STOP:
+        if (w->forked) {
+            return go(actor, GONE);
+        }
         w->strict = w->yields = false;
         reading_stop(&w->reading, &actor->told);
         w->stopping = true;
