@@ -9,7 +9,7 @@
 
 enum { FRAME_HEADER = 9 };
 
-/* The message codes (WIRE.md, "Messages"). */
+/* The message codes (doc/wire.rst, "Messages"). */
 enum {
     MESSAGE_STATUS,
     MESSAGE_RECONFIGURE,
