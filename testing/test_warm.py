@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support import leaks
 from support.initiator import Initiator, is_running, wait_for_end
 from support.lines import AtLine, functions_of
 from support.processes import wait_until
@@ -91,6 +92,11 @@ def children_of(pid):
     """The children of a process, zombies too."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def own_children():
+    """This process's children but those that serve the whole session."""
+    return [pid for pid in children_of(os.getpid()) if pid not in leaks.KEPT]
 
 
 def pipes_of(pid):
@@ -811,7 +817,7 @@ class TestThreads:
 
         assert in_threads(*[start] * 4) == []
         template = template_of(group)
-        wait_until(lambda: children_of(os.getpid()) == [template.popen.pid], SECONDS, "the end of the others")
+        wait_until(lambda: own_children() == [template.popen.pid], SECONDS, "the end of the others")
 
 
 CODE = functions_of(gateway_warm.__file__)
@@ -874,7 +880,7 @@ class TestAtEachLine:
                 break
             if chosen is TEMPLATES:
                 gateway_warm.end_templates(group._templates)
-                wait_until(lambda: not [p for p in children_of(os.getpid()) if is_running(p)], SECONDS, at_line.where)
+                wait_until(lambda: not [p for p in own_children() if is_running(p)], SECONDS, at_line.where)
             else:
                 wait_until(lambda: not children_of(template_of(group).popen.pid), SECONDS, at_line.where)
             if len(os.listdir("/proc/self/fd")) != descriptors:
