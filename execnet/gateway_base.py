@@ -196,6 +196,10 @@ def removing(values, key, value):
 #: Who waits looks again after so many seconds: what every platform's locks, and every model, can wait for.
 LONGEST_WAIT = 1000
 
+#: And the main thread after so many: a signal that comes just before a lock blocks does not interrupt the lock.
+SIGNALS_WAIT = 0.05
+MAIN_THREAD = _thread.get_ident()
+
 
 class Waiters(object):
     """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
@@ -215,6 +219,8 @@ class Waiters(object):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
         start, end = self._execmodel._waiter, self._execmodel._await
+        if _thread.get_ident() == MAIN_THREAD:
+            wakeup = min(wakeup, SIGNALS_WAIT)
         while not is_so():
             seconds = wakeup if deadline is None else min(wakeup, deadline - now())
             if seconds <= 0:
