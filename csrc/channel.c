@@ -125,6 +125,14 @@ receive_other(ChannelObject *channel, ItemQueueObject *queue, Received outcome, 
     return value;
 }
 
+/* Whether it was the bytes: else a signal handler raised, or there was no memory. */
+static bool
+is_unreadable(const ConnectionObject *connection)
+{
+    return PyErr_ExceptionMatches(connection->codec->load_error) ||
+           PyErr_ExceptionMatches(PyExc_EOFError);
+}
+
 static PyObject *
 receive_within(ChannelObject *channel, PyObject *timeout)
 {
@@ -150,7 +158,11 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     } else if (outcome == RECEIVED_ITEM) {
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
                            PyBytes_GET_SIZE(item.object), &queue->options);
-        Py_DECREF((PyObject *)item.object);
+        if (value == NULL && !is_unreadable(queue->connection)) {
+            itemqueue_give_back(queue, item.object, false);
+        } else {
+            Py_DECREF((PyObject *)item.object);
+        }
     } else if (outcome != RECEIVED_ERROR) {
         value = receive_other(channel, queue, outcome, timeout);
     }

@@ -9,6 +9,7 @@
 #include <longintrepr.h>
 #endif
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -38,7 +39,8 @@ typedef struct {
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
-    unsigned long importer; /* the thread that imported the module: as a rule the main thread */
+    atomic_ulong
+        main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);

@@ -39,7 +39,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.1"
+CORE_ABI = "2.2.2"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -196,9 +196,15 @@ def removing(values, key, value):
 #: Who waits looks again after so many seconds: what every platform's locks, and every model, can wait for.
 LONGEST_WAIT = 1000
 
+
+def _main_thread():
+    threading = sys.modules.get("threading")
+    return threading.main_thread().ident if hasattr(threading, "main_thread") else _thread.get_ident()
+
+
 #: And the main thread after so many: a signal that comes just before a lock blocks does not interrupt the lock.
 SIGNALS_WAIT = 0.05
-MAIN_THREAD = _thread.get_ident()
+MAIN_THREAD = _main_thread()
 
 
 class Waiters(object):
@@ -1161,7 +1167,7 @@ class ItemQueue(object):
             self._execmodel._wake(waiter)
 
     def put_back(self, taken):
-        """What take() took: it is the next item again."""
+        """What was taken is the next item again."""
         if taken and taken[0] is not ENDMARKER:
             self.items.extendleft(taken)
             self._waiters.wake()
@@ -1225,17 +1231,20 @@ class ItemQueue(object):
         """The callback is none: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
 
-    def next_for_callback(self):
-        """The next item for who has the baton; without one, or at the ENDMARKER, the baton is let go."""
+    def next_for_callback(self, taken):
+        """The next item for who has the baton, put into the list taken as well; without one, the baton is let go.
+
+        It is let go at the ENDMARKER, too, which is in no list.
+        """
         delivery = self.delivery
-        item = self.get_nowait()
-        while delivery is not None and (item is None or item is ENDMARKER):
+        while delivery is not None and not (self._takes(taken) and taken[0] is not ENDMARKER):
             delivery.baton.release()
             # Who came with more meanwhile did not get the baton.
-            if item is ENDMARKER or not self.is_waiting() or not delivery.baton.acquire(False):
+            if taken or not self.is_waiting() or not delivery.baton.acquire(False):
                 break
-            item = self.get_nowait()
-        return item
+        if taken and taken[0] is ENDMARKER:
+            return taken.pop()
+        return taken[0] if taken else None
 
     def is_waiting(self):
         """Whether the callback has still to be called."""
@@ -1658,10 +1667,22 @@ class ChannelFactory(object):
 
     def _deliver(self, queue):
         # What waits, to the callback, by who has begun it or has its baton.
-        callback, item = queue.callback, queue.next_for_callback()
-        while item is not None and item is not ENDMARKER:
-            callback(item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig))
-            item = queue.next_for_callback()
+        callback, taken = queue.callback, []
+        try:
+            item = queue.next_for_callback(taken)
+            while item is not None and item is not ENDMARKER:
+                value = item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig)
+                # From the list into the callback in one step: a handler that raises before it loses no item.
+                returned = []
+                returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
+                if not returned:
+                    raise RuntimeError("callback raised StopIteration")
+                item = queue.next_for_callback(taken)
+        except (DataFormatError, EOFError):
+            raise
+        except BaseException:
+            queue.put_back(taken)
+            raise
         if item is ENDMARKER:
             self._end_callback(queue)
 
@@ -1787,7 +1808,19 @@ def _numbers_of(files):
 _receiving = set()
 
 
+def _main_thread_is(ident):
+    global MAIN_THREAD
+    MAIN_THREAD = ident
+    if _core is not None:
+        _core.set_main_thread(ident)
+
+
+_main_thread_is(MAIN_THREAD)
+
+
 def _disown_gateways():
+    # The thread that forked is the main thread here.
+    _main_thread_is(_thread.get_ident())
     disowned = list(_receiving)
     _receiving.clear()
     for gateway in disowned:

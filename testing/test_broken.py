@@ -282,3 +282,148 @@ def test_a_busy_sender_does_not_keep_others_from_sending(size: int) -> None:
     os._exit(0)
     """
     assert run(script, str(size)) == "True"
+
+
+def test_a_handler_that_raises_while_a_callback_gets_what_waits_loses_no_item() -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    peer = Peer(execnet)
+    wrong = hits = 0
+    for _ in range(40):
+        channel, got, count = peer.gateway.newchannel(), [], 1000
+        for number in range(count):
+            peer.send(channel, number)
+        while channel._queue.is_set() or len(peer.gateway._channelfactory._channels) > 1:
+            pass
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.random() * 2e-3 + 5e-5)
+                channel.setcallback(got.append)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Hit:
+            hits += 1
+        if channel._queue.callback is None:
+            while len(got) < count:
+                got.append(channel.receive(5))
+        deadline = time.monotonic() + 5
+        while len(got) < count and time.monotonic() < deadline:
+            time.sleep(0.001)
+        wrong += got != list(range(count))
+        channel.close()
+        peer.message()
+        del channel
+    print(wrong, hits > 3)
+    """
+    assert run(script) == "0 True"
+
+
+def test_a_callback_that_raises_stopiteration_for_what_waits_fails() -> None:
+    script = """
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+
+    def callback(item):
+        raise StopIteration
+
+    peer.send(channel, 1)
+    try:
+        channel.setcallback(callback)
+        time.sleep(0.2)
+        channel.waitclose(5)
+    except (RuntimeError, channel.RemoteError) as exc:
+        print(type(exc).__name__)
+    """
+    assert run(script) in ("RuntimeError", "RemoteError")
+
+
+def test_a_handler_that_raises_while_an_item_is_built_loses_none() -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    peer = Peer(execnet)
+    channel, big, hits = peer.gateway.newchannel(), 1 << 100000, 0
+    for number in range(60):
+        peer.send(channel, (number, big))
+        while True:
+            item = None
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, moments.random() * 5e-3 + 5e-5)
+                    received = []
+                    received.extend(map(channel.receive, (5,)))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Hit:
+                hits += 1
+            if received:
+                break
+        assert received[0][0] == number
+    print(hits > 3)
+    """
+    assert run(script) == "True"
+
+
+@pytest.mark.parametrize("way", ["forked by a thread", "imported by a thread"])
+def test_the_main_thread_is_known_where_another_thread_began(way: str) -> None:
+    script = """
+    way = sys.argv[1]
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    def interrupted():
+        # By a signal that another thread takes: only who looks hears of it.
+        signal.signal(signal.SIGUSR1, handler)
+        peer = Peer(execnet)
+        channel = peer.gateway.newchannel()
+        def interrupt():
+            time.sleep(0.2)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            channel.receive(10)
+        except Hit:
+            print("heard", flush=True)
+
+    if way == "imported by a thread":
+        for name in [name for name in sys.modules if name.split(".")[0] == "execnet"]:
+            if name != "execnet._core":
+                del sys.modules[name]
+        importer = threading.Thread(target=__import__, args=("execnet",))
+        importer.start()
+        importer.join()
+        execnet = sys.modules["execnet"]
+        interrupted()
+    else:
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                interrupted()
+                os._exit(0)
+            os.waitpid(pid, 0)
+        forking = threading.Thread(target=fork)
+        forking.start()
+        forking.join()
+    """
+    assert run(script, way) == "heard"
