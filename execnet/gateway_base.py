@@ -1460,7 +1460,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
                         self.gateway._send(*message)
                         told = True
                 finally:
+                    # Again: it may have raised where these began.
                     exhaust(removing(factory._queues, self.id, queue))
+                    queue.set()
                     if not told:  # or it is not known: it does no harm to be told twice
                         getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
                     factory._end_callback(queue)
@@ -2157,7 +2159,10 @@ class WorkerGateway(BaseGateway):
 
         # A socket does not tell whether its other end has only nothing more to say.
         fd = self._outlet.fd
-        if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        try:
+            if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return
+        except OSError:  # it is closed already
             return
         broken = select.poll()
         broken.register(fd, 0)
