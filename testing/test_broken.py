@@ -42,12 +42,12 @@ def status_of_child(work):
 """
 
 
-def run(script: str, *args: str) -> str:
+def run(script: str, *args: str, **environ: str) -> str:
     """What the script prints, run in a process of its own."""
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + textwrap.dedent(script), *args],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), **environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -282,3 +282,66 @@ def test_a_busy_sender_does_not_keep_others_from_sending(size: int) -> None:
     os._exit(0)
     """
     assert run(script, str(size)) == "True"
+
+
+both_cores = pytest.mark.parametrize(
+    "environ", [pytest.param({}, marks=c_core, id="c"), pytest.param({"EXECNET_PURE": "1"}, id="portable")]
+)
+
+
+@both_cores
+def test_handlers_that_send_while_their_thread_sends_leave_no_descriptor_behind(environ: dict[str, str]) -> None:
+    script = """
+    gateway = execnet.makegateway()
+    channel, others = [gateway.remote_exec("for item in channel: pass") for _ in range(2)]
+    before = len(os.listdir("/proc/self/fd"))
+    hits = []
+
+    def handler(*args):
+        others.send(len(hits))
+        hits.append(None)
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    while len(hits) < 1000:
+        channel.send(b"x" * 200_000)
+        channel.send(b"x")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(len(os.listdir("/proc/self/fd")) - before < 3)
+    gateway.exit(wait=5)
+    """
+    assert run(script, **environ) == "True"
+
+
+def test_a_send_that_a_handler_ended_the_gateway_of_writes_to_no_other_file() -> None:
+    script = """
+    import tempfile
+
+    peer = Peer(execnet, "pipe")
+    channel = peer.gateway.newchannel()
+    files, hits = [], []
+
+    def handler(*args):
+        hits.append(None)
+        if len(hits) == 2:  # the pipe is full, and the system call that is interrupted has written nothing
+            threading.Thread(target=read_all, daemon=True).start()
+            peer.gateway.exit()
+            ended.wait(10)
+            files.extend(tempfile.TemporaryFile() for _ in range(10))
+
+    def read_all():
+        while peer.in_.read(1 << 16):
+            pass
+        ended.set()
+
+    ended = threading.Event()
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        channel.send(b"x" * 3_000_000)
+    except OSError:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(ended.is_set(), len(files), {os.fstat(file.fileno()).st_size for file in files})
+    """
+    assert run(script, EXECNET_PURE="1") == "True 10 {0}"
