@@ -1717,9 +1717,14 @@ class ChannelFactory(object):
     def _finished_receiving(self):
         self.finished = True
         for id in list(self._queues):
-            self._local_close(id, sendonly=True)
+            raised = None
+            try:
+                self._local_close(id, sendonly=True)
+            except BaseException as exc:  # SystemExit ends the receiver, which ends anyway: the others are told, too
+                raised = exc
+                self.gateway._trace("a callback raised at the end:", repr(exc))
             if getattr(self.gateway, "_disowned", False):
-                self.gateway._leave_as_child(None)
+                self.gateway._leave_as_child(raised)
 
 
 class ChannelFile(object):

@@ -345,3 +345,27 @@ def test_a_send_that_a_handler_ended_the_gateway_of_writes_to_no_other_file() ->
     print(ended.is_set(), len(files), {os.fstat(file.fileno()).st_size for file in files})
     """
     assert run(script, EXECNET_PURE="1") == "True 10 {0}"
+
+
+@both_cores
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_what_an_end_marker_raises_keeps_no_other_channel_from_its_end(error: str, environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    raising, waiting, called = [peer.gateway.newchannel() for _ in range(3)]
+    told = []
+
+    def callback(item):
+        raise getattr(__import__("builtins"), sys.argv[1])
+
+    raising.setcallback(callback, endmarker=None)
+    called.setcallback(told.append, endmarker="end")
+    peer.hang_up()
+    try:
+        waiting.receive(10)
+    except EOFError:
+        print("ended", end=" ")
+    peer.gateway.join(10)
+    print(told, peer.gateway.hasreceiver(), len(execnet.gateway_base._receiving))
+    """
+    assert run(script, error, **environ) == "ended ['end'] False 0"
