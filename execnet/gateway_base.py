@@ -1614,7 +1614,9 @@ class ChannelFactory(object):
             self._end_callback(queue)
 
     def _end_callback(self, queue):
-        # Exactly once: who takes the end marker out delivers it.
+        # Exactly once: who takes the end marker out delivers it. What a callback forked is not where the end is told.
+        if getattr(self.gateway, "_disowned", False):
+            return
         endmarker, callback = queue.take_endmarker(), queue.callback
         if endmarker is not NO_ENDMARKER_WANTED and callback is not None:
             try:

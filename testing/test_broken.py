@@ -369,3 +369,27 @@ def test_what_an_end_marker_raises_keeps_no_other_channel_from_its_end(error: st
     print(told, peer.gateway.hasreceiver(), len(execnet.gateway_base._receiving))
     """
     assert run(script, error, **environ) == "ended ['end'] False 0"
+
+
+@both_cores
+def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        if os.getpid() != parent:
+            os.write(1, b"called in the child ")
+        elif not forked:
+            forked.append(None)
+            pid = os.fork()
+            forked[0] = pid
+
+    channel = peer.gateway.newchannel()
+    channel.setcallback(callback, endmarker=None)
+    peer.send(channel, 1)
+    while not (forked and forked[0]):
+        time.sleep(0.01)
+    os.waitpid(forked[0], 0)
+    """
+    assert run(script, **environ) == ""
