@@ -123,8 +123,13 @@ class RemoteError(Exception):
 
     def warn(self):
         """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
-        if self.formatted != INTERRUPT_TEXT:
+        if self.formatted == INTERRUPT_TEXT:
+            return
+        try:
             sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
+        except Exception:
+            # There may be no stderr, or it is closed: no reason for the receiver, who warns, to end.
+            pass
 
 
 class GatewayDied(EOFError):

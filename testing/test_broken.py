@@ -393,3 +393,25 @@ def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(envi
     os.waitpid(forked[0], 0)
     """
     assert run(script, **environ) == ""
+
+
+@both_cores
+@pytest.mark.parametrize("stderr", ["None", "closed"])
+def test_an_error_that_nobody_receives_and_nobody_can_be_told_disturbs_nothing(
+    stderr: str, environ: dict[str, str]
+) -> None:
+    script = """
+    import io
+
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+    real, sys.stderr = sys.stderr, None if sys.argv[1] == "None" else io.StringIO()
+    if sys.stderr is not None:
+        sys.stderr.close()
+    peer.write(frame(peer.CLOSE_ERROR, 99, execnet.gateway_base.dumps_internal("nobody's")))
+    peer.send(channel, 1)
+    answer = channel.receive(10)
+    sys.stderr = real
+    print(answer)
+    """
+    assert run(script, stderr, **environ) == "1"
