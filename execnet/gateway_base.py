@@ -1953,13 +1953,15 @@ class BaseGateway(object):
     def _leave_as_child(self, exc):
         # What runs here has forked, and this is the child: all other work is the parent's.
         status = exc is not None
-        if isinstance(exc, SystemExit):
-            status = exc.code
-        elif status:
-            sys.stderr.write(self._geterrortext(exc))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else bool(status))
+        try:
+            if isinstance(exc, SystemExit):
+                status = exc.code
+            elif status:
+                sys.stderr.write(self._geterrortext(exc))
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status if isinstance(status, int) else bool(status))
 
     def _received(self, msgcode, channelid, data):
         # What the C core does not do itself.

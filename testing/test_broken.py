@@ -415,3 +415,26 @@ def test_an_error_that_nobody_receives_and_nobody_can_be_told_disturbs_nothing(
     print(answer)
     """
     assert run(script, stderr, **environ) == "1"
+
+
+@both_cores
+def test_the_child_that_a_callback_forked_leaves_where_it_can_write_nothing(environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        pid = os.fork()
+        if pid == 0:
+            sys.stdout = sys.stderr = None
+            raise SystemExit(7)
+        forked.append(pid)
+
+    channel = peer.gateway.newchannel()
+    channel.setcallback(callback)
+    peer.send(channel, 1)
+    while not forked:
+        time.sleep(0.01)
+    print(os.waitpid(forked[0], 0)[1] >> 8)
+    """
+    assert run(script, **environ) == "7"
