@@ -123,8 +123,13 @@ class RemoteError(Exception):
 
     def warn(self):
         """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
-        if self.formatted != INTERRUPT_TEXT:
+        if self.formatted == INTERRUPT_TEXT:
+            return
+        try:
             sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
+        except Exception:
+            # There may be no stderr, or it is closed: no reason for the receiver, who warns, to end.
+            pass
 
 
 class GatewayDied(EOFError):
@@ -799,8 +804,9 @@ class _Outgoing(object):
 class _Way(object):
     # To the other side: a descriptor, or none, and who writes to it.
 
-    def __init__(self, fd=None):
+    def __init__(self, fd=None, file=None):
         self.fd = fd
+        self.file = file  # whose descriptor it is, if it is a copy
         self.holders = {}  # under None: the hold of the thread that writes
         self.successors = {}  # under None: the way that took its place
 
@@ -821,7 +827,8 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self._way = _Way()
+        # The io's own, and the present one.
+        self._io_way = self._way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
@@ -831,13 +838,19 @@ class Outlet(object):
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+            if fds[0] != fds[1]:
+                self._io_way = self._way = _Way(fds[1])
+            else:
+                self._way = self._copy(fds[1])
 
     @property
     def way(self):
-        while self._way.successors:
-            self._way = self._way.successors[None]
-        return self._way
+        # A handler may move it on meanwhile.
+        way = self._way
+        while way.successors:
+            way = way.successors[None]
+        self._way = way
+        return way
 
     @property
     def fd(self):
@@ -846,7 +859,7 @@ class Outlet(object):
     def _copy(self, fd):
         file = self._execmodel.fdopen(os.dup(fd), "wb", 0)
         self.files.append(file)
-        return _Way(file.fileno())
+        return _Way(file.fileno(), file)
 
     def send(self, message):
         """Write message, and return when it is written."""
@@ -860,7 +873,7 @@ class Outlet(object):
                 return
             try:
                 holder = way.holders.setdefault(None, message)
-                if holder is message and way.fd is not None and not self._left:
+                if holder is message and way.fd is not None and not (self._left or way.successors):
                     # From the system call into the list in one step: a handler that raises loses no count.
                     counts.extend(starmap(os.write, ((way.fd, message.head),)))
                     is_done = counts[0] == message.size and not way.successors
@@ -968,8 +981,25 @@ class Outlet(object):
         if hold.writes is not None or hold.counts != [hold.size]:
             self._note(hold, way)
         way.holders.pop(None, None)
+        if way.successors:
+            self._give_back(way)
         if self._free.any:
             self._free.wake()
+
+    def _give_back(self, way):
+        # Nobody begins to write by a way that has a successor. Where nobody is in the middle of that, its descriptor
+        # can be closed, which of the io's is for the end.
+        hold = _Outgoing(None)
+        if (self._is_closed or way is not self._io_way) and way.holders.setdefault(None, hold) is hold:
+            self._close_way(way)
+
+    def _close_way(self, way):
+        # Held for good.
+        if way is self._io_way:
+            self._io.close_write()
+        elif way.file is not None:
+            self.files.remove(way.file)
+            way.file.close()
 
     def _write(self, message, hold, way):
         if way.fd is None:
@@ -1018,7 +1048,8 @@ class Outlet(object):
             try:
                 copy = self._copy(way.fd)
                 self._note(holder, way)
-                way.successors.setdefault(None, copy)
+                if way.successors.setdefault(None, copy) is not copy:
+                    self._close_way(copy)
                 os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
@@ -1044,20 +1075,26 @@ class Outlet(object):
             self.send_left()
 
     def _close_if_free(self):
-        # The way stays held, by no thread: nobody uses the descriptors from here on.
-        hold = _Outgoing(None)
-        if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
-            self._is_closed = True
-            self._free.wake()
-            try:
-                self._io.close_write()
-            finally:
-                for file in self.files:
-                    file.close()
+        # The way stays held, by no thread: nobody writes by it from here on. A system call that was interrupted is
+        # made again by the way that the thread had then: who leaves that closes it.
+        hold, way = _Outgoing(None), self.way
+        if self._is_closed or way.holders.setdefault(None, hold) is not hold:
+            return
+        if way.successors:  # just now
+            self._leave(hold, way)
+            self._close_if_free()
+            return
+        self._is_closed = True
+        self._free.wake()
+        try:
+            self._close_way(way)
+        finally:
+            if way is not self._io_way:
+                self._give_back(self._io_way)
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self._way = _Way(self.fd)
+        self._way = _Way()
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
@@ -1599,7 +1636,9 @@ class ChannelFactory(object):
             self._end_callback(queue)
 
     def _end_callback(self, queue):
-        # Exactly once: who takes the end marker out delivers it.
+        # Exactly once: who takes the end marker out delivers it. What a callback forked is not where the end is told.
+        if getattr(self.gateway, "_disowned", False):
+            return
         endmarker, callback = queue.take_endmarker(), queue.callback
         if endmarker is not NO_ENDMARKER_WANTED and callback is not None:
             try:
@@ -1714,9 +1753,14 @@ class ChannelFactory(object):
     def _finished_receiving(self):
         self.finished = True
         for id in list(self._queues):
-            self._local_close(id, sendonly=True)
+            raised = None
+            try:
+                self._local_close(id, sendonly=True)
+            except BaseException as exc:  # SystemExit ends the receiver, which ends anyway: the others are told, too
+                raised = exc
+                self.gateway._trace("a callback raised at the end:", repr(exc))
             if getattr(self.gateway, "_disowned", False):
-                self.gateway._leave_as_child(None)
+                self.gateway._leave_as_child(raised)
 
 
 class ChannelFile(object):
@@ -1950,13 +1994,15 @@ class BaseGateway(object):
     def _leave_as_child(self, exc):
         # What runs here has forked, and this is the child: all other work is the parent's.
         status = exc is not None
-        if isinstance(exc, SystemExit):
-            status = exc.code
-        elif status:
-            sys.stderr.write(self._geterrortext(exc))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else bool(status))
+        try:
+            if isinstance(exc, SystemExit):
+                status = exc.code
+            elif status:
+                sys.stderr.write(self._geterrortext(exc))
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status if isinstance(status, int) else bool(status))
 
     def _received(self, msgcode, channelid, data):
         # What the C core does not do itself.
