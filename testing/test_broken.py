@@ -427,6 +427,8 @@ def test_the_main_thread_is_known_where_another_thread_began(way: str) -> None:
         forking.join()
     """
     assert run(script, way) == "heard"
+
+
 both_cores = pytest.mark.parametrize(
     "environ", [pytest.param({}, marks=c_core, id="c"), pytest.param({"EXECNET_PURE": "1"}, id="portable")]
 )

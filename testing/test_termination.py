@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import leaks
+from support.blocked import Call
 from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -104,6 +105,31 @@ class TestStandIns:
     def test_terminating_an_empty_group_is_nothing(self, group):
         group.terminate()
         group.terminate(0)
+
+
+class TestToldOrNot:
+    """Who has left the group ends with it, also where a Ctrl-C kept it from being told."""
+
+    def test_one_that_left_and_was_not_told_is_told(self, group):
+        gateway = group.makegateway()
+        group._unregister(gateway)
+        Call(group.terminate).result(SECONDS)
+        assert gateway._io.popen.returncode == 0
+
+    def test_an_exit_that_is_interrupted_is_told_by_the_next(self, group, monkeypatch):
+        gateway = group.makegateway()
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway, "_say_goodbye", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                gateway.exit()
+        assert gateway not in group
+        gateway.exit()
+        gateway.join(SECONDS)
+        assert gateway._io.popen.wait(SECONDS) == 0
 
 
 class TestSafeTerminate:
