@@ -856,7 +856,11 @@ class Outlet(object):
                 _raise_unless_interrupted(exc)
             finally:
                 if holder is message or (holder is None and way.holders.get(None) is message):
-                    self._leave(message, way)
+                    try:
+                        self._leave(message, way)
+                    except BaseException:  # of a handler
+                        self._leave(message, way)
+                        raise
             if not is_done:
                 message.counts = []
                 self._send_slowly(message)
@@ -949,10 +953,15 @@ class Outlet(object):
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
-                self._leave(hold, way)
+                try:
+                    self._leave(hold, way)
+                except BaseException:  # of a handler
+                    self._leave(hold, way)
+                    raise
 
     def _leave(self, hold, way):
-        # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
+        # What is done twice in here is as if it were done once. Where handlers raise that often, the way stays held,
+        # until this thread sends or waits again and takes it over: one with a descriptor, others for good.
         if hold.writes is not None or hold.counts != [hold.size]:
             self._note(hold, way)
         way.holders.pop(None, None)
