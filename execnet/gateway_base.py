@@ -881,7 +881,11 @@ class Outlet(object):
                 _raise_unless_interrupted(exc)
             finally:
                 if holder is message or (holder is None and way.holders.get(None) is message):
-                    self._leave(message, way)
+                    try:
+                        self._leave(message, way)
+                    except BaseException:  # of a handler
+                        self._leave_after_all(message, way)
+                        raise
             if not is_done:
                 message.counts = []
                 self._send_slowly(message)
@@ -974,16 +978,27 @@ class Outlet(object):
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
-                self._leave(hold, way)
+                try:
+                    self._leave(hold, way)
+                except BaseException:  # of a handler
+                    self._leave_after_all(hold, way)
+                    raise
 
     def _leave(self, hold, way):
-        # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
         if hold.writes is not None or hold.counts != [hold.size]:
             self._note(hold, way)
         way.holders.pop(None, None)
         if way.successors:
             self._give_back(way)
         if self._free.any:
+            self._free.wake()
+
+    def _leave_after_all(self, hold, way):
+        # A handler raised in _leave. If one does so in here, too, the way stays held until this thread sends or waits
+        # again, and takes it over: one with a descriptor, others for good.
+        if way.holders.get(None) is hold:
+            self._leave(hold, way)
+        else:  # which may be another's by now
             self._free.wake()
 
     def _give_back(self, way):
