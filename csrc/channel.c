@@ -125,14 +125,6 @@ receive_other(ChannelObject *channel, ItemQueueObject *queue, Received outcome, 
     return value;
 }
 
-/* Whether it was the bytes: else a signal handler raised, or there was no memory. */
-static bool
-is_unreadable(const ConnectionObject *connection)
-{
-    return PyErr_ExceptionMatches(connection->codec->load_error) ||
-           PyErr_ExceptionMatches(PyExc_EOFError);
-}
-
 static PyObject *
 receive_within(ChannelObject *channel, PyObject *timeout)
 {
@@ -158,10 +150,10 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     } else if (outcome == RECEIVED_ITEM) {
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
                            PyBytes_GET_SIZE(item.object), &queue->options);
-        if (value == NULL && !is_unreadable(queue->connection)) {
-            itemqueue_give_back(queue, item.object, false);
-        } else {
+        if (value != NULL || codec_finds_unreadable(queue->connection->codec)) {
             Py_DECREF((PyObject *)item.object);
+        } else { /* a signal handler raised, or memory lacks: the item was not received */
+            itemqueue_give_back(queue, item.object, false);
         }
     } else if (outcome != RECEIVED_ERROR) {
         value = receive_other(channel, queue, outcome, timeout);
