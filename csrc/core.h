@@ -38,7 +38,7 @@ typedef struct {
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
-    unsigned long importer; /* the thread that imported the module: as a rule the main thread */
+    unsigned long main_thread; /* the one that runs signal handlers */
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);

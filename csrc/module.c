@@ -17,13 +17,37 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    module_state(module)->importer = PyThread_get_thread_ident();
+    module_state(module)->main_thread = PyThread_get_thread_ident();
     if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
         connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "ABI", CORE_ABI);
 }
+
+PyDoc_STRVAR(
+    set_main_thread_doc,
+    "set_main_thread($self, ident, /)\n--\n\n"
+    "Name the thread that runs signal handlers, where it is not, or no longer, the one that "
+    "imported this module; None is the calling thread.");
+
+static PyObject *
+set_main_thread(PyObject *module, PyObject *ident)
+{
+    unsigned long number =
+        ident == Py_None ? PyThread_get_thread_ident() : PyLong_AsUnsignedLong(ident);
+
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    module_state(module)->main_thread = number;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"set_main_thread", (PyCFunction)set_main_thread, METH_O, set_main_thread_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -65,6 +89,7 @@ static struct PyModuleDef module_def = {
     .m_name = "execnet._core",
     .m_doc = "The hot core of execnet.gateway_base in C.",
     .m_size = sizeof(ModuleState),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

@@ -6,6 +6,8 @@ from typing import Any, NoReturn, Protocol, final, type_check_only
 #: A gateway_base uses the core whose ABI is its own CORE_ABI.
 ABI: str
 
+def set_main_thread(ident: int | None, /) -> None: ...
+
 @type_check_only
 class _Reads(Protocol):
     def read(self, count: int, /) -> bytes: ...

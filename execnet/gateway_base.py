@@ -1826,6 +1826,8 @@ _receiving = set()
 
 
 def _disown_gateways():
+    if _core is not None:
+        _core.set_main_thread(None)
     disowned = list(_receiving)
     _receiving.clear()
     for gateway in disowned:
@@ -2934,6 +2936,9 @@ def _load_from(bytestring, channelfactory, strconfig, versioned=False):
 
 
 if _core is not None:
+    _threading = sys.modules.get("threading")
+    if _threading and _threading.current_thread() is not _threading.main_thread():
+        _core.set_main_thread(_threading.main_thread().ident)
     _codec = _core.Codec(globals())
     dumps, dump, loads, load = _codec.dumps, _codec.dump, _codec.loads, _codec.load
     dumps_internal, loads_internal = _codec.dumps_internal, _codec.loads_internal

@@ -234,9 +234,10 @@ class _Outgoing:
 
 class _Way:
     fd: int | None
+    file: Any
     holders: dict[None, _Outgoing]
     successors: dict[None, _Way]
-    def __init__(self, fd: int | None = None) -> None: ...
+    def __init__(self, fd: int | None = None, file: Any = None) -> None: ...
 
 class Outlet:
     receiver: int | None

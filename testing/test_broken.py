@@ -438,3 +438,122 @@ def test_the_child_that_a_callback_forked_leaves_where_it_can_write_nothing(envi
     print(os.waitpid(forked[0], 0)[1] >> 8)
     """
     assert run(script, **environ) == "7"
+
+
+@c_core
+@pytest.mark.parametrize("how", ["thread", "fork"])
+def test_the_main_thread_is_interrupted_whoever_was_the_first_to_need_the_core(how: str) -> None:
+    script = """
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        raise Hit
+
+    def send_into_a_full_pipe():
+        peer = Peer(execnet, "pipe")
+        channel = peer.gateway.newchannel()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            channel.send(b"x" * 3_000_000)
+        except Hit:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(1, b"interrupted")
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            threading.Timer(10, os._exit, (1,)).start()
+            try:
+                send_into_a_full_pipe()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    def run(work):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    if sys.argv[1] == "fork":
+        Peer(execnet)
+        run(fork)
+    else:
+        run(lambda: Peer(execnet))
+        send_into_a_full_pipe()
+        os._exit(0)
+    """
+    assert run(script, how) == "interrupted"
+
+
+@both_cores
+def test_an_item_whose_reading_a_handler_interrupted_is_not_lost(environ: dict[str, str]) -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        if armed:
+            raise Hit
+
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    number, hits = 1 << 200_000, 0
+    for attempt in range(30):
+        peer.send(channel, (attempt, number))
+        armed, item = True, None
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.random() * 0.02 + 1e-4)
+            item = channel.receive(10)
+            armed = False
+        except Hit:
+            hits += 1
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert (item or channel.receive(10))[0] == attempt
+    print(hits > 0)
+    """
+    assert run(script, **environ) == "True"
+
+
+@both_cores
+def test_an_item_that_waits_is_not_lost_when_setcallback_is_interrupted(environ: dict[str, str]) -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        if armed:
+            raise Hit
+
+    peer = Peer(execnet)
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    hits = 0
+    for _ in range(40):
+        channel = peer.gateway.newchannel()
+        peer.write(b"".join(peer.item(channel, number) for number in range(1000)))
+        peer.end(channel)
+        channel.waitclose(10)
+        got, armed = [], True
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.random() * 5e-4 + 2e-5)
+            channel.setcallback(got.append)
+            armed = False
+        except Hit:
+            armed = False
+            hits += 1
+            if channel._items is not None:
+                got.extend(channel)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert got == list(range(1000)), (len(got), sorted(set(range(1000)) - set(got)))
+    print(hits > 0)
+    """
+    assert run(script, **environ) == "True"
