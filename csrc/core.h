@@ -153,6 +153,9 @@ typedef struct {
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
 
+/* Whether what is raised says of bytes that they are no value. */
+bool codec_finds_unreadable(const CodecObject *codec);
+
 /* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
 PyObject *codec_name(PyObject *names, const char *name);
 

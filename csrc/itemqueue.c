@@ -38,6 +38,23 @@ itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built)
     return arrival == ARRIVAL_IS_FOR_CALLBACK ? PUT_IS_FOR_CALLBACK : PUT_DONE;
 }
 
+void
+itemqueue_put_back(ItemQueueObject *queue, ReadingItem item)
+{
+    PyObject *type, *error, *traceback;
+    Told told = NULL;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    while (!reading_put_back(&queue->connection->reading, &queue->arrived, item, &told)) {
+        if (enlarge(queue) < 0) {
+            Py_DECREF((PyObject *)item.object);
+            break;
+        }
+    }
+    waking_wake(queue->connection, told);
+    PyErr_Restore(type, error, traceback);
+}
+
 static void
 count_no_longer(ItemQueueObject *queue)
 {

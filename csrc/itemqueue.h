@@ -31,6 +31,10 @@ typedef enum {
 /* Append an item (a reference is taken) and wake a thread that waits for it. */
 PutOutcome itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built);
 
+/* What was taken is the next item again (the reference is the queue's). Lost where memory lacks;
+   what is raised stays raised. */
+void itemqueue_put_back(ItemQueueObject *queue, ReadingItem item);
+
 /* Let nothing more arrive, and wake all who wait. */
 void itemqueue_end(ItemQueueObject *queue);
 

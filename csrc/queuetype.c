@@ -211,13 +211,42 @@ queue_begin_callback(ItemQueueObject *queue, PyObject *args)
     Py_RETURN_TRUE;
 }
 
+/* Into a list, in one step: who is interrupted behind it still has what was taken. */
 static PyObject *
-queue_next_for_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
+queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
 {
     ReadingItem item;
-    Take take = reading_next_for_callback(&queue->connection->reading, &queue->arrived, &item);
+    Take take;
 
-    return taken(queue, take, &item);
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "what is taken is put into a list");
+        return NULL;
+    }
+    take = reading_next_for_callback(&queue->connection->reading, &queue->arrived, &item);
+    if (take == TAKE_NONE) {
+        Py_RETURN_NONE;
+    }
+    PyObject *next = taken(queue, take, &item);
+    int appended = next == NULL ? -1 : PyList_Append(list, next);
+    Py_XDECREF(next);
+    if (appended < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+queue_put_back(ItemQueueObject *queue, PyObject *list)
+{
+    PyObject *next =
+        PyList_Check(list) && PyList_GET_SIZE(list) == 1 ? PyList_GET_ITEM(list, 0) : NULL;
+    bool built = next != NULL && PyTuple_CheckExact(next) && PyTuple_GET_SIZE(next) == 1;
+
+    if (built || (next != NULL && PyBytes_CheckExact(next))) {
+        PyObject *object = built ? PyTuple_GET_ITEM(next, 0) : next;
+        itemqueue_put_back(queue, (ReadingItem){Py_NewRef(object), built});
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -300,8 +329,12 @@ static PyMethodDef queue_methods[] = {
      "Wait until nothing more can arrive; returns whether that is so after timeout seconds."},
     {"begin_callback", (PyCFunction)queue_begin_callback, METH_VARARGS,
      "Set callback and end marker, False if there is a callback; what arrives is still queued."},
-    {"next_for_callback", (PyCFunction)queue_next_for_callback, METH_NOARGS,
-     "As get_nowait; when there is none, what arrives goes to the callback from here on."},
+    {"next_for_callback", (PyCFunction)queue_next_for_callback, METH_O,
+     "Put what get_nowait gives into a list, or nothing if there is none: from then on what "
+     "arrives "
+     "goes to the callback."},
+    {"put_back", (PyCFunction)queue_put_back, METH_O,
+     "What next_for_callback put into a list, if it is an item: it is the next item again."},
     {"abandon_callback", (PyCFunction)queue_abandon_callback, METH_NOARGS,
      "As if begin_callback had not been called."},
     {"take_endmarker", (PyCFunction)queue_take_endmarker, METH_NOARGS,

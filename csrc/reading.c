@@ -357,6 +357,22 @@ reading_take(Reading *reading, ReadingQueue *queue, ReadingItem *item)
 }
 
 bool
+reading_put_back(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told)
+{
+    mutex_lock(&reading->lock);
+    bool has_room = queue->count < queue->capacity;
+    if (has_room) {
+        queue->first = (queue->first - 1) & (queue->capacity - 1);
+        queue->items[queue->first] = item;
+        queue->count++;
+        tell_takers(reading, queue, told);
+    }
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return has_room;
+}
+
+bool
 reading_end(Reading *reading, ReadingQueue *queue, Told *told)
 {
     mutex_lock(&reading->lock);

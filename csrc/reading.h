@@ -93,6 +93,9 @@ typedef enum {
 /* The next item, without waiting. */
 Take reading_take(Reading *reading, ReadingQueue *queue, ReadingItem *item);
 
+/* What was taken is the next item again; false: the queue needs room, as for ARRIVAL_NEEDS_ROOM. */
+bool reading_put_back(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told);
+
 /* Nothing more arrives; a callback is counted off. False if that was so before. */
 bool reading_end(Reading *reading, ReadingQueue *queue, Told *told);
 

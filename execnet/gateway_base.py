@@ -1256,17 +1256,16 @@ class ItemQueue(object):
         """The callback is none: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
 
-    def next_for_callback(self):
-        """The next item for who has the baton; without one, or at the ENDMARKER, the baton is let go."""
+    def next_for_callback(self, taken):
+        """Take the next item, for who has the baton; without one, or at the ENDMARKER, the baton is let go."""
         delivery = self.delivery
-        item = self.get_nowait()
-        while delivery is not None and (item is None or item is ENDMARKER):
+        self.take(taken, 0)
+        while delivery is not None and (not taken or taken[0] is ENDMARKER):
             delivery.baton.release()
             # Who came with more meanwhile did not get the baton.
-            if item is ENDMARKER or not self.is_waiting() or not delivery.baton.acquire(False):
+            if taken or not self.is_waiting() or not delivery.baton.acquire(False):
                 break
-            item = self.get_nowait()
-        return item
+            self.take(taken, 0)
 
     def is_waiting(self):
         """Whether the callback has still to be called."""
@@ -1691,11 +1690,21 @@ class ChannelFactory(object):
 
     def _deliver(self, queue):
         # What waits, to the callback, by who has begun it or has its baton.
-        callback, item = queue.callback, queue.next_for_callback()
-        while item is not None and item is not ENDMARKER:
-            callback(item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig))
-            item = queue.next_for_callback()
-        if item is ENDMARKER:
+        callback, taken = queue.callback, []
+        try:
+            queue.next_for_callback(taken)
+            while taken and taken[0] is not ENDMARKER:
+                if type(taken[0]) is not tuple:
+                    taken[0] = (loads_internal(taken[0], self, queue.strconfig),)
+                # Taken out and called with in one step: what is left here when a signal handler raises is no call's.
+                exhaust(starmap(callback, starmap(taken.pop, _ONCE)))
+                queue.next_for_callback(taken)
+        except (DataFormatError, EOFError):
+            raise
+        except BaseException:
+            queue.put_back(taken)
+            raise
+        if taken:
             self._end_callback(queue)
 
     def _callback_failed(self, id, exc):
