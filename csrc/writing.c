@@ -412,7 +412,6 @@ writing_end(Writing *writing, WritingThread *thread, Told *told)
 
     mutex_lock(&writing->lock);
     if (writing->closed && writing->small == NULL && !writing->helps) {
-        writing->failed = true;
         left = leave(writing, thread, true, told);
     }
     writing_check(writing);

@@ -311,6 +311,8 @@ await_next(Actor *actor)
         return go(actor, S_RENAME);
     case TURN_CLOSED:
         explore_expect(w->closed || w->errored || w->forked, "nothing can be written, but why?");
+        explore_expect(!actor->is_rest || w->errored || w->forked,
+                       "a message is called unsent that was sent");
         explore_expect(kind != P_END, "the end is refused");
         actor->will_not_look = true;
         return go(actor, S_QUIT);
