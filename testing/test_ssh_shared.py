@@ -474,7 +474,7 @@ def test_where_the_connection_is_killed_or_stopped_each_connects_by_itself(
     spoil(monkeypatch, lambda connection: os.killpg(connection._popen.pid, signum))  # type: ignore[union-attr]
     before = ssh_server.logins()
     assert all_answer(group.makegateways([ssh_server.spec()] * 3))
-    assert ssh_server.logins() == before + 4
+    assert ssh_server.logins() >= before + 4  # an ssh that was refused may have been logging in by itself
     wait_until(lambda: os.listdir(runtime) == [], SECONDS, "the folder's end")
     wait_until(lambda: ssh_processes(runtime) == [], SECONDS, "the end of the connection")
 
