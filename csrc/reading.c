@@ -77,15 +77,14 @@ waits(const Reading *reading, const ReadingThread *thread)
     return false;
 }
 
-/* How many wait for items of the queue, and are awake if `awake`. */
+/* How many wait for items of the queue, and are awake. */
 static size_t
-count_takers(const Reading *reading, const ReadingQueue *queue, bool awake)
+count_takers(const Reading *reading, const ReadingQueue *queue)
 {
     size_t count = 0;
 
     for (const ReadingThread *thread = reading->waiting; thread != NULL; thread = thread->next) {
-        count +=
-            thread->queue == queue && !thread->for_end && (!awake || thread->state == THREAD_AWAKE);
+        count += thread->queue == queue && !thread->for_end && thread->state == THREAD_AWAKE;
     }
     return count;
 }
@@ -129,7 +128,7 @@ reading_check(const Reading *reading)
         assert(thread == reader || thread->state != THREAD_POLLING);
         assert(awake || !thread->sleeper.told);
         assert(awake || (!queue->ended && !reading->stopped));
-        assert(awake || thread->for_end || count_takers(reading, queue, true) >= queue->count);
+        assert(awake || thread->for_end || count_takers(reading, queue) >= queue->count);
     }
 }
 #endif
@@ -160,7 +159,7 @@ tell_all(Reading *reading, const ReadingQueue *queue, Told *told)
 static void
 tell_takers(Reading *reading, const ReadingQueue *queue, Told *told)
 {
-    size_t awake = reading->waiting == NULL ? queue->count : count_takers(reading, queue, true);
+    size_t awake = count_takers(reading, queue);
 
     for (ReadingThread *thread = reading->waiting; awake < queue->count && thread != NULL;
          thread = thread->next) {

@@ -19,9 +19,10 @@
 
    1. Nobody is the writer and somebody waits who could be it => one of those is awake.
    2. Small messages are left => there is a writer, or one who waits, or the helper (until
-   `failed`; but if no helper could be had, they are left for the next writer).
+   `failed`; but if no helper could be had, they are `alone` until somebody leaves as the writer).
    3. A message is unfinished => the helper is there, and the writer.
-   4. After `failed` nobody becomes the writer but who wants to close the descriptor.
+   4. After `failed` nobody becomes the writer but who wants to close the descriptor; another
+   that is handed the turn quits.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "writing.h"
@@ -67,6 +68,7 @@ writing_check(const Writing *writing)
     assert(first_overslept(writing) == NULL);
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
            writing->helps || writing->alone || writing->failed);
+    assert(!writing->alone || writing->small != NULL || writing->writer != NULL || writing->failed);
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
     for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         assert(thread->waits && thread != writing->writer);
@@ -175,7 +177,7 @@ hand_turn_on(Writing *writing, Told *told)
 {
     WritingThread *thread = first_that_could_write(writing);
 
-    if (writing->overtaken < MOST_OVERTAKEN || writing->failed || thread == NULL) {
+    if (writing->overtaken < MOST_OVERTAKEN || thread == NULL) {
         return;
     }
     take_turn(writing, thread);
@@ -253,7 +255,7 @@ leave(Writing *writing, WritingThread *thread, bool full, Told *told)
 {
     assert(writing->writer == thread);
     (void)thread;
-    if (writing->small != NULL && (!full || writing->failed)) {
+    if (writing->small != NULL && !full) {
         return LEAVE_SMALL;
     }
     writing->writer = NULL;
@@ -302,7 +304,8 @@ writing_hand_over(Writing *writing, WritingThread *thread)
         hand = writing->helps == HELPER_NONE ? HAND_START : HAND_DONE;
         writing->writer = &writing->helper;
         writing->unfinished = true;
-        writing->helps = hand == HAND_START ? HELPER_STARTING : HELPER_THERE;
+        /* If it can't be started, the turn comes back before anybody asks. */
+        writing->helps = HELPER_THERE;
     }
     writing_check(writing);
     mutex_unlock(&writing->lock);
@@ -318,7 +321,7 @@ writing_no_helper(Writing *writing, WritingThread *thread, Told *told)
         writing->unfinished = false;
     }
     writing->helps = HELPER_NONE;
-    writing->alone = true;
+    writing->alone = writing->small != NULL;
     have_somebody_look(writing, told);
     writing_check(writing);
     mutex_unlock(&writing->lock);
@@ -349,7 +352,7 @@ writing_leave_behind(Writing *writing, WritingThread *thread, WritingSmall *smal
         }
         writing->last_small = small;
         behind = BEHIND_LEFT;
-        if (writing->writer == NULL && writing->waiting == NULL && !writing->helps) {
+        if (writing->writer == NULL && writing->waiting == NULL) {
             writing->writer = thread;
             behind = BEHIND_WRITE;
         }
@@ -411,7 +414,8 @@ writing_end(Writing *writing, WritingThread *thread, Told *told)
     Leave left = LEAVE_SMALL;
 
     mutex_lock(&writing->lock);
-    if (writing->closed && writing->small == NULL && !writing->helps) {
+    assert(writing->closed && !writing->helps);
+    if (writing->small == NULL) {
         left = leave(writing, thread, true, told);
     }
     writing_check(writing);

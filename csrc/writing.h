@@ -28,7 +28,7 @@ typedef struct WritingThread {
 
 typedef enum {
     HELPER_NONE,
-    HELPER_STARTING, /* a thread is about to start it, and may fail */
+    HELPER_STARTING, /* for small messages: a thread is about to start it, and may fail */
     HELPER_THERE,
 } WritingHelper;
 

@@ -24,4 +24,4 @@ def test_no_wait_is_lost_in_any_state_of_the_small_worlds() -> None:
         [sys.executable, EXPLORER, "--short"], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "total, no violation" in run.stdout
+    assert "worlds, no violation" in run.stdout

@@ -66,7 +66,7 @@ static struct {
     bool tells; /* a trace is being printed */
 } now;
 
-static size_t total_states, total_edges;
+static size_t total_worlds, total_states, total_edges;
 static double total_seconds;
 
 /* ---- traces ---- */
@@ -396,6 +396,7 @@ explore(const char *name, const Model *model, const void *spec)
     (void)printf("%-60s %9zu states %10zu transitions %7.2f s\n", name, now.count, now.edge_count,
                  seconds);
     (void)fflush(stdout);
+    total_worlds++;
     total_states += now.count;
     total_edges += now.edge_count;
     total_seconds += seconds;
@@ -453,7 +454,7 @@ main(int count, char **arguments)
     watch_steps();
     explore_reading(is_wanted);
     explore_writing(is_wanted);
-    (void)printf("%-60s %9zu states %10zu transitions %7.2f s\n", "total, no violation",
+    (void)printf("%3zu worlds, no violation %45zu states %10zu transitions %7.2f s\n", total_worlds,
                  total_states, total_edges, total_seconds);
     return 0;
 }

@@ -1,7 +1,7 @@
 """Test the explorer: break the machines in one place at a time, and see what finds it.
 
-A mutant leaves out one statement, or takes one condition as true or as false. The explorer runs over it with the
-machines' own assertions off, the small worlds first, then all; if it finds nothing, again with them on. What survives
+A mutant leaves out one statement or one part of a condition, or takes a condition as true or as false. The explorer runs
+over it with the machines' own assertions off, the small worlds first, then all; if it finds nothing, again with them on. What survives
 that is a hole in the model, or code that does nothing: unless EQUIVALENT says why. Writes doc/model_mutants.txt.
 """
 
@@ -17,6 +17,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import explorer
 
@@ -27,15 +28,16 @@ MEMORY = 6 << 30
 
 # The assertions themselves, and what only they use.
 NOT_BROKEN = {"reading_check", "writing_check", "waits"}
-HEAD = re.compile(r"^(\w+)\(.*$")
 TYPES = r"bool|size_t|unsigned|Reading\w*|Writing\w*|Take|Arrival|Leave|Turn|Help|Hand|Behind"
 DECLARATION = re.compile(rf"^(const |struct )*({TYPES})\b[ *]")
 SKIPPED = re.compile(r"^(assert\(|\(void\)|reading_check|writing_check|return\b|break;|case |default:)")
 
+# What begins or ends what is asked.
+MARK = re.compile(r"&&|\|\||[();?:,]|(?<![=!<>])=(?!=)|\breturn\b")
+STATEMENT_END = re.compile(r"[;{}]|\*/")
+
 # (file, function, mutant): why nothing can be seen of it.
-EQUIVALENT = {
-    ("writing.c", "leave", "without writing->alone = false;"): "only an assertion reads it, and then asks for less",
-}
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
 
 
 @dataclass
@@ -103,12 +105,51 @@ def statements(path: Path, text: str, kind: str, name: str, start: int, end: int
             for truth in ("true", "false"):
                 new = re.sub(r"(return |= ).*", rf"\g<1>{truth};", told)
                 mutants.append(Mutant(path, text, name, f"{told} with {truth}", at, behind, new))
-        choice = re.match(r"(.*?(?:return|[^=!<>]=) )([^=]+?) \? (\w+|[^?:]+) : ([^?:]+);$", told)
+        choice = re.match(r"(.*?(?:return|[^=!<>]=) )([^?]+) \? ([^?:]+) : ([^?:]+);$", told)
         if choice:
             for new in (choice[3], choice[4]):
                 mutants.append(Mutant(path, text, name, f"{told} always {new}", at, behind, f"{choice[1]}{new};"))
         if not SKIPPED.match(told) and not DECLARATION.match(told):
             mutants.append(Mutant(path, text, name, f"without {told}", at, behind, ";"))
+    return mutants
+
+
+class Mark(NamedTuple):
+    sign: str
+    start: int
+    end: int
+    depth: int  # parentheses are as deep as what is in them
+
+
+def marks_in(text: str, start: int, end: int) -> list[Mark]:
+    marks, depth = [], 0
+    for match in MARK.finditer(text, start, end):
+        depth += match[0] == "("
+        marks.append(Mark(match[0], *match.span(), depth))
+        depth -= match[0] == ")"
+    return marks
+
+
+def operands(path: Path, text: str, name: str, start: int, end: int) -> list[Mutant]:
+    """Where several things are asked together, one of them is not asked."""
+    mutants = []
+    marks = marks_in(text, start, end)
+    for sign in marks:
+        if sign.sign not in ("&&", "||"):
+            continue
+        near = [mark for mark in marks if mark.depth == sign.depth and (mark.sign != "&&" or sign.sign == "&&")]
+        before = [mark for mark in near if mark.start < sign.start][-1]
+        after = next(mark for mark in near if mark.start > sign.start)
+        begin = [match.end() for match in STATEMENT_END.finditer(text, 0, sign.start)][-1]
+        end_of_it = next(STATEMENT_END.finditer(text, sign.end)).start()
+        parts = [(sign.end, after.start, sign.start, after.start)]
+        if before.sign != sign.sign:
+            parts.insert(0, (before.end, sign.start, before.end, sign.end))
+        if text[begin:].lstrip().startswith("assert("):
+            continue
+        for first, last, cut_from, cut_to in parts:
+            told = f"{one_line(text[begin:end_of_it])} without {one_line(text[first:last])}"
+            mutants.append(Mutant(path, text, name, told, cut_from, cut_to, " "))
     return mutants
 
 
@@ -119,6 +160,7 @@ def mutants_of(path: Path) -> list[Mutant]:
         if name not in NOT_BROKEN:
             mutants += statements(path, text, kind, name, start, end)
             mutants += conditions(path, text, name, start, end)
+            mutants += operands(path, text, name, start, end)
     return sorted(mutants, key=lambda mutant: mutant.start)
 
 

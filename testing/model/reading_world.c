@@ -635,11 +635,12 @@ waiter_next(Actor *actor)
         return go(actor, W_DISPATCH);
     case NEXT_SLEEP:
         explore_expect(actor->thread.state == THREAD_ASLEEP, "a thread sleeps that is to watch");
+        explore_expect(was_named || !actor->has_alarm || actor->quiet,
+                       "a thread watches no longer, though the role is used");
         actor->has_read = actor->has_alarm = false;
         return go(actor, W_SLEEP);
     case NEXT_WATCH:
-        explore_expect(actor->has_alarm || w->reading.reader == NULL || w->reading.yields,
-                       "a thread watches for nothing");
+        explore_expect(actor->has_alarm || w->reading.yields, "a thread watches for nothing");
         actor->has_read = false;
         actor->has_alarm = actor->quiet = true;
         return go(actor, W_SLEEP);
@@ -856,7 +857,7 @@ waiter_step(Actor *actor)
     case W_QUIT:
         reading_quit(&w->reading, &actor->thread, &actor->told);
         explore_expect(!actor->thread.sleeper.told, "a thread quits that was told");
-        actor->has_read = false;
+        actor->has_read = actor->has_alarm = false;
         return go(actor, W_LOOKED);
     case W_LOOKED:
         if ((program_of(actor)->flags & TIMEOUT) && !is_there(actor) &&
@@ -944,6 +945,8 @@ receiver_done(Actor *actor)
 
     reading_receiver_done(&w->reading, &actor->told);
     actor->has_read = w->reading.reader == &w->reading.receiver;
+    explore_expect(actor->has_read || w->reading.waiting != NULL,
+                   "the receiver leaves the role to nobody");
     explore_expect(actor->has_read || !comes_first, "the receiver does not come first");
     explore_expect(!actor->has_read || w->reading.waiting == NULL || comes_first,
                    "the receiver keeps the role from those who wait");
@@ -1139,6 +1142,7 @@ receiver_step(Actor *actor)
         explore_expect(has_role == (w->reading.reader == &w->reading.receiver),
                        "the receiver is told wrongly whether it has the role");
         if (has_role) {
+            explore_expect(!w->forked, "a child reads what is the parent's");
             w->yields = w->handed_over = false;
             return go(actor, R_DISPATCH);
         }
@@ -1534,6 +1538,8 @@ check_role(void)
 
     if (now != NULL && now != before) {
         see_use();
+        explore_expect(now == receiver || wants_to_read(now),
+                       "the role is given to one who has what it waits for");
     }
     if (before != NULL && now == NULL && !w->stopped) {
         explore_expect(w->stopping || !somebody_wants_to_read(), "the role is dropped");
@@ -1704,7 +1710,8 @@ is_end(void)
     }
     for (int i = 0; i < QUEUES; i++) {
         const Queue *queue = &w->queues[i];
-        if (queue->has_callback && queue->has_marker && !w->forked) {
+        bool is_known = i == 0 || !spec->unknown;
+        if (queue->has_callback && queue->has_marker && is_known && !w->forked) {
             return false;
         }
     }

@@ -33,6 +33,8 @@
  {{P_RECEIVE, 0, CANT_READ}, {P_RECEIVE, 1}}},
 {"reading: a queue that nobody knows", true, {ITEM(0), END},
  {{P_RECEIVE, 0}, {P_RECEIVE, 1}}, false, true},
+{"reading: setcallback, nobody knows the queue", true, {ITEM(0), END},
+ {{P_SETCALLBACK, 1}, {P_RECEIVE, 0}}, false, true},
 {"reading: one can't read, two come", true, {ITEM(0), ITEM(0), ITEM(0), END},
  {{P_RECEIVE, 1, CANT_READ}, {P_RECEIVE, 0, TWICE}}},
 {"reading: a callback is closed and raises", true, {ITEM(0), END}, {{P_SETCALLBACK, 0}, {P_CLOSE, 0}}, true},

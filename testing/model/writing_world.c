@@ -151,7 +151,8 @@ typedef struct {
     uint8_t overtakes; /* turns that did not wait, while others did, since one of those had his */
     uint8_t overtaken; /* how often the first was that could write */
     uint8_t first;     /* that one, + 1 */
-    bool dead, errored, closed, ended, forked, start_failed;
+    bool dead, errored, closed, ended, forked;
+    bool alone; /* nobody looks after what is small, until there is a writer */
 } World;
 
 static union {
@@ -498,7 +499,6 @@ static Step
 start_for_rest(Actor *actor)
 {
     if (spec->starts_may_fail && explore_choose(2) == 1) {
-        w->start_failed = true;
         return go(actor, S_NO_HELPER);
     }
     (void)start_helper();
@@ -526,6 +526,7 @@ leave(Actor *actor)
     Leave left = writing_leave(&w->writing, node_of(actor), actor->full, &actor->told);
 
     if (left != LEAVE_SMALL) {
+        w->alone = false;
         see_left();
     }
     switch (left) {
@@ -616,7 +617,6 @@ start_for_small(Actor *actor)
         return go(actor, L_NO_HELPER);
     }
     if (spec->starts_may_fail && explore_choose(2) == 1) {
-        w->start_failed = true;
         return go(actor, L_NO_HELPER);
     }
     (void)start_helper();
@@ -624,6 +624,14 @@ start_for_small(Actor *actor)
 }
 
 /* ---- the others ---- */
+
+/* A turn without waiting. */
+static void
+see_overtaking(void)
+{
+    w->overtaken += w->first != 0;
+    explore_expect(w->overtaken <= MOST_OVERTAKEN, "a thread is overtaken for ever");
+}
 
 static bool
 try_turn(Actor *actor)
@@ -634,12 +642,18 @@ try_turn(Actor *actor)
 
     if (has_turn) {
         see_turn(false);
+        see_overtaking();
     }
-    w->overtaken += has_turn && w->first != 0;
-    explore_expect(w->overtaken <= MOST_OVERTAKEN, "a thread is overtaken for ever");
-
     explore_expect(has_turn == is_free, "a thread is told wrongly whether it is its turn");
     return has_turn;
+}
+
+static void
+see_left_behind(Actor *actor)
+{
+    explore_expect(!w->closed && !w->errored, "a small message is left after the end");
+    actor->small_state = SMALL_LEFT;
+    w->order[w->orders++] = (uint8_t)actor_number(actor);
 }
 
 static Step
@@ -671,12 +685,11 @@ begin_program(Actor *actor)
             actor->small_state = SMALL_LOST;
             return go(actor, GONE);
         case BEHIND_WRITE:
-            actor->small_state = SMALL_LEFT;
-            w->order[w->orders++] = (uint8_t)actor_number(actor);
+            see_left_behind(actor);
+            see_overtaking();
             return leaves(actor, GONE);
         case BEHIND_LEFT:
-            actor->small_state = SMALL_LEFT;
-            w->order[w->orders++] = (uint8_t)actor_number(actor);
+            see_left_behind(actor);
             return go(actor, GONE);
         }
         return STEP_BLOCKED;
@@ -820,6 +833,7 @@ actor_step(Actor *actor)
         return start_for_small(actor);
     case L_NO_HELPER:
         writing_no_helper(&w->writing, node_of(actor), &actor->told);
+        w->alone = actor->after_leave != N_LEFT;
         return go(actor, (Place)actor->after_leave);
     case N_WRITE:
         touch();
@@ -831,8 +845,7 @@ actor_step(Actor *actor)
         return leaves(actor, N_LEFT);
     case N_LEFT:
         if (!try_turn(actor)) {
-            w->start_failed =
-                w->start_failed || w->closed; /* It is the end's, while that has time. */
+            w->alone = w->closed; /* It is the end's, while that has time. */
             return go(actor, GONE);
         }
         return leaves(actor, GONE);
@@ -862,6 +875,37 @@ actor_step(Actor *actor)
         return go(actor, GONE);
     default:
         return STEP_BLOCKED;
+    }
+}
+
+/* The first that waits and could write, + 1. */
+static uint8_t
+first_that_waits(void)
+{
+    for (const WritingThread *at = w->writing.waiting; at != NULL; at = at->next) {
+        for (int i = FIRST; i < FIRST_HELPER; i++) {
+            const Actor *actor = &w->actors[i];
+            bool could = program_of(actor)->kind != P_END || w->writing.helps == HELPER_NONE;
+            if (at == &actor->thread && could) {
+                return (uint8_t)(i + 1);
+            }
+        }
+    }
+    return 0;
+}
+
+/* Whose turn it is, or the first of those who wait. */
+static void
+see_told(const Actor *actor)
+{
+    const Sleeper *told = actor->told;
+    uint8_t first = first_that_waits();
+
+    if (told != NULL) {
+        explore_expect(told->next_told == NULL, "more than one is told");
+        explore_expect(told == &w->writing.writer->sleeper ||
+                           (first != 0 && told == &w->actors[first - 1].thread.sleeper),
+                       "one is told before the first");
     }
 }
 
@@ -901,7 +945,9 @@ step(int number)
             return STEP_BLOCKED;
         }
     }
-    return actor_step(actor);
+    Step made = actor_step(actor);
+    see_told(actor);
+    return made;
 }
 
 /* ---- what holds ---- */
@@ -937,22 +983,6 @@ is_in_a_told_list(const Sleeper *sleeper)
         }
     }
     return false;
-}
-
-/* The first that waits and could write, + 1. */
-static uint8_t
-first_that_waits(void)
-{
-    for (const WritingThread *at = w->writing.waiting; at != NULL; at = at->next) {
-        for (int i = FIRST; i < FIRST_HELPER; i++) {
-            const Actor *actor = &w->actors[i];
-            bool could = program_of(actor)->kind != P_END || w->writing.helps == HELPER_NONE;
-            if (at == &actor->thread && could) {
-                return (uint8_t)(i + 1);
-            }
-        }
-    }
-    return 0;
 }
 
 static void
@@ -1041,7 +1071,7 @@ is_quiet(bool helper_may_wait)
             }
         }
     }
-    if (w->writing.small != NULL && !blocked && !helps && !w->start_failed && !w->forked) {
+    if (w->writing.small != NULL && !blocked && !helps && !w->alone && !w->forked) {
         return w->errored;
     }
     return helper_may_wait || !helps;
@@ -1063,7 +1093,7 @@ is_end(void)
             return false;
         }
         bool left = actor->small_state == SMALL_LEFT || actor->small_state == SMALL_TAKEN;
-        if (left && !w->start_failed && !w->errored) {
+        if (left && !w->alone && !w->errored) {
             return false;
         }
     }
