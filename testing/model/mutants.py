@@ -1,8 +1,9 @@
 """Test the explorer: break the machines in one place at a time, and see what finds it.
 
-A mutant leaves out one statement or one part of a condition, or takes a condition as true or as false. The explorer runs
-over it with the machines' own assertions off, the small worlds first, then all; if it finds nothing, again with them on. What survives
-that is a hole in the model, or code that does nothing: unless EQUIVALENT says why. Writes doc/model_mutants.txt.
+A mutant leaves out one statement or one part of a condition, or takes a condition as true or as false. The explorer
+runs over it with the machines' own assertions off, the small worlds first, then all; if it finds nothing, again with
+them on. What survives that is a hole in the model, or code that does nothing: unless EQUIVALENT says why. Writes
+doc/model_mutants.txt.
 """
 
 from __future__ import annotations
