@@ -507,6 +507,28 @@ class TestStartAhead:
         assert all(popen.returncode is not None for popen in popens)
         assert group.makegateway("popen//id=gw1").id == "gw1"
 
+    def test_what_is_asked_for_while_the_group_ends_is_started_when_its_id_is_free(self, group, monkeypatch):
+        group.start_ahead = 8
+        specs = self.announced(group)
+        group.makegateway(specs[0])
+        discarding, asked = threading.Event(), threading.Event()
+        discard = starting.Start.discard
+
+        def later(start):
+            discarding.set()
+            asked.wait(0.5)  # who waits for this can't tell so
+            discard(start)
+
+        monkeypatch.setattr(starting.Start, "discard", later)
+        ender = threading.Thread(target=group.terminate, args=[SECONDS])
+        ender.start()
+        assert discarding.wait(SECONDS)
+        gateways = [group.makegateway(spec) for spec in specs[1:]]
+        asked.set()
+        ender.join(SECONDS)
+        assert [gateway.id for gateway in gateways] == ["gw1", "gw2", "gw3"]
+        assert not group._ahead
+
     def test_one_that_can_not_be_started_is_told_when_it_is_asked_for(self, group):
         group.start_ahead = 8
         (good,), (bad,) = self.announced(group, 1), self.announced(group, 1, "popen//python=no-such-python")

@@ -21,6 +21,10 @@ class _Begun:
         self.ready = OneShot(start.group.execmodel)
         #: Nothing of it failed: it has its id and its process.
         self.worked = False
+        # Who takes this out has the start from then on, to use it or to undo it.
+        self._nobodys = [True]
+        #: It is in use, or undone.
+        self.left = OneShot(start.group.execmodel)
 
     def begin(self) -> None:
         """Begin it. Why that fails is told by the makegateway that asks for it."""
@@ -35,6 +39,13 @@ class _Begun:
             raise
         finally:
             self.ready.set()
+
+    def take(self) -> bool:
+        """Whether the start is the caller's from now on; others have to wait until it has ``left``."""
+        try:
+            return self._nobodys.pop()
+        except IndexError:
+            return False
 
     def when_ready(self) -> Start | None:
         """The start, once it is begun; None where that failed."""
@@ -73,8 +84,14 @@ class Ahead:
         """The start begun for the spec that is asked for now, the caller's from now on."""
         if self._announced.pop(id(spec), None) is not None:
             return None
-        begun = self._begun.pop(id(spec), None)
-        return None if begun is None else begun.when_ready()
+        begun = self._begun.get(id(spec))
+        if begun is None:
+            return None
+        if not begun.take():  # it is being discarded: its id is free again then
+            begun.left.wait()
+            return None
+        self._leave(id(spec), begun)
+        return begun.when_ready()
 
     def begin(self) -> None:
         """Start processes, up to the limit. What can't be started is told by its own makegateway."""
@@ -106,11 +123,21 @@ class Ahead:
     def discard(self) -> None:
         """End what nobody asked for."""
         self._announced.clear()
-        for key in list(self._begun):
-            begun = self._begun.pop(key, None)
-            start = None if begun is None else begun.when_ready()
-            if start is not None:
-                start.undo()
+        for key, begun in list(self._begun.items()):
+            if not begun.take():
+                begun.left.wait()
+                continue
+            try:
+                start = begun.when_ready()
+                if start is not None:
+                    start.undo()
+            finally:
+                self._leave(key, begun)
+
+    def _leave(self, key: int, begun: _Begun) -> None:
+        if self._begun.get(key) is begun:
+            self._begun.pop(key, None)
+        begun.left.set()
 
     def clear(self) -> None:
         """In a forked child: the starts are the parent's."""
