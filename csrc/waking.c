@@ -1,6 +1,17 @@
 /* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its kick. */
 #include "waking.h"
 
+/* ThreadSanitizer does not know sem_clockwait(), by which a lock is waited for with a timeout: it
+   is told that who wakes is done before who slept goes on. */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define SLEPT(lock) __tsan_acquire(lock)
+#define WAKES(lock) __tsan_release(lock)
+#else
+#define SLEPT(lock) ((void)(lock))
+#define WAKES(lock) ((void)(lock))
+#endif
+
 enum { SIGNALS_MS = 50 };
 
 PyThread_type_lock
@@ -21,7 +32,11 @@ waking_sleep(PyThread_type_lock wakeup, int64_t milliseconds)
 {
     PY_TIMEOUT_T microseconds = milliseconds < 0 ? -1 : (PY_TIMEOUT_T)milliseconds * 1000;
 
-    return PyThread_acquire_lock_timed(wakeup, microseconds, 1) == PY_LOCK_ACQUIRED;
+    if (PyThread_acquire_lock_timed(wakeup, microseconds, 1) != PY_LOCK_ACQUIRED) {
+        return false;
+    }
+    SLEPT(wakeup);
+    return true;
 }
 
 void
@@ -43,6 +58,7 @@ waking_wake(const ConnectionObject *connection, Told told)
         if (told->by_kick) {
             fdio_kick(&connection->kick);
         } else {
+            WAKES(told->wakeup);
             PyThread_release_lock(told->wakeup);
         }
         told = next;
