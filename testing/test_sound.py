@@ -809,19 +809,20 @@ os.mkdir({full!r})
 open({fifo!r}).close()
 del mine
 os.mkdir({dropped!r})
-open({fifo!r}).close()
+open({last!r}).close()
 """
 
 
 def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worker, tmp_path: Path) -> None:
     """The answer waits for its reader, and what the finalizer has to say comes meanwhile."""
-    full, fifo, dropped = tmp_path / "full", tmp_path / "fifo", tmp_path / "dropped"
+    full, fifo, dropped, end = (tmp_path / name for name in ("full", "fifo", "dropped", "end"))
     os.mkfifo(fifo)
+    os.mkfifo(end)
     assert worker.process.stdout is not None
     pages = fcntl.fcntl(worker.process.stdout.fileno(), fcntl.F_GETPIPE_SZ) // PAGE - 1
     size = PAGE - HEADER.size - len(execnet.gateway_base.dumps_internal(b""))
     source = DROPPED_BESIDE_AN_ANSWER.format(
-        pages=pages, size=size, full=str(full), fifo=str(fifo), dropped=str(dropped)
+        pages=pages, size=size, full=str(full), fifo=str(fifo), dropped=str(dropped), last=str(end)
     )
     # The page of the id is full with what fills it up behind.
     worker.send(EXEC, 1, task(source))
@@ -843,7 +844,7 @@ def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worke
         last = last or channel == 999
         if code == CLOSE:
             closed.append(channel)
-    fifo.open("w").close()
+    end.open("w").close()
 
 
 def test_channels_dropped_beside_requests_for_the_status_are_told_of(worker: Worker) -> None:
