@@ -229,9 +229,11 @@ build_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObje
 }
 
 static int
-call_received(ConnectionObject *connection, int code, int32_t id, PyObject *payload)
+call_received(ConnectionObject *connection, int code, int32_t id, PyObject *payload,
+              PyObject *channel)
 {
-    PyObject *result = PyObject_CallFunction(connection->received, "iiO", code, (int)id, payload);
+    PyObject *result =
+        PyObject_CallFunction(connection->received, "iiOO", code, (int)id, payload, channel);
 
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -300,19 +302,20 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
 static int
 python_request(ConnectionObject *connection, const Frame *frame, PyObject *payload)
 {
-    PyObject *channel = NULL;
+    PyObject *channel = Py_NewRef(Py_None);
 
     step_out(connection, frame->code > MESSAGE_CHANNEL_EXEC);
     if (frame->code == MESSAGE_CHANNEL_EXEC) {
-        /* Data for the channel may follow at once. */
+        /* Data for the channel may follow at once, or its end, which is told to this very one. */
+        Py_DECREF(channel);
         channel = PyObject_CallMethod(connection->factory, "new", "i", (int)frame->channel);
         if (channel == NULL) {
             return -1;
         }
         step_out(connection, true);
     }
-    int outcome = call_received(connection, frame->code, frame->channel, payload);
-    Py_XDECREF(channel);
+    int outcome = call_received(connection, frame->code, frame->channel, payload, channel);
+    Py_DECREF(channel);
     return outcome;
 }
 

@@ -2083,9 +2083,12 @@ class BaseGateway(object):
         finally:
             os._exit(status if isinstance(status, int) else bool(status))
 
-    def _received(self, msgcode, channelid, data):
-        # What the C core does not do itself.
-        Message(msgcode, channelid, data).received(self)
+    def _received(self, msgcode, channelid, data, channel):
+        # What the C core does not do itself; a channel that it made for a task may have ended meanwhile.
+        if channel is None:
+            Message(msgcode, channelid, data).received(self)
+        else:
+            self._local_schedulexec(channel=channel, sourcetask=data)
 
     def _end_error(self, exc):
         """What channels raise after the end of input that exc tells of."""

@@ -847,6 +847,42 @@ def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worke
     end.open("w").close()
 
 
+SLOW_TO_FIND = """
+import time
+factory = type(channel.gateway._channelfactory)
+find = factory.new
+
+def new(self, id=None):
+    if id in self._queues:
+        time.sleep(0.2)
+    return find(self, id)
+
+factory.new = new
+channel.send("slow")
+channel.receive()
+"""
+
+
+def test_a_task_whose_channel_is_closed_before_it_begins_ends(worker: Worker) -> None:
+    """The close comes while the request is being worked on, and another thread reads it."""
+    worker.send(EXEC, 1, task(SLOW_TO_FIND))
+    assert worker.message()[:2] == (DATA, 1)
+    request = execnet.gateway_base.dumps_internal(task("channel.receive()"))
+    worker.write(frame(EXEC, 3, request) + frame(CLOSE, 3))
+    asked, deadline = 5, time.monotonic() + SOON
+    tasks = 2
+    while tasks > 1 and time.monotonic() < deadline:
+        worker.send(STATUS, asked)
+        while True:
+            code, channel, payload = worker.message()
+            if (code, channel) == (DATA, asked):
+                tasks = execnet.loads(payload)["numexecuting"]
+            elif (code, channel) == (CLOSE, asked):
+                break
+        asked += 2
+    assert tasks == 1
+
+
 def test_channels_dropped_beside_requests_for_the_status_are_told_of(worker: Worker) -> None:
     worker.send(EXEC, 1, task(DROPPING))
     dice = random.Random()
