@@ -876,7 +876,7 @@ def test_a_task_whose_channel_is_closed_before_it_begins_ends(worker: Worker) ->
         while True:
             code, channel, payload = worker.message()
             if (code, channel) == (DATA, asked):
-                tasks = execnet.loads(payload)["numexecuting"]
+                tasks = payload["numexecuting"]
             elif (code, channel) == (CLOSE, asked):
                 break
         asked += 2
