@@ -150,7 +150,11 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     } else if (outcome == RECEIVED_ITEM) {
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
                            PyBytes_GET_SIZE(item.object), &queue->options);
-        Py_DECREF((PyObject *)item.object);
+        if (value != NULL || codec_finds_unreadable(queue->connection->codec)) {
+            Py_DECREF((PyObject *)item.object);
+        } else { /* a signal handler raised, or memory lacks: the item was not received */
+            itemqueue_give_back(queue, item.object, false);
+        }
     } else if (outcome != RECEIVED_ERROR) {
         value = receive_other(channel, queue, outcome, timeout);
     }

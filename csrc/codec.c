@@ -91,6 +91,12 @@ options_of_channel(PyObject *channelfactory, PyObject *strconfig, LoadOptions *o
     return options_of_strconfig(strconfig, options);
 }
 
+bool
+codec_finds_unreadable(const CodecObject *codec)
+{
+    return PyErr_ExceptionMatches(codec->load_error) || PyErr_ExceptionMatches(PyExc_EOFError);
+}
+
 PyObject *
 codec_name(PyObject *names, const char *name)
 {

@@ -9,6 +9,7 @@
 #include <longintrepr.h>
 #endif
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -38,7 +39,8 @@ typedef struct {
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
-    unsigned long importer; /* the thread that imported the module: as a rule the main thread */
+    atomic_ulong
+        main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);
@@ -152,6 +154,9 @@ typedef struct {
      * NULL. */
     PyObject *key_cache[KEY_CACHE_SLOTS];
 } CodecObject;
+
+/* Whether what is raised says of bytes that they are no value. */
+bool codec_finds_unreadable(const CodecObject *codec);
 
 /* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
 PyObject *codec_name(PyObject *names, const char *name);

@@ -331,8 +331,7 @@ python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is
     Py_INCREF(queue);
     step_out(connection, false);
     value = is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
-    bool is_unreadable = value == NULL && (PyErr_ExceptionMatches(connection->codec->load_error) ||
-                                           PyErr_ExceptionMatches(PyExc_EOFError));
+    bool is_unreadable = value == NULL && codec_finds_unreadable(connection->codec);
     if (value == NULL && (!is_unreadable || is_for_callback(queue))) {
         outcome = is_for_callback(queue) ? callback_failed(connection, id) : -1;
         goto done;

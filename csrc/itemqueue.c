@@ -38,6 +38,27 @@ itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built)
     return arrival == ARRIVAL_IS_FOR_CALLBACK ? PUT_IS_FOR_CALLBACK : PUT_DONE;
 }
 
+/* Where there is no memory left for it, the item is lost. */
+void
+itemqueue_give_back(ItemQueueObject *queue, PyObject *object, bool built)
+{
+    ReadingItem item = {object, built};
+    PyObject *type, *error, *traceback;
+    Told told = NULL;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    while (reading_give_back(&queue->connection->reading, &queue->arrived, item, &told) ==
+           ARRIVAL_NEEDS_ROOM) {
+        if (enlarge(queue) < 0) {
+            PyErr_Clear();
+            Py_DECREF(object);
+            break;
+        }
+    }
+    waking_wake(queue->connection, told);
+    PyErr_Restore(type, error, traceback);
+}
+
 static void
 count_no_longer(ItemQueueObject *queue)
 {

@@ -31,6 +31,10 @@ typedef enum {
 /* Append an item (a reference is taken) and wake a thread that waits for it. */
 PutOutcome itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built);
 
+/* An item that was taken, and could not be given to who wanted it, is the next one again. The
+   reference is the queue's from then on, and what is raised stays raised. */
+void itemqueue_give_back(ItemQueueObject *queue, PyObject *object, bool built);
+
 /* Let nothing more arrive, and wake all who wait. */
 void itemqueue_end(ItemQueueObject *queue);
 

@@ -2,7 +2,7 @@
 #include "types.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
-#define CORE_ABI "2.2.1"
+#define CORE_ABI "2.2.2"
 
 ModuleState *
 module_state(PyObject *module)
@@ -17,7 +17,7 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    module_state(module)->importer = PyThread_get_thread_ident();
+    atomic_init(&module_state(module)->main_thread, PyThread_get_thread_ident());
     if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
         connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
         return -1;
@@ -55,6 +55,24 @@ module_free(void *module)
     (void)module_clear(module);
 }
 
+static PyObject *
+module_set_main_thread(PyObject *module, PyObject *ident)
+{
+    unsigned long thread = PyLong_AsUnsignedLong(ident);
+
+    if (thread == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    atomic_store(&module_state(module)->main_thread, thread);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"set_main_thread", module_set_main_thread, METH_O,
+     "Say which thread is the main thread: what get_ident() gives there."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
     {0, NULL},
@@ -65,6 +83,7 @@ static struct PyModuleDef module_def = {
     .m_name = "execnet._core",
     .m_doc = "The hot core of execnet.gateway_base in C.",
     .m_size = sizeof(ModuleState),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

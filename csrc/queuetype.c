@@ -126,13 +126,26 @@ queue_disown(ItemQueueObject *queue, PyObject *Py_UNUSED(execmodel))
     Py_RETURN_NONE;
 }
 
+/* Whether Python's form of an item holds a value, -1 if it is none. */
+static int
+is_built(PyObject *item)
+{
+    if (PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 1) {
+        return 1;
+    }
+    if (PyBytes_CheckExact(item)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "an item is bytes, or a value in a 1-tuple, not %R", item);
+    return -1;
+}
+
 static PyObject *
 queue_put(ItemQueueObject *queue, PyObject *item)
 {
-    bool built = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 1;
+    int built = is_built(item);
 
-    if (!built && !PyBytes_CheckExact(item)) {
-        PyErr_Format(PyExc_TypeError, "an item is bytes, or a value in a 1-tuple, not %R", item);
+    if (built < 0) {
         return NULL;
     }
     if (itemqueue_put(queue, built ? PyTuple_GET_ITEM(item, 0) : item, built) == PUT_ERROR) {
@@ -211,13 +224,42 @@ queue_begin_callback(ItemQueueObject *queue, PyObject *args)
     Py_RETURN_TRUE;
 }
 
+/* What a signal handler raises after the call, too, finds the item in the list. */
 static PyObject *
-queue_next_for_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
+queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
 {
     ReadingItem item;
-    Take take = reading_next_for_callback(&queue->connection->reading, &queue->arrived, &item);
 
-    return taken(queue, take, &item);
+    if (!PyList_Check(list)) {
+        PyErr_Format(PyExc_TypeError, "next_for_callback() needs a list, not %R", list);
+        return NULL;
+    }
+    Take take = reading_next_for_callback(&queue->connection->reading, &queue->arrived, &item);
+    PyObject *object = taken(queue, take, &item);
+    if (take == TAKE_ITEM && object != NULL && PyList_Append(list, object) < 0) {
+        itemqueue_give_back(queue, Py_NewRef(item.object), item.built);
+        Py_CLEAR(object);
+    }
+    return object;
+}
+
+/* What next_for_callback() put into the list, if it is still there. */
+static PyObject *
+queue_put_back(ItemQueueObject *queue, PyObject *list)
+{
+    if (!PyList_Check(list)) {
+        PyErr_Format(PyExc_TypeError, "put_back() needs a list, not %R", list);
+        return NULL;
+    }
+    for (Py_ssize_t i = PyList_GET_SIZE(list) - 1; i >= 0; i--) {
+        PyObject *item = PyList_GET_ITEM(list, i);
+        int built = is_built(item);
+        if (built < 0) {
+            return NULL;
+        }
+        itemqueue_give_back(queue, Py_NewRef(built ? PyTuple_GET_ITEM(item, 0) : item), built);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -300,8 +342,12 @@ static PyMethodDef queue_methods[] = {
      "Wait until nothing more can arrive; returns whether that is so after timeout seconds."},
     {"begin_callback", (PyCFunction)queue_begin_callback, METH_VARARGS,
      "Set callback and end marker, False if there is a callback; what arrives is still queued."},
-    {"next_for_callback", (PyCFunction)queue_next_for_callback, METH_NOARGS,
-     "As get_nowait; when there is none, what arrives goes to the callback from here on."},
+    {"next_for_callback", (PyCFunction)queue_next_for_callback, METH_O,
+     "As get_nowait, and puts the item into a list as well; where there is none, what arrives goes "
+     "to "
+     "the callback from here on."},
+    {"put_back", (PyCFunction)queue_put_back, METH_O,
+     "What next_for_callback put into the list is the next item again."},
     {"abandon_callback", (PyCFunction)queue_abandon_callback, METH_NOARGS,
      "As if begin_callback had not been called."},
     {"take_endmarker", (PyCFunction)queue_take_endmarker, METH_NOARGS,

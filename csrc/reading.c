@@ -316,6 +316,24 @@ reading_arrive(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *to
     return arrival;
 }
 
+Arrival
+reading_give_back(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told)
+{
+    Arrival arrival = ARRIVAL_NEEDS_ROOM;
+
+    mutex_lock(&reading->lock);
+    if (queue->count < queue->capacity) {
+        arrival = ARRIVAL_QUEUED;
+        queue->first = (queue->first + queue->capacity - 1) & (queue->capacity - 1);
+        queue->items[queue->first] = item;
+        queue->count++;
+        tell_takers(reading, queue, told);
+    }
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return arrival;
+}
+
 ReadingItem *
 reading_enlarge(Reading *reading, ReadingQueue *queue, ReadingItem *larger, size_t capacity)
 {

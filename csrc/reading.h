@@ -80,6 +80,10 @@ typedef enum {
 
 Arrival reading_arrive(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told);
 
+/* An item that was taken is the next one again, of an ended queue, too; ARRIVAL_NEEDS_ROOM or
+ * ARRIVAL_QUEUED. */
+Arrival reading_give_back(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told);
+
 /* Give the queue a larger ring; returns the memory that is not used any more. */
 ReadingItem *reading_enlarge(Reading *reading, ReadingQueue *queue, ReadingItem *larger,
                              size_t capacity);

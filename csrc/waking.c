@@ -54,7 +54,7 @@ waking_is_main_thread(const ConnectionObject *connection)
 {
     ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
 
-    return PyThread_get_thread_ident() == state->importer;
+    return PyThread_get_thread_ident() == atomic_load(&state->main_thread);
 }
 
 int64_t

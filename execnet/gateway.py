@@ -47,6 +47,8 @@ class Gateway(BaseGateway):
     _group: Group
     _cache_rinfo: RInfo
     _exiting = False
+    #: Whether the other side knows; who leaves the group is told by whoever ends it where a Ctrl-C came before.
+    _was_told = False
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
@@ -102,7 +104,7 @@ class Gateway(BaseGateway):
             return
         self._trace("gateway.exit() called")
         if group is not None:
-            if self not in group._gateways:
+            if self._was_told and self not in group._gateways:
                 return
             group._unregister(self)
         self._exiting = True
@@ -111,6 +113,7 @@ class Gateway(BaseGateway):
                 step()
             except (ValueError, EOFError, OSError) as exc:
                 self._trace("exit:", exc)
+        self._was_told = True
 
     def _say_goodbye(self) -> None:
         self._send_soon(Message.GATEWAY_TERMINATE)

@@ -39,7 +39,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.1"
+CORE_ABI = "2.2.2"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -123,8 +123,13 @@ class RemoteError(Exception):
 
     def warn(self):
         """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
-        if self.formatted != INTERRUPT_TEXT:
+        if self.formatted == INTERRUPT_TEXT:
+            return
+        try:
             sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
+        except Exception:
+            # There may be no stderr, or it is closed: no reason for the receiver, who warns, to end.
+            pass
 
 
 class GatewayDied(EOFError):
@@ -197,6 +202,16 @@ def removing(values, key, value):
 LONGEST_WAIT = 1000
 
 
+def _main_thread():
+    threading = sys.modules.get("threading")
+    return threading.main_thread().ident if hasattr(threading, "main_thread") else _thread.get_ident()
+
+
+#: And the main thread after so many: a signal that comes just before a lock blocks does not interrupt the lock.
+SIGNALS_WAIT = 0.05
+MAIN_THREAD = _main_thread()
+
+
 class Waiters(object):
     """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
 
@@ -215,6 +230,8 @@ class Waiters(object):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
         start, end = self._execmodel._waiter, self._execmodel._await
+        if _thread.get_ident() == MAIN_THREAD:
+            wakeup = min(wakeup, SIGNALS_WAIT)
         while not is_so():
             seconds = wakeup if deadline is None else min(wakeup, deadline - now())
             if seconds <= 0:
@@ -787,8 +804,9 @@ class _Outgoing(object):
 class _Way(object):
     # To the other side: a descriptor, or none, and who writes to it.
 
-    def __init__(self, fd=None):
+    def __init__(self, fd=None, file=None):
         self.fd = fd
+        self.file = file  # whose descriptor it is, if it is a copy
         self.holders = {}  # under None: the hold of the thread that writes
         self.successors = {}  # under None: the way that took its place
 
@@ -809,7 +827,8 @@ class Outlet(object):
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
-        self._way = _Way()
+        # The io's own, and the present one.
+        self._io_way = self._way = _Way()
         self._free = Waiters(execmodel)
         # What who must not wait leaves to who writes next; the first may have begun.
         self._left = deque()
@@ -819,13 +838,19 @@ class Outlet(object):
         # Asked for now: a green file does not tell its descriptor while it is being read.
         fds = threads and os.name == "posix" and getattr(io, "descriptors", tuple)()
         if fds:
-            self._way = _Way(fds[1]) if fds[0] != fds[1] else self._copy(fds[1])
+            if fds[0] != fds[1]:
+                self._io_way = self._way = _Way(fds[1])
+            else:
+                self._way = self._copy(fds[1])
 
     @property
     def way(self):
-        while self._way.successors:
-            self._way = self._way.successors[None]
-        return self._way
+        # A handler may move it on meanwhile.
+        way = self._way
+        while way.successors:
+            way = way.successors[None]
+        self._way = way
+        return way
 
     @property
     def fd(self):
@@ -834,7 +859,7 @@ class Outlet(object):
     def _copy(self, fd):
         file = self._execmodel.fdopen(os.dup(fd), "wb", 0)
         self.files.append(file)
-        return _Way(file.fileno())
+        return _Way(file.fileno(), file)
 
     def send(self, message):
         """Write message, and return when it is written."""
@@ -848,7 +873,7 @@ class Outlet(object):
                 return
             try:
                 holder = way.holders.setdefault(None, message)
-                if holder is message and way.fd is not None and not self._left:
+                if holder is message and way.fd is not None and not (self._left or way.successors):
                     # From the system call into the list in one step: a handler that raises loses no count.
                     counts.extend(starmap(os.write, ((way.fd, message.head),)))
                     is_done = counts[0] == message.size and not way.successors
@@ -856,7 +881,11 @@ class Outlet(object):
                 _raise_unless_interrupted(exc)
             finally:
                 if holder is message or (holder is None and way.holders.get(None) is message):
-                    self._leave(message, way)
+                    try:
+                        self._leave(message, way)
+                    except BaseException:  # of a handler
+                        self._leave_after_all(message, way)
+                        raise
             if not is_done:
                 message.counts = []
                 self._send_slowly(message)
@@ -949,15 +978,43 @@ class Outlet(object):
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
-                self._leave(hold, way)
+                try:
+                    self._leave(hold, way)
+                except BaseException:  # of a handler
+                    self._leave_after_all(hold, way)
+                    raise
 
     def _leave(self, hold, way):
-        # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
         if hold.writes is not None or hold.counts != [hold.size]:
             self._note(hold, way)
         way.holders.pop(None, None)
+        if way.successors:
+            self._give_back(way)
         if self._free.any:
             self._free.wake()
+
+    def _leave_after_all(self, hold, way):
+        # A handler raised in _leave. If one does so in here, too, the way stays held until this thread sends or waits
+        # again, and takes it over: one with a descriptor, others for good.
+        if way.holders.get(None) is hold:
+            self._leave(hold, way)
+        else:  # which may be another's by now
+            self._free.wake()
+
+    def _give_back(self, way):
+        # Nobody begins to write by a way that has a successor. Where nobody is in the middle of that, its descriptor
+        # can be closed, which of the io's is for the end.
+        hold = _Outgoing(None)
+        if (self._is_closed or way is not self._io_way) and way.holders.setdefault(None, hold) is hold:
+            self._close_way(way)
+
+    def _close_way(self, way):
+        # Held for good.
+        if way is self._io_way:
+            self._io.close_write()
+        elif way.file is not None:
+            self.files.remove(way.file)
+            way.file.close()
 
     def _write(self, message, hold, way):
         if way.fd is None:
@@ -1006,7 +1063,8 @@ class Outlet(object):
             try:
                 copy = self._copy(way.fd)
                 self._note(holder, way)
-                way.successors.setdefault(None, copy)
+                if way.successors.setdefault(None, copy) is not copy:
+                    self._close_way(copy)
                 os.dup2(nowhere, way.fd, *[False] * PY3)
             finally:
                 os.close(nowhere)
@@ -1032,20 +1090,26 @@ class Outlet(object):
             self.send_left()
 
     def _close_if_free(self):
-        # The way stays held, by no thread: nobody uses the descriptors from here on.
-        hold = _Outgoing(None)
-        if not self._is_closed and self.way.holders.setdefault(None, hold) is hold:
-            self._is_closed = True
-            self._free.wake()
-            try:
-                self._io.close_write()
-            finally:
-                for file in self.files:
-                    file.close()
+        # The way stays held, by no thread: nobody writes by it from here on. A system call that was interrupted is
+        # made again by the way that the thread had then: who leaves that closes it.
+        hold, way = _Outgoing(None), self.way
+        if self._is_closed or way.holders.setdefault(None, hold) is not hold:
+            return
+        if way.successors:  # just now
+            self._leave(hold, way)
+            self._close_if_free()
+            return
+        self._is_closed = True
+        self._free.wake()
+        try:
+            self._close_way(way)
+        finally:
+            if way is not self._io_way:
+                self._give_back(self._io_way)
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
-        self._way = _Way(self.fd)
+        self._way = _Way()
         self._left = deque()
         self._free = Waiters(self._execmodel)
 
@@ -1155,7 +1219,7 @@ class ItemQueue(object):
             self._execmodel._wake(waiter)
 
     def put_back(self, taken):
-        """What take() took: it is the next item again."""
+        """What was taken is the next item again."""
         if taken and taken[0] is not ENDMARKER:
             self.items.extendleft(taken)
             self._waiters.wake()
@@ -1219,17 +1283,20 @@ class ItemQueue(object):
         """The callback is none: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
 
-    def next_for_callback(self):
-        """The next item for who has the baton; without one, or at the ENDMARKER, the baton is let go."""
+    def next_for_callback(self, taken):
+        """The next item for who has the baton, put into the list taken as well; without one, the baton is let go.
+
+        It is let go at the ENDMARKER, too, which is in no list.
+        """
         delivery = self.delivery
-        item = self.get_nowait()
-        while delivery is not None and (item is None or item is ENDMARKER):
+        while delivery is not None and not (self._takes(taken) and taken[0] is not ENDMARKER):
             delivery.baton.release()
             # Who came with more meanwhile did not get the baton.
-            if item is ENDMARKER or not self.is_waiting() or not delivery.baton.acquire(False):
+            if taken or not self.is_waiting() or not delivery.baton.acquire(False):
                 break
-            item = self.get_nowait()
-        return item
+        if taken and taken[0] is ENDMARKER:
+            return taken.pop()
+        return taken[0] if taken else None
 
     def is_waiting(self):
         """Whether the callback has still to be called."""
@@ -1445,7 +1512,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
                         self.gateway._send(*message)
                         told = True
                 finally:
+                    # Again: it may have raised where these began.
                     exhaust(removing(factory._queues, self.id, queue))
+                    queue.set()
                     if not told:  # or it is not known: it does no harm to be told twice
                         getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
                     factory._end_callback(queue)
@@ -1582,7 +1651,9 @@ class ChannelFactory(object):
             self._end_callback(queue)
 
     def _end_callback(self, queue):
-        # Exactly once: who takes the end marker out delivers it.
+        # Exactly once: who takes the end marker out delivers it. What a callback forked is not where the end is told.
+        if getattr(self.gateway, "_disowned", False):
+            return
         endmarker, callback = queue.take_endmarker(), queue.callback
         if endmarker is not NO_ENDMARKER_WANTED and callback is not None:
             try:
@@ -1652,10 +1723,22 @@ class ChannelFactory(object):
 
     def _deliver(self, queue):
         # What waits, to the callback, by who has begun it or has its baton.
-        callback, item = queue.callback, queue.next_for_callback()
-        while item is not None and item is not ENDMARKER:
-            callback(item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig))
-            item = queue.next_for_callback()
+        callback, taken = queue.callback, []
+        try:
+            item = queue.next_for_callback(taken)
+            while item is not None and item is not ENDMARKER:
+                value = item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig)
+                # From the list into the callback in one step: a handler that raises before it loses no item.
+                returned = []
+                returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
+                if not returned:
+                    raise RuntimeError("callback raised StopIteration")
+                item = queue.next_for_callback(taken)
+        except (DataFormatError, EOFError):
+            raise
+        except BaseException:
+            queue.put_back(taken)
+            raise
         if item is ENDMARKER:
             self._end_callback(queue)
 
@@ -1685,9 +1768,14 @@ class ChannelFactory(object):
     def _finished_receiving(self):
         self.finished = True
         for id in list(self._queues):
-            self._local_close(id, sendonly=True)
+            raised = None
+            try:
+                self._local_close(id, sendonly=True)
+            except BaseException as exc:  # SystemExit ends the receiver, which ends anyway: the others are told, too
+                raised = exc
+                self.gateway._trace("a callback raised at the end:", repr(exc))
             if getattr(self.gateway, "_disowned", False):
-                self.gateway._leave_as_child(None)
+                self.gateway._leave_as_child(raised)
 
 
 class ChannelFile(object):
@@ -1781,7 +1869,19 @@ def _numbers_of(files):
 _receiving = set()
 
 
+def _main_thread_is(ident):
+    global MAIN_THREAD
+    MAIN_THREAD = ident
+    if _core is not None:
+        _core.set_main_thread(ident)
+
+
+_main_thread_is(MAIN_THREAD)
+
+
 def _disown_gateways():
+    # The thread that forked is the main thread here.
+    _main_thread_is(_thread.get_ident())
     disowned = list(_receiving)
     _receiving.clear()
     for gateway in disowned:
@@ -1909,13 +2009,15 @@ class BaseGateway(object):
     def _leave_as_child(self, exc):
         # What runs here has forked, and this is the child: all other work is the parent's.
         status = exc is not None
-        if isinstance(exc, SystemExit):
-            status = exc.code
-        elif status:
-            sys.stderr.write(self._geterrortext(exc))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else bool(status))
+        try:
+            if isinstance(exc, SystemExit):
+                status = exc.code
+            elif status:
+                sys.stderr.write(self._geterrortext(exc))
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status if isinstance(status, int) else bool(status))
 
     def _received(self, msgcode, channelid, data):
         # What the C core does not do itself.
@@ -2118,7 +2220,10 @@ class WorkerGateway(BaseGateway):
 
         # A socket does not tell whether its other end has only nothing more to say.
         fd = self._outlet.fd
-        if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        try:
+            if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return
+        except OSError:  # it is closed already
             return
         broken = select.poll()
         broken.register(fd, 0)

@@ -223,7 +223,14 @@ class ProxyIO:
     def start(self, args: Sequence[str | None]) -> None:
         """Have the process started; None as ``args[0]`` is the proxying interpreter itself."""
         self.args = list(args)
-        self._proxy.send((self.args, self._data, self._control))
+        try:
+            self._proxy.send((self.args, self._data, self._control))
+        except BaseException:
+            # The far side waits no longer for what to run, and nobody here for what becomes of it.
+            for channel in (self._proxy, self._data, self._control):
+                with suppress(OSError):  # the proxying gateway is gone
+                    channel.close()
+            raise
 
     def read(self, numbytes: int) -> bytes:
         """Exactly ``numbytes`` bytes; raises EOFError where the process or its gateway ended."""

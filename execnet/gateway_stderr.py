@@ -74,7 +74,8 @@ class StderrTail:
     def _pass_on(self, chunk: bytes) -> None:
         view = memoryview(chunk)
         with suppress(OSError):  # our own stderr is closed: nobody reads there
-            while view:
+            # It is closed as well where another file has got its number: one that a process of ours would not inherit.
+            while view and os.get_inheritable(STDERR):
                 view = view[os.write(STDERR, view) :]
 
     def text(self, timeout: float) -> str:

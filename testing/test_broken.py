@@ -42,12 +42,12 @@ def status_of_child(work):
 """
 
 
-def run(script: str, *args: str) -> str:
+def run(script: str, *args: str, **environ: str) -> str:
     """What the script prints, run in a process of its own."""
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + textwrap.dedent(script), *args],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), **environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -282,3 +282,304 @@ def test_a_busy_sender_does_not_keep_others_from_sending(size: int) -> None:
     os._exit(0)
     """
     assert run(script, str(size)) == "True"
+
+
+def test_a_handler_that_raises_while_a_callback_gets_what_waits_loses_no_item() -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    peer = Peer(execnet)
+    wrong = hits = 0
+    for _ in range(40):
+        channel, got, count = peer.gateway.newchannel(), [], 1000
+        for number in range(count):
+            peer.send(channel, number)
+        while channel._queue.is_set() or len(peer.gateway._channelfactory._channels) > 1:
+            pass
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.random() * 2e-3 + 5e-5)
+                channel.setcallback(got.append)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Hit:
+            hits += 1
+        if channel._queue.callback is None:
+            while len(got) < count:
+                got.append(channel.receive(5))
+        deadline = time.monotonic() + 5
+        while len(got) < count and time.monotonic() < deadline:
+            time.sleep(0.001)
+        wrong += got != list(range(count))
+        channel.close()
+        peer.message()
+        del channel
+    print(wrong, hits > 3)
+    """
+    assert run(script) == "0 True"
+
+
+def test_a_callback_that_raises_stopiteration_for_what_waits_fails() -> None:
+    script = """
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+
+    def callback(item):
+        raise StopIteration
+
+    peer.send(channel, 1)
+    try:
+        channel.setcallback(callback)
+        time.sleep(0.2)
+        channel.waitclose(5)
+    except (RuntimeError, channel.RemoteError) as exc:
+        print(type(exc).__name__)
+    """
+    assert run(script) in ("RuntimeError", "RemoteError")
+
+
+def test_a_handler_that_raises_while_an_item_is_built_loses_none() -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    peer = Peer(execnet)
+    channel, big, hits = peer.gateway.newchannel(), 1 << 100000, 0
+    for number in range(60):
+        peer.send(channel, (number, big))
+        while True:
+            item = None
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, moments.random() * 5e-3 + 5e-5)
+                    received = []
+                    received.extend(map(channel.receive, (5,)))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Hit:
+                hits += 1
+            if received:
+                break
+        assert received[0][0] == number
+    print(hits > 3)
+    """
+    assert run(script) == "True"
+
+
+@pytest.mark.parametrize("way", ["forked by a thread", "imported by a thread"])
+def test_the_main_thread_is_known_where_another_thread_began(way: str) -> None:
+    script = """
+    way = sys.argv[1]
+
+    class Hit(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Hit
+
+    def interrupted():
+        # By a signal that another thread takes: only who looks hears of it.
+        signal.signal(signal.SIGUSR1, handler)
+        peer = Peer(execnet)
+        channel = peer.gateway.newchannel()
+        def interrupt():
+            time.sleep(0.2)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            channel.receive(10)
+        except Hit:
+            print("heard", flush=True)
+
+    if way == "imported by a thread":
+        for name in [name for name in sys.modules if name.split(".")[0] == "execnet"]:
+            if name != "execnet._core":
+                del sys.modules[name]
+        importer = threading.Thread(target=__import__, args=("execnet",))
+        importer.start()
+        importer.join()
+        execnet = sys.modules["execnet"]
+        interrupted()
+    else:
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                interrupted()
+                os._exit(0)
+            os.waitpid(pid, 0)
+        forking = threading.Thread(target=fork)
+        forking.start()
+        forking.join()
+    """
+    assert run(script, way) == "heard"
+
+
+both_cores = pytest.mark.parametrize(
+    "environ", [pytest.param({}, marks=c_core, id="c"), pytest.param({"EXECNET_PURE": "1"}, id="portable")]
+)
+
+
+@both_cores
+def test_handlers_that_send_while_their_thread_sends_leave_no_descriptor_behind(environ: dict[str, str]) -> None:
+    script = """
+    gateway = execnet.makegateway()
+    channel, others = [gateway.remote_exec("for item in channel: pass") for _ in range(2)]
+    before = len(os.listdir("/proc/self/fd"))
+    hits = []
+
+    def handler(*args):
+        others.send(len(hits))
+        hits.append(None)
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    while len(hits) < 1000:
+        channel.send(b"x" * 200_000)
+        channel.send(b"x")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(len(os.listdir("/proc/self/fd")) - before < 3)
+    gateway.exit(wait=5)
+    """
+    assert run(script, **environ) == "True"
+
+
+def test_a_send_that_a_handler_ended_the_gateway_of_writes_to_no_other_file() -> None:
+    script = """
+    import tempfile
+
+    peer = Peer(execnet, "pipe")
+    channel = peer.gateway.newchannel()
+    files, hits = [], []
+
+    def handler(*args):
+        hits.append(None)
+        if len(hits) == 2:  # the pipe is full, and the system call that is interrupted has written nothing
+            threading.Thread(target=read_all, daemon=True).start()
+            peer.gateway.exit()
+            ended.wait(10)
+            files.extend(tempfile.TemporaryFile() for _ in range(10))
+
+    def read_all():
+        while peer.in_.read(1 << 16):
+            pass
+        ended.set()
+
+    ended = threading.Event()
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        channel.send(b"x" * 3_000_000)
+    except OSError:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(ended.is_set(), len(files), {os.fstat(file.fileno()).st_size for file in files})
+    """
+    assert run(script, EXECNET_PURE="1") == "True 10 {0}"
+
+
+@both_cores
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_what_an_end_marker_raises_keeps_no_other_channel_from_its_end(error: str, environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    raising, waiting, called = [peer.gateway.newchannel() for _ in range(3)]
+    told = []
+
+    def callback(item):
+        raise getattr(__import__("builtins"), sys.argv[1])
+
+    raising.setcallback(callback, endmarker=None)
+    called.setcallback(told.append, endmarker="end")
+    peer.hang_up()
+    try:
+        waiting.receive(10)
+    except EOFError:
+        print("ended", end=" ")
+    peer.gateway.join(10)
+    print(told, peer.gateway.hasreceiver(), len(execnet.gateway_base._receiving))
+    """
+    assert run(script, error, **environ) == "ended ['end'] False 0"
+
+
+@both_cores
+def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        if os.getpid() != parent:
+            os.write(1, b"called in the child ")
+        elif not forked:
+            forked.append(None)
+            pid = os.fork()
+            forked[0] = pid
+
+    channel = peer.gateway.newchannel()
+    channel.setcallback(callback, endmarker=None)
+    peer.send(channel, 1)
+    while not (forked and forked[0]):
+        time.sleep(0.01)
+    os.waitpid(forked[0], 0)
+    """
+    assert run(script, **environ) == ""
+
+
+@both_cores
+@pytest.mark.parametrize("stderr", ["None", "closed"])
+def test_an_error_that_nobody_receives_and_nobody_can_be_told_disturbs_nothing(
+    stderr: str, environ: dict[str, str]
+) -> None:
+    script = """
+    import io
+
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+    real, sys.stderr = sys.stderr, None if sys.argv[1] == "None" else io.StringIO()
+    if sys.stderr is not None:
+        sys.stderr.close()
+    peer.write(frame(peer.CLOSE_ERROR, 99, execnet.gateway_base.dumps_internal("nobody's")))
+    peer.send(channel, 1)
+    answer = channel.receive(10)
+    sys.stderr = real
+    print(answer)
+    """
+    assert run(script, stderr, **environ) == "1"
+
+
+@both_cores
+def test_the_child_that_a_callback_forked_leaves_where_it_can_write_nothing(environ: dict[str, str]) -> None:
+    script = """
+    peer = Peer(execnet)
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        pid = os.fork()
+        if pid == 0:
+            sys.stdout = sys.stderr = None
+            raise SystemExit(7)
+        forked.append(pid)
+
+    channel = peer.gateway.newchannel()
+    channel.setcallback(callback)
+    peer.send(channel, 1)
+    while not forked:
+        time.sleep(0.01)
+    print(os.waitpid(forked[0], 0)[1] >> 8)
+    """
+    assert run(script, **environ) == "7"

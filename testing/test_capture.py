@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -78,6 +79,30 @@ class TestChildHoldsIt:
         with pytest.raises(execnet.GatewayDied, match="the end"):
             channel.receive(SECONDS)
         assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("spec", ["popen//stderr=capture", "popen//warm//stderr=capture"])
+@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0>&- 1>&- 2>&-"])
+def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(tmp_path, closed, spec):
+    source = f"""
+import os
+import execnet
+group = execnet.Group(["{spec}"] * 3)
+taken = [os.open({str(tmp_path / "file")!r}, os.O_RDWR | os.O_CREAT) for _ in range(3)]
+for gateway in group:
+    gateway.remote_exec("import os; os.write(2, b'said here')").waitclose({SECONDS})
+for gateway in group:
+    gateway.remote_exec("import os; os.write(2, b'last words'); os._exit(3)")
+for gateway in group:
+    gateway.join({SECONDS})
+told = [gateway._io.stderr_tail(1.0) for gateway in group]
+group.terminate(5)
+open({str(tmp_path / "told")!r}, "w").write(repr(told))
+"""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, source]
+    subprocess.run(command, timeout=3 * SECONDS, check=False)
+    assert (tmp_path / "told").read_text() == repr(["said herelast words"] * 3)
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 class TestStderrTail:

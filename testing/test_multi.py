@@ -14,6 +14,7 @@ import time
 
 import pytest
 from support import leaks
+from support.blocked import Call
 from support.processes import wait_until
 
 import execnet
@@ -506,6 +507,31 @@ class TestStartAhead:
         group.terminate(5.0)
         assert all(popen.returncode is not None for popen in popens)
         assert group.makegateway("popen//id=gw1").id == "gw1"
+
+    def test_who_asks_for_one_that_is_being_discarded_starts_it_anew(self, group, monkeypatch):
+        group.start_ahead = 8
+        first, asked = self.announced(group, 2)
+        group.makegateway(first)
+        (ahead,) = group._ahead.begun()
+        pid = ahead.io.popen.pid
+        discarding, go_on = threading.Event(), threading.Event()
+        undo = ahead.undo
+
+        def undo_slowly():
+            discarding.set()
+            assert go_on.wait(SECONDS)
+            undo()
+
+        monkeypatch.setattr(ahead, "undo", undo_slowly)
+        ending = Call(group.terminate, SECONDS)
+        assert discarding.wait(SECONDS)
+        starting = Call(group.makegateway, asked)
+        time.sleep(0.05)
+        go_on.set()
+        gateway = starting.result(SECONDS)
+        ending.result(SECONDS)
+        assert gateway.pid != pid
+        assert gateway.id == asked.id and gateway in group
 
     def test_one_that_can_not_be_started_is_told_when_it_is_asked_for(self, group):
         group.start_ahead = 8

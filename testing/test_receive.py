@@ -556,8 +556,21 @@ def test_an_interrupt_ends_a_wait_at_once_and_loses_nothing(
     assert (waiting.result() if waiting else other.receive(SECONDS)) == "other"
 
 
-# Over the portable core, the locks of Python before it may miss a signal that comes while the GIL changes hands.
-@pytest.mark.parametrize("local", ["c"], indirect=True)
+def test_a_signal_that_another_thread_takes_interrupts_the_wait(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec(ECHO)
+    with pytest.raises(channel.TimeoutError):
+        channel.receive(0.01)
+
+    def interrupt_from_here() -> None:
+        time.sleep(0.1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    interrupter = Call(interrupt_from_here)
+    with pytest.raises(KeyboardInterrupt):
+        channel.receive(SECONDS)
+    interrupter.result()
+
+
 @pytest.mark.timing
 def test_an_interrupt_at_the_begin_of_a_wait_ends_it(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec(ECHO)

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support import leaks
+from support.blocked import Call
+from support.lines import AtLine, functions_of
 from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -21,6 +24,14 @@ from execnet._group import ending
 
 SECONDS = 10.0
 THREAD = gateway_base.get_execmodel("thread")
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt():
+    raise Interrupt
 
 
 class StandIn:
@@ -104,6 +115,31 @@ class TestStandIns:
     def test_terminating_an_empty_group_is_nothing(self, group):
         group.terminate()
         group.terminate(0)
+
+
+class TestToldOrNot:
+    """Who has left the group ends with it, also where a Ctrl-C kept it from being told."""
+
+    def test_one_that_left_and_was_not_told_is_told(self, group):
+        gateway = group.makegateway()
+        group._unregister(gateway)
+        Call(group.terminate).result(SECONDS)
+        assert gateway._io.popen.returncode == 0
+
+    def test_an_exit_that_is_interrupted_is_told_by_the_next(self, group, monkeypatch):
+        gateway = group.makegateway()
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway, "_say_goodbye", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                gateway.exit()
+        assert gateway not in group
+        gateway.exit()
+        gateway.join(SECONDS)
+        assert gateway._io.popen.wait(SECONDS) == 0
 
 
 class TestSafeTerminate:
@@ -246,6 +282,28 @@ class TestGateways:
         assert gateway._io.popen.returncode == -signal.SIGKILL
         sender.join(SECONDS)
         assert isinstance(failed.get(timeout=SECONDS), OSError)
+
+    @pytest.mark.parametrize("spec", ["popen", "popen//via=master"])
+    def test_after_an_interrupt_of_a_send_workers_are_told_to_exit_by_other_threads(self, group, spec):
+        group.makegateway("popen//id=master")
+        gateway = group.makegateway(spec)
+        channel = gateway.remote_exec("for item in channel: channel.send(item)")
+        sent = []
+        for line in range(20):
+            with AtLine(line, interrupt, functions_of(gateway_base.__file__, ("_leave", "_note"))), suppress(Interrupt):
+                channel.send(line)
+                sent.append(line)
+        got, all_got = [], threading.Event()
+        channel.setcallback(lambda item: got.append(item) or (item == "last" and all_got.set()))
+        sender = threading.Thread(target=channel.send, args=["last"], daemon=True)
+        sender.start()
+        sender.join(SECONDS)  # the main thread has nothing to do with it
+        assert not sender.is_alive()
+        assert all_got.wait(SECONDS)
+        assert [item for item in got if item in sent] == sent
+        processes = [member._io for member in group]
+        group.terminate(SECONDS)
+        assert [process.exit_status(0) for process in processes] == [0, 0]
 
     def test_a_process_that_was_killed_before(self, group):
         gateway = group.makegateway("popen")

@@ -7,6 +7,7 @@ import time
 import pytest
 from support import interpreters
 
+import execnet
 from execnet.gateway_bootstrap import GatewayStartError
 
 SECONDS = 20.0
@@ -85,3 +86,15 @@ def test_a_program_that_answers_and_is_no_worker_ends_the_gateway(group, tmp_pat
     with pytest.raises((EOFError, OSError), match=told):  # OSError: the end was there before the channel
         gateway.newchannel().receive(SECONDS)
     group.terminate(0.2)
+
+
+def test_what_cannot_be_sent_to_the_master_fails_at_once_and_leaves_it_free(group):
+    master = group.makegateway("popen//id=master//execmodel=main_thread_only")
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(execnet.DumpError) as kept:  # and with it all that a garbage collection would find
+            group.makegateway("popen//via=master//python=\udc80")
+    assert time.monotonic() - began < SLACK
+    assert master.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    assert group.makegateway("popen//via=master").remote_exec("channel.send(1)").receive(SECONDS) == 1
+    assert kept.value is not None

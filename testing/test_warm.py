@@ -613,6 +613,23 @@ class TestTemplateKilled:
         assert template_of(group) is not killed
         assert gateway.returncode is None
 
+    def test_a_worker_that_has_forked_is_seen_to_end(self, group):
+        gateway = group.makegateway("popen//warm")
+        forked = gateway.remote_exec("""
+import os, time
+pid = os.fork()
+if not pid:
+    time.sleep(1000)
+    os._exit(0)
+channel.send(pid)
+""").receive(SECONDS)
+        try:
+            self.killed(group)
+            gateway.exit()
+            assert gateway._io.popen.wait(SECONDS) == gateway_warm.STATUS_LOST
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
     def test_a_worker_that_ends_then_is_noticed(self, group):
         gateway = group.makegateway("popen//warm")
         channel = gateway.remote_exec(LISTENING)

@@ -19,6 +19,8 @@ class _Begun:
     def __init__(self, start: Start) -> None:
         self.start = start
         self.ready = OneShot(start.group.execmodel)
+        #: After it was discarded: its id is free and its spec as it came.
+        self.gone = OneShot(start.group.execmodel)
         #: Nothing of it failed: it has its id and its process.
         self.worked = False
 
@@ -41,12 +43,19 @@ class _Begun:
         self.ready.wait()
         return self.start if self.worked else None
 
+    def end(self) -> None:
+        """Remove all there is of it."""
+        start = self.when_ready()
+        if start is not None:
+            start.undo()
+
 
 class Ahead:
     """The specs that a group has named, and the starts begun for them.
 
     Of the one who begins and the one who asks, whoever takes the spec from `_announced` was first. Who begins has
-    entered its start before: so who asks and comes second finds it, and waits until it is begun.
+    entered its start before: so who asks and comes second finds it, and waits until it is begun. Of who discards and who
+    asks, too, whoever takes the start from `_begun` was first; it was entered in `_discarded` before.
     """
 
     def __init__(self, group: Home) -> None:
@@ -56,6 +65,7 @@ class Ahead:
         # Both by what a spec is, not by what it says; each change is one call.
         self._announced: dict[int, XSpec] = {}
         self._begun: dict[int, _Begun] = {}
+        self._discarded: dict[int, _Begun] = {}
 
     def __bool__(self) -> bool:
         return bool(self._begun)
@@ -74,7 +84,12 @@ class Ahead:
         if self._announced.pop(id(spec), None) is not None:
             return None
         begun = self._begun.pop(id(spec), None)
-        return None if begun is None else begun.when_ready()
+        if begun is not None:
+            return begun.when_ready()
+        discarded = self._discarded.get(id(spec))
+        if discarded is not None:
+            discarded.gone.wait()
+        return None
 
     def begin(self) -> None:
         """Start processes, up to the limit. What can't be started is told by its own makegateway."""
@@ -107,15 +122,22 @@ class Ahead:
         """End what nobody asked for."""
         self._announced.clear()
         for key in list(self._begun):
-            begun = self._begun.pop(key, None)
-            start = None if begun is None else begun.when_ready()
-            if start is not None:
-                start.undo()
+            begun = self._begun.get(key)
+            if begun is not None and self._discarded.setdefault(key, begun) is begun:
+                self._discard(key, begun)
+
+    def _discard(self, key: int, begun: _Begun) -> None:
+        try:
+            if self._begun.pop(key, None) is not None:
+                begun.end()
+        finally:
+            self._discarded.pop(key, None)
+            begun.gone.set()
 
     def clear(self) -> None:
         """In a forked child: the starts are the parent's."""
-        self._announced.clear()
-        self._begun.clear()
+        for table in (self._announced, self._begun, self._discarded):
+            table.clear()
 
 
 def limit_wanted() -> int:

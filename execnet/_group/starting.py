@@ -104,7 +104,7 @@ class Start:
         self.nice = _niceness(self.spec)
         _check_texts(self.spec)
         # What there is to undo.
-        self.automatic_id = self.spec.id is None
+        self.automatic_id = False
         self.place = Place()
         self.io: Any = None
         self.gateway: Gateway | None = None
@@ -128,6 +128,7 @@ class Start:
     def reserve(self) -> None:
         """Claim the id; ValueError where it is not free."""
         spec = self.spec
+        self.automatic_id = spec.id is None
         spec.id = self.group._membership.reserve(self.place, spec.id)
         if spec.execmodel is None:
             spec.execmodel = self.group.remote_execmodel.backend

@@ -263,6 +263,7 @@ class _Template:
             os.close(descriptor)
         # Open until the worker ends: should the template be gone then, it is this that tells.
         os.set_inheritable(ending, False)
+        _close_in_children(ending)
         _take_descriptors(*descriptors)
         if value["newsession"]:
             os.setsid()
@@ -295,6 +296,20 @@ def _is_closed(start: _socket.socket) -> bool:
         return False
     except ConnectionResetError:
         return True
+
+
+def _close_in_children(descriptor: int) -> None:
+    """Let what this process forks not hold a descriptor; the program may have given its number to another file."""
+    file = os.fstat(descriptor)
+
+    def close() -> None:
+        try:
+            if os.path.samestat(file, os.fstat(descriptor)):
+                os.close(descriptor)
+        except OSError:
+            pass  # closed by the program
+
+    os.register_at_fork(after_in_child=close)
 
 
 def _take_descriptors(stdin: int, stdout: int, folder: int, stderr: int | None = None) -> None:

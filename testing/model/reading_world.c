@@ -45,6 +45,7 @@ enum {
     CANT_READ = 4, /* there was no descriptor for a kick */
     RAISES = 8,    /* the callback may raise */
     TWICE = 16,    /* receives two items */
+    KEPT = 32,     /* a handler may keep it from what it took */
 };
 
 typedef struct {
@@ -82,6 +83,7 @@ typedef enum {
     W_TAKE_WAKEUP,
     W_QUIT,
     W_LOOKED,
+    W_GIVE_BACK,
     /* The receiver. */
     R_NEXT,
     R_SLEEP,
@@ -110,6 +112,7 @@ typedef enum {
     C_NEXT,
     C_CALLBACK,
     C_MARKER,
+    C_GIVE_BACK,
     C_ABANDON,
     F_DISOWN,
     F_STOPPED,
@@ -134,6 +137,7 @@ static const char *const place_names[] = {
     [W_TAKE_WAKEUP] = "takes its wake-up",
     [W_QUIT] = "quits",
     [W_LOOKED] = "has quit",
+    [W_GIVE_BACK] = "gives its item back",
     [R_NEXT] = "receiver: next",
     [R_SLEEP] = "receiver: sleeps",
     [R_SLEPT] = "receiver: has slept",
@@ -160,6 +164,7 @@ static const char *const place_names[] = {
     [C_NEXT] = "takes an item for the callback",
     [C_CALLBACK] = "is in the callback",
     [C_MARKER] = "takes the end marker",
+    [C_GIVE_BACK] = "gives the item back",
     [C_ABANDON] = "abandons the callback",
     [F_DISOWN] = "disowns",
     [F_STOPPED] = "disowns: stopped",
@@ -281,10 +286,16 @@ see_taken(Queue *queue, int number)
     queue->last = (uint8_t)(number + 1);
 }
 
+static int
+number_of(ReadingItem item)
+{
+    return (int)((uint8_t *)item.object - w->fates);
+}
+
 static void
 see_item(Queue *queue, ReadingItem item)
 {
-    see_taken(queue, (int)((uint8_t *)item.object - w->fates));
+    see_taken(queue, number_of(item));
 }
 
 /* The role is used: whoever watches begins again. */
@@ -548,13 +559,41 @@ dispatch_one(Actor *actor)
 
 /* ---- a thread that waits ---- */
 
+/* A handler raises before the actor has what it took. */
+static bool
+is_kept_from(Actor *actor, ReadingItem item)
+{
+    actor->queue = (uint8_t)number_of(item);
+    return (program_of(actor)->flags & KEPT) && explore_choose(2) == 1;
+}
+
 static Step
-received(Actor *actor, bool an_end)
+give_back(Actor *actor, Place next)
+{
+    Queue *queue = &w->queues[program_of(actor)->queue];
+    int number = actor->queue;
+
+    if (reading_give_back(&w->reading, &queue->arrived, item_of(number), &actor->told) ==
+        ARRIVAL_NEEDS_ROOM) {
+        enlarge(queue, queue->arrived.capacity);
+        return STEP_CERTAIN;
+    }
+    w->fates[number] = FATE_QUEUED;
+    queue->last = (uint8_t)number;
+    return go(actor, next);
+}
+
+/* The item, or with NULL the end. */
+static Step
+received(Actor *actor, const ReadingItem *item)
 {
     const Program *program = program_of(actor);
     const Queue *queue = &w->queues[program->queue];
 
-    if (an_end) {
+    if (item != NULL && is_kept_from(actor, *item)) {
+        return go(actor, W_GIVE_BACK);
+    }
+    if (item == NULL) {
         explore_expect(queue->ended || w->stopped, "an end is received that is none");
     } else {
         explore_expect(program->kind == P_RECEIVE, "who waits for the end takes an item");
@@ -575,16 +614,16 @@ begin_to_wait(Actor *actor)
 
     if (program->kind == P_WAITCLOSE) {
         if (queue->arrived.ended) {
-            return received(actor, true);
+            return received(actor, NULL);
         }
     } else {
         switch (reading_take(&w->reading, &queue->arrived, &item)) {
         case TAKE_ITEM:
             see_item(queue, item);
-            return received(actor, false);
+            return received(actor, &item);
         case TAKE_END:
             explore_expect(queue->arrived.count == 0, "the end is received before the items");
-            return received(actor, true);
+            return received(actor, NULL);
         case TAKE_NONE:
             break;
         }
@@ -601,11 +640,11 @@ begin_to_wait(Actor *actor)
 }
 
 static Step
-leave_wait(Actor *actor, bool an_end)
+leave_wait(Actor *actor, const ReadingItem *item)
 {
     explore_expect(!actor->wakeup.released, "a wake-up is left that was not taken");
     memset(&actor->wakeup, 0, sizeof actor->wakeup);
-    return received(actor, an_end);
+    return received(actor, item);
 }
 
 static Step
@@ -618,11 +657,11 @@ waiter_next(Actor *actor)
     switch (reading_next(&w->reading, &actor->thread, &item, &actor->told)) {
     case NEXT_TAKE_ITEM:
         see_item(queue, item);
-        return leave_wait(actor, false);
+        return leave_wait(actor, &item);
     case NEXT_TAKE_END:
         explore_expect(actor->thread.for_end || queue->arrived.count == 0,
                        "the end is received before the items");
-        return leave_wait(actor, true);
+        return leave_wait(actor, NULL);
     case NEXT_READ:
         explore_expect(actor->thread.can_read, "a thread reads that can't");
         explore_expect(!w->stopping, "a thread reads after the stop");
@@ -820,6 +859,8 @@ waiter_step(Actor *actor)
         return waiter_next(actor);
     case W_DISPATCH:
         return waiter_dispatch(actor);
+    case W_GIVE_BACK:
+        return give_back(actor, GONE);
     case W_ENLARGE:
         enlarge(&w->queues[actor->queue], w->queues[actor->queue].arrived.capacity);
         return go(actor, W_DISPATCH);
@@ -1285,7 +1326,7 @@ other_step(Actor *actor)
         switch (reading_next_for_callback(&w->reading, &queue->arrived, &item)) {
         case TAKE_ITEM:
             see_item(queue, item);
-            return go(actor, C_CALLBACK);
+            return go(actor, is_kept_from(actor, item) ? C_GIVE_BACK : C_CALLBACK);
         case TAKE_END:
             explore_expect(queue->ended || w->stopped, "a callback ends before its queue");
             queue->drain = DIRECT;
@@ -1306,6 +1347,8 @@ other_step(Actor *actor)
         }
         (void)go(actor, program->flags & RAISES && explore_choose(2) == 1 ? C_ABANDON : C_NEXT);
         return STEP_OPTIONAL;
+    case C_GIVE_BACK:
+        return give_back(actor, C_ABANDON);
     case C_ABANDON:
         queue->has_callback = queue->has_marker = false;
         reading_abandon_callback(&w->reading, &queue->arrived);
