@@ -45,7 +45,7 @@ enum {
     CANT_READ = 4, /* there was no descriptor for a kick */
     RAISES = 8,    /* the callback may raise */
     TWICE = 16,    /* receives two items */
-    KEPT = 32,     /* a handler may keep it from what it took */
+    KEPT = 32,     /* is the main thread, and a handler may keep it from what it took */
 };
 
 typedef struct {
