@@ -31,10 +31,9 @@ READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINAR
 FOLDER = getattr(os, "O_DIRECTORY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # How opening tells that a name is gone, or that something is there now which can't be sent: a link (ELOOP, EMLINK),
-# a socket, a device. EINVAL is the word of readlink.
-REPLACED = frozenset(
-    getattr(errno, name, errno.ENOENT) for name in "ENOENT ENOTDIR ELOOP EMLINK ENXIO ENODEV EINVAL ESTALE".split()
-)
+# a folder, a socket, a device. EINVAL is the word of readlink.
+_NAMES = "ENOENT ENOTDIR EISDIR ELOOP EMLINK ENXIO ENODEV EINVAL ESTALE"
+REPLACED = frozenset(getattr(errno, name, errno.ENOENT) for name in _NAMES.split())
 
 
 class Replaced(Exception):
@@ -42,16 +41,35 @@ class Replaced(Exception):
 
 
 class Folder:
-    """A folder that is held open, for what is in it; raises Replaced for what is not as expected."""
+    """A folder that is held open, for what is in it; raises Replaced for what is not as expected.
 
-    def __init__(self, path: str, descriptor: int = -1) -> None:
+    It is the one at ``path``, which may lead through links, or the one of that ``name`` in ``parent``.
+    """
+
+    # Filled and emptied in one step each: wherever an interrupt comes, it is closed, and once.
+    _descriptors: list[int] | None = None
+
+    def __init__(self, path: str, parent: Folder | None = None, name: str = "") -> None:
         self.path = path
-        self.descriptor = descriptor
+        if not BY_DESCRIPTOR:
+            if parent is not None and not stat.S_ISDIR(parent.facts(name).st_mode):
+                raise Replaced(path)
+        elif parent is None:
+            self._descriptors = [_do(path, os.open, path, READ | FOLDER)]
+        else:
+            self._descriptors = [parent._at(os.open, name, READ | FOLDER | NO_LINK)]
 
-    @classmethod
-    def top(cls, path: str) -> Folder:
-        """The folder at ``path``, which may lead through links."""
-        return cls(path, _do(path, os.open, path, READ | FOLDER) if BY_DESCRIPTOR else -1)
+    @property
+    def descriptor(self) -> int:
+        assert self._descriptors, "who uses a folder has it open"
+        return self._descriptors[0]
+
+    def close(self) -> None:
+        """Let go of it; may be called again."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    __del__ = close
 
     def __enter__(self) -> Folder:
         return self
@@ -59,8 +77,7 @@ class Folder:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if BY_DESCRIPTOR:
-            os.close(self.descriptor)
+        self.close()
 
     def names(self) -> list[str]:
         """The names in it, in order."""
@@ -78,19 +95,16 @@ class Folder:
 
     def folder(self, name: str) -> Folder:
         """The folder ``name`` in it."""
-        path = os.path.join(self.path, name)
-        if BY_DESCRIPTOR:
-            return Folder(path, self._at(os.open, name, READ | FOLDER | NO_LINK))
-        if not stat.S_ISDIR(self.facts(name).st_mode):
-            raise Replaced(path)
-        return Folder(path)
+        return Folder(os.path.join(self.path, name), self, name)
 
-    def file(self, name: str) -> int:
-        """The file ``name`` in it, opened."""
+    def file(self, name: str) -> BinaryIO:
+        """The file ``name`` in it, opened; it may be something else than a file by now."""
         if not BY_DESCRIPTOR and not stat.S_ISREG(self.facts(name).st_mode):
             raise Replaced(os.path.join(self.path, name))
-        descriptor: int = self._at(os.open, name, READ | NO_LINK)
-        return descriptor
+        file: BinaryIO = _do(
+            os.path.join(self.path, name), open, name, "rb", opener=lambda *_: self._at(os.open, name, READ | NO_LINK)
+        )
+        return file
 
     def _at(self, call: Callable[..., Any], name: str, *args: object, **options: Any) -> Any:
         path = os.path.join(self.path, name)
@@ -180,7 +194,7 @@ class Source:
 
     def _open_folder(self, relpath: str) -> Folder:
         """The folder of an entry; the caller closes it."""
-        folder = Folder.top(self.top)
+        folder = Folder(self.top)
         for name in filter(None, relpath.split("/")):
             with folder:
                 folder = folder.folder(name)
@@ -193,19 +207,19 @@ class Source:
     def open(self, index: int) -> tuple[BinaryIO, int] | None:
         """A file and its size, from this moment; None if it is not there any more, or may not be read."""
         try:
-            descriptor = self._open_file(self.relpaths[index])
+            file = self._open_file(self.relpaths[index])
         except (Replaced, PermissionError):
             return None
-        facts = os.fstat(descriptor)
+        facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
-            os.close(descriptor)
+            file.close()
             return None
-        return open(descriptor, "rb"), facts.st_size
+        return file, facts.st_size
 
-    def _open_file(self, relpath: str) -> int:
+    def _open_file(self, relpath: str) -> BinaryIO:
         if not relpath:
-            descriptor: int = _do(self.top, os.open, self.top, READ)
-            return descriptor
+            file: BinaryIO = _do(self.top, open, self.top, "rb", opener=lambda *_: os.open(self.top, READ))
+            return file
         parent, _, name = relpath.rpartition("/")
         with self._open_folder(parent) as folder:
             return folder.file(name)

@@ -284,49 +284,6 @@ def test_a_busy_sender_does_not_keep_others_from_sending(size: int) -> None:
     assert run(script, str(size)) == "True"
 
 
-def test_a_handler_that_raises_while_a_callback_gets_what_waits_loses_no_item() -> None:
-    script = """
-    import random
-
-    class Hit(Exception):
-        pass
-
-    def handler(number, frame):
-        raise Hit
-
-    signal.signal(signal.SIGALRM, handler)
-    moments = random.Random(1)
-    peer = Peer(execnet)
-    wrong = hits = 0
-    for _ in range(40):
-        channel, got, count = peer.gateway.newchannel(), [], 1000
-        for number in range(count):
-            peer.send(channel, number)
-        while channel._queue.is_set() or len(peer.gateway._channelfactory._channels) > 1:
-            pass
-        try:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, moments.random() * 2e-3 + 5e-5)
-                channel.setcallback(got.append)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Hit:
-            hits += 1
-        if channel._queue.callback is None:
-            while len(got) < count:
-                got.append(channel.receive(5))
-        deadline = time.monotonic() + 5
-        while len(got) < count and time.monotonic() < deadline:
-            time.sleep(0.001)
-        wrong += got != list(range(count))
-        channel.close()
-        peer.message()
-        del channel
-    print(wrong, hits > 3)
-    """
-    assert run(script) == "0 True"
-
-
 def test_a_callback_that_raises_stopiteration_for_what_waits_fails() -> None:
     script = """
     peer = Peer(execnet)
@@ -344,41 +301,6 @@ def test_a_callback_that_raises_stopiteration_for_what_waits_fails() -> None:
         print(type(exc).__name__)
     """
     assert run(script) in ("RuntimeError", "RemoteError")
-
-
-def test_a_handler_that_raises_while_an_item_is_built_loses_none() -> None:
-    script = """
-    import random
-
-    class Hit(Exception):
-        pass
-
-    def handler(number, frame):
-        raise Hit
-
-    signal.signal(signal.SIGALRM, handler)
-    moments = random.Random(1)
-    peer = Peer(execnet)
-    channel, big, hits = peer.gateway.newchannel(), 1 << 100000, 0
-    for number in range(60):
-        peer.send(channel, (number, big))
-        while True:
-            item = None
-            try:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, moments.random() * 5e-3 + 5e-5)
-                    received = []
-                    received.extend(map(channel.receive, (5,)))
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except Hit:
-                hits += 1
-            if received:
-                break
-        assert received[0][0] == number
-    print(hits > 3)
-    """
-    assert run(script) == "True"
 
 
 @pytest.mark.parametrize("way", ["forked by a thread", "imported by a thread"])
@@ -583,3 +505,144 @@ def test_the_child_that_a_callback_forked_leaves_where_it_can_write_nothing(envi
     print(os.waitpid(forked[0], 0)[1] >> 8)
     """
     assert run(script, **environ) == "7"
+
+
+@c_core
+@pytest.mark.parametrize("how", ["thread", "fork"])
+def test_the_main_thread_is_interrupted_whoever_was_the_first_to_need_the_core(how: str) -> None:
+    script = """
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        raise Hit
+
+    def send_into_a_full_pipe():
+        peer = Peer(execnet, "pipe")
+        channel = peer.gateway.newchannel()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            channel.send(b"x" * 3_000_000)
+        except Hit:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(1, b"interrupted")
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            threading.Timer(10, os._exit, (1,)).start()
+            try:
+                send_into_a_full_pipe()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    def run(work):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    if sys.argv[1] == "fork":
+        Peer(execnet)
+        run(fork)
+    else:
+        run(lambda: Peer(execnet))
+        send_into_a_full_pipe()
+        os._exit(0)
+    """
+    assert run(script, how) == "interrupted"
+
+
+@both_cores
+def test_an_item_whose_reading_a_handler_interrupted_is_not_lost(environ: dict[str, str]) -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        if armed:
+            raise Hit
+
+    peer = Peer(execnet)
+    channel = peer.gateway.newchannel()
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    number, hits = 1 << 200_000, 0
+    for attempt in range(30):
+        peer.send(channel, (attempt, number))
+        armed, item = True, None
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.random() * 0.02 + 1e-4)
+            item = channel.receive(10)
+            armed = False
+        except Hit:
+            hits += 1
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert (item or channel.receive(10))[0] == attempt
+    print(hits > 0)
+    """
+    assert run(script, **environ) == "True"
+
+
+@both_cores
+def test_an_item_that_waits_is_not_lost_when_setcallback_is_interrupted(environ: dict[str, str]) -> None:
+    script = """
+    import random
+
+    class Hit(Exception):
+        pass
+
+    def handler(*args):
+        if armed:
+            raise Hit
+
+    peer = Peer(execnet)
+    signal.signal(signal.SIGALRM, handler)
+    moments = random.Random(1)
+    hits = 0
+    for _ in range(40):
+        channel = peer.gateway.newchannel()
+        peer.write(b"".join(peer.item(channel, number) for number in range(1000)))
+        peer.end(channel)
+        channel.waitclose(10)
+        got, armed = [], True
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.random() * 5e-4 + 2e-5)
+            channel.setcallback(got.append)
+            armed = False
+        except Hit:
+            armed = False
+            hits += 1
+            if channel._items is not None:
+                got.extend(channel)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert got == list(range(1000)), (len(got), sorted(set(range(1000)) - set(got)))
+    print(hits > 0)
+    """
+    assert run(script, **environ) == "True"
+
+
+@both_cores
+def test_who_drops_channels_all_the_time_keeps_nobody_from_sending(environ: dict[str, str]) -> None:
+    script = """
+    gateway = execnet.makegateway()
+    channel = gateway.remote_exec("for item in channel: channel.send(item)")
+
+    def drop():
+        while True:
+            gateway.newchannel()
+
+    for _ in range(2):
+        threading.Thread(target=drop, daemon=True).start()
+    for number in range(100):
+        channel.send(number)
+        assert channel.receive(15) == number
+    print("sent", flush=True)
+    os.kill(gateway.pid, 9)
+    os._exit(0)
+    """
+    assert run(script, **environ) == "sent"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import socket
 import stat
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.lines import AtLine, functions_of
 
 import execnet
 from execnet import RSync, rsync, rsync_remote, rsync_source
@@ -574,6 +577,38 @@ REPLACEMENTS = {
 
 
 @pytest.mark.usefixtures("way")
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt():
+    raise Interrupt
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_open(source):
+    (source / "folder" / "inner").mkdir(parents=True)
+    (source / "folder" / "inner" / "file").write_bytes(b"content")
+    (source / "folder" / "link").symlink_to("inner")
+    chosen = functions_of(rsync_source.__file__)
+    before = os.listdir("/proc/self/fd")
+    for line in itertools.count():
+        file = None
+        # close() is also the finalizer, whose exceptions nobody gets.
+        at_line = AtLine(line, interrupt, lambda code: chosen(code) and code.co_name != "close")
+        with contextlib.suppress(Interrupt), at_line:
+            read = rsync_source.Source(str(source), lambda path: True)
+            for index in read.sizes:
+                read.checksum(index)
+                file, _ = read.open(index)
+        if file is not None:
+            file.close()
+        assert os.listdir("/proc/self/fd") == before, at_line.where
+        if at_line.lines <= line:
+            break
+    assert line > 50
+
+
 class TestWhatChangesMeanwhile:
     @pytest.fixture(autouse=True)
     def outside(self, tmp_path):

@@ -54,8 +54,8 @@ class Ahead:
     """The specs that a group has named, and the starts begun for them.
 
     Of the one who begins and the one who asks, whoever takes the spec from `_announced` was first. Who begins has
-    entered its start before: so who asks and comes second finds it, and waits until it is begun. Of who discards and who
-    asks, too, whoever takes the start from `_begun` was first; it was entered in `_discarded` before.
+    entered its start before: so who asks and comes second finds it, and waits until it is begun. Of who discards and
+    who asks, too, whoever takes the start from `_begun` was first; it was entered in `_discarded` before.
     """
 
     def __init__(self, group: Home) -> None:

@@ -82,7 +82,7 @@
 {"reading: two can't read", false, {ITEM(0), ITEM(1), END},
  {{P_RECEIVE, 0, CANT_READ | TIMEOUT}, {P_RECEIVE, 1, CANT_READ}, {P_RECEIVE, 1, TIMEOUT}}},
 {"reading: kept from an item, two others receive", false, {ITEM(0), ITEM(0), ITEM(0), END},
- {{P_RECEIVE, 0, KEPT}, {P_RECEIVE, 0}, {P_RECEIVE, 0}}},
+ {{P_RECEIVE, 0, KEPT}, {P_RECEIVE, 0, TIMEOUT}, {P_RECEIVE, 0}}},
 {"reading: kept from an item, close", false, {ITEM(0), ITEM(1), END},
  {{P_RECEIVE, 0, KEPT}, {P_CLOSE, 0}, {P_RECEIVE, 0}}},
 {"reading: twice and twice", false, {ITEM(0), ITEM(1), ITEM(0), ITEM(1), END},
