@@ -1,8 +1,8 @@
 """Test the explorer: break the machines in one place at a time, and see what finds it.
 
-A mutant leaves out one statement or one part of a condition, or takes a condition as true or as false. The explorer
-runs over it with the machines' own assertions off, the small worlds first, then all; if it finds nothing, again with
-them on. What survives that is a hole in the model, or code that does nothing: unless EQUIVALENT says why. Writes
+A mutant leaves out one statement or one part of a condition, or takes a condition as true or as false, or always one
+side of a choice. The explorer runs over it with the machines' own assertions off, the small worlds first, then all; if
+it finds nothing, again with them on. What survives that is a hole in the model, or code that does nothing. Writes
 doc/model_mutants.txt.
 """
 
@@ -36,9 +36,6 @@ SKIPPED = re.compile(r"^(assert\(|\(void\)|reading_check|writing_check|return\b|
 # What begins or ends what is asked.
 MARK = re.compile(r"&&|\|\||[();?:,]|(?<![=!<>])=(?!=)|\breturn\b")
 STATEMENT_END = re.compile(r"[;{}]|\*/")
-
-# (file, function, mutant): why nothing can be seen of it.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
 
 
 @dataclass
@@ -224,8 +221,7 @@ def write_table(mutants: list[Mutant]) -> None:
         ".. Written by testing/model/mutants.py",
         "",
         f"Of {len(mutants)} mutants, the explorer itself finds {count('explorer')}, "
-        f"the machines' own assertions {count('assertion')} more; {count('equivalent')} are equivalent, "
-        f"{count('SURVIVED')} survive.",
+        f"the machines' own assertions {count('assertion')} more; {count('SURVIVED')} survive.",
         "",
         ".. list-table::",
         "   :header-rows: 1",
@@ -266,8 +262,6 @@ def main(arguments: list[str]) -> int:
             pool.submit(try_out, mutant, Path(folder), number, options.short) for number, mutant in enumerate(mutants)
         ]
         for mutant in (future.result() for future in as_completed(tried)):
-            if mutant.found_by == "SURVIVED" and mutant.key in EQUIVALENT:
-                mutant.found_by, mutant.check = "equivalent", EQUIVALENT[mutant.key]
             print(mutant.found_by, *mutant.key, "--", mutant.world, mutant.check, flush=True)
     mutants = [mutant for mutant in mutants if mutant.found_by != "compiler"]
     if not options.only and not options.short:

@@ -45,7 +45,7 @@ enum {
     CANT_READ = 4, /* there was no descriptor for a kick */
     RAISES = 8,    /* the callback may raise */
     TWICE = 16,    /* receives two items */
-    KEPT = 32,     /* a handler may keep it from what it took */
+    KEPT = 32,     /* is the main thread, and a handler may keep it from what it took */
 };
 
 typedef struct {
@@ -1424,6 +1424,23 @@ step(int number)
 
 /* ---- what holds ---- */
 
+/* What came in is queued in order; what was put, wherever it was. */
+static void
+check_queued(const ReadingQueue *arrived)
+{
+    int last = -1;
+
+    explore_expect(arrived->count <= arrived->capacity, "a queue holds more than it has room for");
+    for (size_t i = 0; i < arrived->count; i++) {
+        ReadingItem item = arrived->items[(arrived->first + i) & (arrived->capacity - 1)];
+        explore_expect(item.object != NULL && w->fates[number_of(item)] == FATE_QUEUED,
+                       "an item is queued that is not there");
+        int number = number_of(item);
+        explore_expect(number > last || number >= MESSAGES, "items are queued out of order");
+        last = number < MESSAGES ? number : last;
+    }
+}
+
 static void
 check_items(void)
 {
@@ -1436,6 +1453,7 @@ check_items(void)
             queued += of == i && w->fates[number] == FATE_QUEUED;
         }
         explore_expect(queued == queue->arrived.count, "an item is lost");
+        check_queued(&queue->arrived);
     }
     for (int number = 0; number < w->done; number++) {
         MessageKind kind = spec->script[number].kind;
