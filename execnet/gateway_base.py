@@ -16,7 +16,7 @@ import sys
 import time
 from _collections import deque
 from io import BytesIO
-from itertools import compress, count, repeat, starmap
+from itertools import compress, count, islice, repeat, starmap
 
 PY3 = sys.version_info[0] >= 3
 
@@ -759,6 +759,12 @@ PIPE_STRETCH = 65536
 LONGEST_AT_ONCE = 32768
 #: Who must not wait writes no more at once: what every output takes that poll() calls writable.
 SHORT_WRITE = 512
+#: And as one of many such.
+JOINED_WRITE = 4096 if sys.platform.startswith("linux") else SHORT_WRITE
+#: And writes no more messages for others, who go on leaving them.
+MOST_FOR_OTHERS = 100
+#: How often a thread finds others writing before it has them write its message, too.
+MOST_OVERTAKEN = 16
 
 
 class _Outgoing(object):
@@ -890,10 +896,26 @@ class Outlet(object):
                 if ident == self.receiver:
                     self._left.append(message)
                     break
-                self._free.wait(lambda way=way: self._may_look(way) or message.is_written())
+                self._wait_with(message, way)
             elif not self._take_over(holder):
                 self._left.append(message)
                 break
+
+    def _wait_with(self, message, way):
+        # For the way to be free; who is overtaken again and again leaves the message to those who overtake.
+        def is_so():
+            looks.append(None)
+            if len(looks) == MOST_OVERTAKEN:
+                self._left.append(message)
+            return self._may_look(way) or message.is_written()
+
+        looks = []
+        try:
+            self._free.wait(is_so)
+        except BaseException:  # of a signal handler
+            if not message.position():
+                self._forget(message)
+            raise
 
     def _may_look(self, way):
         # Whether who found way held looks again. After the close it stays held.
@@ -906,17 +928,27 @@ class Outlet(object):
 
     def send_left(self):
         """Write what was left as far as that takes no waiting; a thread is started for more."""
+        most = MOST_FOR_OTHERS
         try:
             while self._left and not self.way.holders:
-                for first in list(self._left)[:1]:
-                    if not self._takes_rest_of(first):
-                        self._start_helper()
-                        return
-                    self._write_as(_Outgoing(self.get_ident()), first)
+                first = self._first_left()
+                if first is None:
+                    break  # another thread took it along
+                if not most or not self._takes_rest_of(first):
+                    self._start_helper()
+                    return
+                most -= 1
+                self._write_as(_Outgoing(self.get_ident()), first)
         except (IOError, OSError, ValueError):
             self._left.clear()  # there is nobody to whom it could be sent
         if self._closes and not self._left:
             self._close_if_free()
+
+    def _first_left(self):
+        try:
+            return self._left[0]
+        except IndexError:
+            return None
 
     def _takes_rest_of(self, message):
         if self.fd is None:
@@ -937,10 +969,9 @@ class Outlet(object):
         ident = self.get_ident()
         try:
             while self._left and not self._is_closed:
-                hold, way = _Outgoing(ident), self.way
-                for first in list(self._left)[:1]:
-                    if self._write_as(hold, first) is not hold:
-                        self._free.wait(lambda way=way: self._may_look(way))
+                hold, way, first = _Outgoing(ident), self.way, self._first_left()
+                if first is not None and self._write_as(hold, first) is not hold:
+                    self._free.wait(lambda way=way: self._may_look(way))
         except (IOError, OSError, ValueError):
             self._left.clear()
         self._helpers.append(self._send_left_waiting)
@@ -951,8 +982,15 @@ class Outlet(object):
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
+            # What is left while this thread writes is for others to take along: it might never end.
+            older = len(self._left)
             while holder is hold and not way.successors:
-                first = (list(self._left) or [message])[0]
+                first = self._first_left()
+                if first is None or (older <= 0 and not first.position()):
+                    first = message
+                elif first.ident is None:
+                    first = self._joined(first)
+                older -= 1
                 if not first.is_written():
                     self._write(first, hold, way)
                 if self._left and first.is_written():
@@ -963,6 +1001,23 @@ class Outlet(object):
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
                 self._leave(hold, way)
+
+    def _joined(self, first):
+        # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in
+        # a loop is faster. If a handler raises in here, some are sent twice, which does no harm.
+        heads, size = [], 0
+        for message in list(islice(self._left, JOINED_WRITE // _header.size)):
+            size += message.size
+            if message.ident is not None or message.positions or size > JOINED_WRITE:
+                break
+            heads.append(message)
+        if len(heads) < 2:
+            return first
+        joined = _Outgoing(None, b"".join([message.head for message in heads]))
+        self._left.appendleft(joined)
+        for message in heads:
+            self._forget(message)
+        return joined
 
     def _leave(self, hold, way):
         # If a handler raises in here, the way stays held, until this thread sends or waits again and takes it over.
@@ -1051,6 +1106,11 @@ class Outlet(object):
         holder = self.way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
+
+    def __del__(self):
+        # What is left of ways whose holder was interrupted on leaving: nobody is in here any more.
+        for file in getattr(self, "files", ()):
+            file.close()
 
     def close(self, timeout):
         """Write nothing more: when what was left is written, or without it after timeout seconds, if given."""

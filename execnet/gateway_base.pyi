@@ -218,6 +218,9 @@ class Message:
 PIPE_STRETCH: int
 LONGEST_AT_ONCE: int
 SHORT_WRITE: int
+JOINED_WRITE: int
+MOST_FOR_OTHERS: int
+MOST_OVERTAKEN: int
 
 class _Outgoing:
     ident: int | None
@@ -254,6 +257,7 @@ class Outlet:
     def step_aside(self) -> None: ...
     def close(self, timeout: float) -> None: ...
     def disown(self) -> None: ...
+    def __del__(self) -> None: ...
 
 def is_ready_for(event: str | None, fd: int, unknown: bool = True) -> bool: ...
 

@@ -557,3 +557,25 @@ def test_an_item_that_waits_is_not_lost_when_setcallback_is_interrupted(environ:
     print(hits > 0)
     """
     assert run(script, **environ) == "True"
+
+
+@both_cores
+def test_who_drops_channels_all_the_time_keeps_nobody_from_sending(environ: dict[str, str]) -> None:
+    script = """
+    gateway = execnet.makegateway()
+    channel = gateway.remote_exec("for item in channel: channel.send(item)")
+
+    def drop():
+        while True:
+            gateway.newchannel()
+
+    for _ in range(2):
+        threading.Thread(target=drop, daemon=True).start()
+    for number in range(100):
+        channel.send(number)
+        assert channel.receive(15) == number
+    print("sent", flush=True)
+    os.kill(gateway.pid, 9)
+    os._exit(0)
+    """
+    assert run(script, **environ) == "sent"
