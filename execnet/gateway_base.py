@@ -1006,7 +1006,11 @@ class Outlet(object):
         # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in
         # a loop is faster. If a handler raises in here, some are sent twice, which does no harm.
         heads, size = [], 0
-        for message in list(islice(self._left, JOINED_WRITE // _header.size)):
+        try:
+            oldest = list(islice(self._left, JOINED_WRITE // _header.size))
+        except RuntimeError:
+            return first  # a finalizer has just left one more
+        for message in oldest:
             size += message.size
             if message.ident is not None or message.positions or size > JOINED_WRITE:
                 break
