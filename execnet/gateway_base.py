@@ -807,6 +807,30 @@ class _Outgoing(object):
         return self.size in self.positions
 
 
+class _Descriptor(object):
+    # A descriptor of our own, closed once, at the latest when nobody has it any more.
+
+    def __init__(self, fd):
+        self._open = [fd]
+
+    @property
+    def closed(self):
+        return not self._open
+
+    def fileno(self):
+        for fd in list(self._open):
+            return fd
+        raise ValueError("it is closed")
+
+    def close(self):
+        try:
+            exhaust(imap(os.close, starmap(self._open.pop, _ONCE)))
+        except IndexError:
+            pass  # it was closed before
+
+    __del__ = close
+
+
 class _Way(object):
     # To the other side: a descriptor, or none, and who writes to it.
 
@@ -863,7 +887,7 @@ class Outlet(object):
         return self.way.fd
 
     def _copy(self, fd):
-        file = self._execmodel.fdopen(os.dup(fd), "wb", 0)
+        file = _Descriptor(os.dup(fd))
         self.files.append(file)
         return _Way(file.fileno(), file)
 
@@ -1137,11 +1161,6 @@ class Outlet(object):
         holder = self.way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
-
-    def __del__(self):
-        # What is left of ways whose holder was interrupted on leaving: nobody is in here any more.
-        for file in getattr(self, "files", ()):
-            file.close()
 
     def close(self, timeout):
         """Write nothing more: when what was left is written, or without it after timeout seconds, if given."""
