@@ -1139,6 +1139,9 @@ class Outlet(object):
         way = self.way
         if way.holders.get(None) is not holder:
             return True
+        if not _is_within(holder):  # a handler raised when this thread was about to leave
+            self._leave(holder, way)
+            return True
         if way.fd is None or self._is_closed:  # whose number may be another file's by now
             return False
         try:
@@ -1195,6 +1198,20 @@ class Outlet(object):
         self._way = _Way()
         self._left = deque()
         self._free = Waiters(self._execmodel)
+
+
+#: The functions that hold a way, and by which of their variables.
+_HOLDERS = {vars(Outlet)["send"].__code__: "message", vars(Outlet)["_write_as"].__code__: "hold"}
+
+
+def _is_within(holder):
+    # Whether this thread goes on, when what interrupted it is done, in a function that holds a way by holder.
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _HOLDERS and frame.f_locals.get(_HOLDERS[frame.f_code]) is holder:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_unless_interrupted(exc):
