@@ -209,7 +209,7 @@ def _main_thread():
 
 #: And the main thread after so many: a signal that comes just before a lock blocks does not interrupt the lock.
 SIGNALS_WAIT = 0.05
-MAIN_THREAD = _main_thread()
+MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
 
 
 class Waiters(object):

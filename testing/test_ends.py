@@ -509,7 +509,8 @@ for wait in ("receive", "waitclose"):
     for _ in range(4):
         channel = gateway.remote_exec("channel.receive()")
         threading.Thread(target=getattr(channel, wait), daemon=True).start()
-gateway.remote_exec("channel.receive()").setcallback(print, endmarker=None)
+kept = gateway.remote_exec("channel.receive()")
+kept.setcallback(print, endmarker=None)
 def send():
     while True:
         try:
