@@ -1022,21 +1022,8 @@ class Outlet(object):
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
-            # What is left while this thread writes is for others to take along: it might never end.
-            older = len(self._left)
-            while holder is hold and not way.successors:
-                first = self._first_left()
-                if first is None or (older <= 0 and not first.position()):
-                    first = message
-                elif first.ident is None:
-                    first = self._joined(first)
-                older -= 1
-                if not first.is_written():
-                    self._write(first, hold, way)
-                if self._left and first.is_written():
-                    self._forget(first)
-                if message.is_written():
-                    break
+            if holder is hold:
+                self._write_up_to(message, hold, way)
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
@@ -1045,6 +1032,24 @@ class Outlet(object):
                 except BaseException:  # of a handler
                     self._leave_after_all(hold, way)
                     raise
+
+    def _write_up_to(self, message, hold, way):
+        # A function of its own for the sake of the finally above: some Pythons do not count a loop's jump back to it.
+        # What is left while this thread writes is for others to take along: it might never end.
+        older = len(self._left)
+        while not way.successors:
+            first = self._first_left()
+            if first is None or (older <= 0 and not first.position()):
+                first = message
+            elif first.ident is None:
+                first = self._joined(first)
+            older -= 1
+            if not first.is_written():
+                self._write(first, hold, way)
+            if self._left and first.is_written():
+                self._forget(first)
+            if message.is_written():
+                break
 
     def _joined(self, first):
         # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in
@@ -1823,24 +1828,29 @@ class ChannelFactory(object):
 
     def _deliver(self, queue):
         # What waits, to the callback, by who has begun it or has its baton.
-        callback, taken = queue.callback, []
+        taken = []
         try:
-            item = queue.next_for_callback(taken)
-            while item is not None and item is not ENDMARKER:
-                value = item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig)
-                # From the list into the callback in one step: a handler that raises before it loses no item.
-                returned = []
-                returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
-                if not returned:
-                    raise RuntimeError("callback raised StopIteration")
-                item = queue.next_for_callback(taken)
+            ends = self._deliver_items(queue, taken)
         except (DataFormatError, EOFError):
             raise
         except BaseException:
             queue.put_back(taken)
             raise
-        if item is ENDMARKER:
+        if ends:
             self._end_callback(queue)
+
+    def _deliver_items(self, queue, taken):
+        # Whether the end came. A function of its own, as _write_up_to is.
+        callback, item = queue.callback, queue.next_for_callback(taken)
+        while item is not None and item is not ENDMARKER:
+            value = item[0] if type(item) is tuple else loads_internal(item, self, queue.strconfig)
+            # From the list into the callback in one step: a handler that raises before it loses no item.
+            returned = []
+            returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
+            if not returned:
+                raise RuntimeError("callback raised StopIteration")
+            item = queue.next_for_callback(taken)
+        return item is ENDMARKER
 
     def _callback_failed(self, id, exc):
         if getattr(self.gateway, "_disowned", False):
