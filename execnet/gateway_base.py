@@ -1088,6 +1088,9 @@ class Outlet(object):
         way = self.way
         if way.holders.get(None) is not holder:
             return True
+        if not _is_within(holder):  # a handler raised when this thread was about to leave
+            self._leave(holder, way)
+            return True
         if way.fd is None or self._is_closed:  # whose number may be another file's by now
             return False
         try:
@@ -1110,11 +1113,6 @@ class Outlet(object):
         holder = self.way.holders.get(None)
         if holder is not None and holder.ident == self.get_ident() and self._take_over(holder):
             self.send_left()
-
-    def __del__(self):
-        # What is left of ways whose holder was interrupted on leaving: nobody is in here any more.
-        for file in getattr(self, "files", ()):
-            file.close()
 
     def close(self, timeout):
         """Write nothing more: when what was left is written, or without it after timeout seconds, if given."""
@@ -1149,6 +1147,20 @@ class Outlet(object):
         self._way = _Way()
         self._left = deque()
         self._free = Waiters(self._execmodel)
+
+
+#: The functions that hold a way, and by which of their variables.
+_HOLDERS = {vars(Outlet)["send"].__code__: "message", vars(Outlet)["_write_as"].__code__: "hold"}
+
+
+def _is_within(holder):
+    # Whether this thread goes on, when what interrupted it is done, in a function that holds a way by holder.
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _HOLDERS and frame.f_locals.get(_HOLDERS[frame.f_code]) is holder:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_unless_interrupted(exc):
