@@ -150,6 +150,9 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     } else if (outcome == RECEIVED_ITEM) {
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
                            PyBytes_GET_SIZE(item.object), &queue->options);
+        if (value != NULL && PyErr_CheckSignals() < 0) {
+            Py_CLEAR(value);
+        }
         if (value != NULL || codec_finds_unreadable(queue->connection->codec)) {
             Py_DECREF((PyObject *)item.object);
         } else { /* A signal handler raised, or memory lacks: the item was not received. */

@@ -496,7 +496,7 @@ def test_an_item_whose_reading_a_handler_interrupted_is_not_lost(environ: dict[s
         pass
 
     def handler(*args):
-        if armed:
+        if armed and args[1].f_code.co_name != "<module>":  # whose item it is by then
             raise Hit
 
     peer = Peer(execnet)
