@@ -982,25 +982,30 @@ class Outlet(object):
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
-            # What is left while this thread writes is for others to take along: it might never end.
-            older = len(self._left)
-            while holder is hold and not way.successors:
-                first = self._first_left()
-                if first is None or (older <= 0 and not first.position()):
-                    first = message
-                elif first.ident is None:
-                    first = self._joined(first)
-                older -= 1
-                if not first.is_written():
-                    self._write(first, hold, way)
-                if self._left and first.is_written():
-                    self._forget(first)
-                if message.is_written():
-                    break
+            if holder is hold:
+                self._write_up_to(message, hold, way)
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
                 self._leave(hold, way)
+
+    def _write_up_to(self, message, hold, way):
+        # A function of its own for the sake of the finally above: some Pythons do not count a loop's jump back to it.
+        # What is left while this thread writes is for others to take along: it might never end.
+        older = len(self._left)
+        while not way.successors:
+            first = self._first_left()
+            if first is None or (older <= 0 and not first.position()):
+                first = message
+            elif first.ident is None:
+                first = self._joined(first)
+            older -= 1
+            if not first.is_written():
+                self._write(first, hold, way)
+            if self._left and first.is_written():
+                self._forget(first)
+            if message.is_written():
+                break
 
     def _joined(self, first):
         # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in
@@ -1766,15 +1771,10 @@ class ChannelFactory(object):
 
     def _deliver(self, queue):
         # What waits, to the callback, by who has begun it or has its baton.
-        callback, taken = queue.callback, []
+        taken = []
+        # The loop is a function of its own: some Pythons do not count its jump back to the try that it stands in.
         try:
-            queue.next_for_callback(taken)
-            while taken and taken[0] is not ENDMARKER:
-                if type(taken[0]) is not tuple:
-                    taken[0] = (loads_internal(taken[0], self, queue.strconfig),)
-                # Taken out and called with in one step: what is left here when a signal handler raises is no call's.
-                exhaust(starmap(callback, starmap(taken.pop, _ONCE)))
-                queue.next_for_callback(taken)
+            self._deliver_items(queue, taken)
         except (DataFormatError, EOFError):
             raise
         except BaseException:
@@ -1782,6 +1782,16 @@ class ChannelFactory(object):
             raise
         if taken:
             self._end_callback(queue)
+
+    def _deliver_items(self, queue, taken):
+        callback = queue.callback
+        queue.next_for_callback(taken)
+        while taken and taken[0] is not ENDMARKER:
+            if type(taken[0]) is not tuple:
+                taken[0] = (loads_internal(taken[0], self, queue.strconfig),)
+            # Taken out and called with in one step: what is left here when a signal handler raises is no call's.
+            exhaust(starmap(callback, starmap(taken.pop, _ONCE)))
+            queue.next_for_callback(taken)
 
     def _callback_failed(self, id, exc):
         if getattr(self.gateway, "_disowned", False):
