@@ -19,6 +19,7 @@ import pytest
 from support import leaks
 from support.initiator import Initiator, is_running, wait_for_end
 from support.lines import AtLine, functions_of
+from support.blocked import await_blocked
 from support.processes import wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
@@ -1056,7 +1057,8 @@ os._exit(7)
     def test_a_template_that_can_open_no_more_files_says_so(self, group):
         gateway = group.makegateway("popen//warm")
         template = template_of(group).popen.pid
-        limit = len(os.listdir(f"/proc/{template}/fd")) + 2
+        await_blocked(template, template)  # it has let go of what was the first one's
+        limit = len(os.listdir(f"/proc/{template}/fd")) + 3
         resource.prlimit(template, resource.RLIMIT_NOFILE, (limit, limit))
         with pytest.raises(GatewayStartError, match="the template has too many open files"):
             group.makegateway("popen//warm")
