@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from support import leaks
+from support.blocked import await_blocked
 from support.initiator import Initiator, is_running, wait_for_end
 from support.lines import AtLine, functions_of
-from support.blocked import await_blocked
 from support.processes import wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
