@@ -99,8 +99,7 @@ class SshConnection:
         # Whether those that connect by themselves do so one after another.
         self._in_turn = False
         self._turn = threading.Lock()
-        # Guards what is known of the process and of its users, and is held for that only.
-        self._lock = threading.Lock()
+        # What is known of the process and of its users: each change is one step, no exception leaves half of it.
         self._popen: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._starting = True
@@ -140,8 +139,7 @@ class SshConnection:
             )
         except OSError:
             return False
-        with self._lock:
-            self._popen = popen
+        self._popen = popen
         return True
 
     def _connect(self) -> bool:
@@ -236,25 +234,21 @@ class SshConnection:
 
     def use(self, io: Any) -> None:
         """Don't be ended before ``io`` is released."""
-        with self._lock:
-            self._users.add(io)
+        self._users.add(io)
 
     def release(self, io: Any) -> None:
         """``io`` has ended; may be said again."""
-        with self._lock:
-            last = self._users == {io} and not self._starting
-            self._users.discard(io)
-        if last:
+        # Asked after that: of the last user and who says that all have started, one sees both, or each does.
+        self._users.discard(io)
+        if not self._users and not self._starting:
             self.close()
 
     # -- ending
 
     def all_started(self) -> None:
         """No more users will come: from now on the connection ends by itself, with its last session."""
-        with self._lock:
-            self._starting = False
-            unused = not self._users
-        if unused:
+        self._starting = False
+        if not self._users:
             self.close()
         else:
             self._end_input()
@@ -267,8 +261,7 @@ class SshConnection:
     def _shut(self) -> None:
         import shutil  # lazy: start-up speed
 
-        with self._lock:
-            popen, used = self._popen, bool(self._users)
+        popen, used = self._popen, bool(self._users)
         if popen is None:
             return
         if not used:
