@@ -39,6 +39,20 @@ def status_of_child(work):
     os.close(to_write)
     status = os.waitpid(pid, 0)[1]
     return os.read(to_read, 100).decode() if status == 0 else "hangs"
+
+def fork_at_the_first_call():
+    # A callback that forks once and tells if it is called in the child; and where the child's pid will be.
+    parent, forked = os.getpid(), []
+
+    def callback(item):
+        if os.getpid() != parent:
+            os.write(1, b"called in the child ")
+        elif not forked:
+            forked.append(None)
+            pid = os.fork()
+            forked[0] = pid
+
+    return callback, forked
 """
 
 
@@ -82,16 +96,7 @@ def test_a_child_forked_while_an_end_marker_is_delivered_has_no_connection(metho
 def test_the_child_that_an_end_marker_forked_calls_no_other_callback() -> None:
     script = """
     peer = Peer(execnet)
-    parent, forked = os.getpid(), []
-
-    def callback(item):
-        if os.getpid() != parent:
-            os.write(1, b"called in the child ")
-        elif not forked:
-            forked.append(None)
-            pid = os.fork()
-            forked[0] = pid
-
+    callback, forked = fork_at_the_first_call()
     channels = [peer.gateway.newchannel() for _ in range(3)]
     for channel in channels:
         channel.setcallback(callback, endmarker=None)
@@ -442,16 +447,7 @@ def test_what_an_end_marker_raises_keeps_no_other_channel_from_its_end(error: st
 def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(environ: dict[str, str]) -> None:
     script = """
     peer = Peer(execnet)
-    parent, forked = os.getpid(), []
-
-    def callback(item):
-        if os.getpid() != parent:
-            os.write(1, b"called in the child ")
-        elif not forked:
-            forked.append(None)
-            pid = os.fork()
-            forked[0] = pid
-
+    callback, forked = fork_at_the_first_call()
     channel = peer.gateway.newchannel()
     channel.setcallback(callback, endmarker=None)
     peer.send(channel, 1)
