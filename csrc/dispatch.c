@@ -302,20 +302,20 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
 static int
 python_request(ConnectionObject *connection, const Frame *frame, PyObject *payload)
 {
-    PyObject *channel = Py_NewRef(Py_None);
+    PyObject *channel = NULL;
 
     step_out(connection, frame->code > MESSAGE_CHANNEL_EXEC);
     if (frame->code == MESSAGE_CHANNEL_EXEC) {
         /* Data for the channel may follow at once, or its end, which is told to this very one. */
-        Py_DECREF(channel);
         channel = PyObject_CallMethod(connection->factory, "new", "i", (int)frame->channel);
         if (channel == NULL) {
             return -1;
         }
         step_out(connection, true);
     }
-    int outcome = call_received(connection, frame->code, frame->channel, payload, channel);
-    Py_DECREF(channel);
+    int outcome = call_received(connection, frame->code, frame->channel, payload,
+                                channel != NULL ? channel : Py_None);
+    Py_XDECREF(channel);
     return outcome;
 }
 
