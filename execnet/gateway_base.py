@@ -1083,7 +1083,7 @@ class Outlet(object):
 
     def _leave_after_all(self, hold, way):
         # A handler raised in _leave. If one does so in here, too, the way stays held until this thread sends or waits
-        # again, and takes it over: one with a descriptor, others for good.
+        # again, and leaves it then.
         if way.holders.get(None) is hold:
             self._leave(hold, way)
         else:  # which may be another's by now
