@@ -929,7 +929,7 @@ class Outlet(object):
             if self._is_closed:
                 raise ValueError("write to closed file")
             way = self.way
-            holder = self._write_as(message, message)
+            holder = self._write_as(message, self._write_up_to)
             if holder is message:
                 continue  # or was, until another one took the way over
             if holder.ident != ident:
@@ -971,14 +971,12 @@ class Outlet(object):
         most = MOST_FOR_OTHERS
         try:
             while self._left and not self.way.holders:
-                first = self._first_left()
-                if first is None:
-                    break  # another thread took it along
-                if not most or not self._takes_rest_of(first):
+                first, hold = self._first_left(), _Outgoing(self.get_ident())
+                waits = not most or self._write_as(hold, self._write_at_once) is hold
+                if waits and first is not None and self._first_left() is first:
                     self._start_helper()
                     return
                 most -= 1
-                self._write_as(_Outgoing(self.get_ident()), first)
         except (IOError, OSError, ValueError):
             self._left.clear()  # there is nobody to whom it could be sent
         if self._closes and not self._left:
@@ -1009,21 +1007,21 @@ class Outlet(object):
         ident = self.get_ident()
         try:
             while self._left and not self._is_closed:
-                hold, way, first = _Outgoing(ident), self.way, self._first_left()
-                if first is not None and self._write_as(hold, first) is not hold:
+                hold, way = _Outgoing(ident), self.way
+                if self._write_as(hold, self._write_oldest) is not hold:
                     self._free.wait(lambda way=way: self._may_look(way))
         except (IOError, OSError, ValueError):
             self._left.clear()
         self._helpers.append(self._send_left_waiting)
         self.send_left()
 
-    def _write_as(self, hold, message):
-        # Write what was left and message, if nobody else is writing; returns who is, or was until now.
+    def _write_as(self, hold, write):
+        # Do what write does with the way, if nobody else is writing; returns who is, or was until now.
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
             if holder is hold:
-                self._write_up_to(message, hold, way)
+                write(hold, way)
             return holder
         finally:
             if holder is hold or (holder is None and way.holders.get(None) is hold):
@@ -1033,23 +1031,38 @@ class Outlet(object):
                     self._leave_after_all(hold, way)
                     raise
 
-    def _write_up_to(self, message, hold, way):
-        # A function of its own for the sake of the finally above: some Pythons do not count a loop's jump back to it.
+    # Functions of their own for the sake of the finally above: some Pythons do not count a loop's jump back to it.
+
+    def _write_up_to(self, message, way):
+        # By message, which is its own hold: what was left before it, and message.
         # What is left while this thread writes is for others to take along: it might never end.
         older = len(self._left)
-        while not way.successors:
+        while not (message.is_written() or way.successors):
             first = self._first_left()
-            if first is None or (older <= 0 and not first.position()):
-                first = message
-            elif first.ident is None:
-                first = self._joined(first)
+            if first is None or first is message or (older <= 0 and not first.position()):
+                self._write(message, message, way)
+            else:
+                self._write_oldest(message, way)
             older -= 1
-            if not first.is_written():
-                self._write(first, hold, way)
-            if self._left and first.is_written():
-                self._forget(first)
-            if message.is_written():
-                break
+        if self._left:
+            self._forget(message)
+
+    def _write_at_once(self, hold, way):
+        first = self._first_left()
+        if first is not None and self._takes_rest_of(first):
+            self._write_oldest(hold, way)
+
+    def _write_oldest(self, hold, way):
+        # Of those that were left.
+        first = self._first_left()
+        if first is None:
+            return  # another thread took it along
+        if first.ident is None:
+            first = self._joined(first)
+        if not first.is_written():
+            self._write(first, hold, way)
+        if first.is_written():
+            self._forget(first)
 
     def _joined(self, first):
         # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in

@@ -719,6 +719,24 @@ def test_a_finalizer_never_waits_and_its_message_needs_no_other_to_go_out(peer: 
     assert Call(seconds_of, dropped.pop).result(SOON) < 0.5
     reader = Call(lambda: [peer.message()[:2] for _ in range(pages - 1 + 1000)])
     assert sorted(id for code, id in reader.result(SOON) if code != peer.DATA) == ids
+    # Each was told once.
+    channel.send(b"end")
+    assert peer.message()[:2] == (peer.DATA, channel.id)
+
+
+@pytest.mark.parametrize("transport", ["pipe"], indirect=True)
+def test_a_send_does_not_wait_for_what_finalizers_left_to_it(peer: Peer) -> None:
+    channel = peer.gateway.newchannel()
+    dropped = [peer.gateway.newchannel() for _ in range(10_000)]
+    item = b"x" * (PAGE - HEADER.size - len(peer.base.dumps_internal(b"")))
+    pages = fcntl.fcntl(peer.in_.fileno(), fcntl.F_GETPIPE_SZ) // PAGE
+    for _ in range(pages):
+        channel.send(item)
+    last = Call(channel.send, item).await_blocked()
+    dropped.clear()
+    # Room for the last one and for some of what was left, not for all of it.
+    peer.read(2 * PAGE)
+    last.result(SOON)
 
 
 def seconds_of(call: Callable[[], object]) -> float:
