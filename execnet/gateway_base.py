@@ -254,6 +254,38 @@ class Waiters(object):
             pass  # woken at the same time
 
 
+#: Whether there is one that no handler can interrupt between the wait and its result.
+HAS_SIMPLE_QUEUE = sys.version_info >= (3, 7) and sys.implementation.name == "cpython"
+
+
+class Tokens(object):
+    """Tokens to wait for and take, one for each who comes: as much of a SimpleQueue as is needed here."""
+
+    class Empty(Exception):
+        pass
+
+    def __init__(self, execmodel):
+        self._there = []
+        self._waiters = Waiters(execmodel)
+
+    def put(self, token):
+        self._there.append(token)
+        self._waiters.wake()
+
+    def get(self, block, timeout):
+        taken = []
+        if not self._waiters.wait(lambda: taken or self._takes(taken), timeout):
+            raise self.Empty()
+        return taken[0]
+
+    def _takes(self, taken):
+        try:
+            taken.append(self._there.pop())
+        except IndexError:
+            pass
+        return taken
+
+
 class OneShot(object):
     """A flag that is set once and can be waited for by many."""
 
@@ -310,6 +342,10 @@ class ExecModel(object):
     @property
     def socket(self):
         return self._module("socket")
+
+    def _tokens(self):
+        """A SimpleQueue, or the like, and what its get() raises after the timeout."""
+        return Tokens(self), Tokens.Empty
 
     # What Waiters wait by: made so that one has to wait, woken, waited for.
 
@@ -372,6 +408,14 @@ class ThreadExecModel(ExecModel):
         return lock
 
     if PY3:
+
+        def _tokens(self):
+            # Not where the locks were replaced by those of green threads.
+            if HAS_SIMPLE_QUEUE and type(_thread.allocate_lock) is type(len):
+                import _queue  # lazy: the C core needs none
+
+                return _queue.SimpleQueue(), _queue.Empty
+            return ExecModel._tokens(self)
 
         def RLock(self):
             return _thread.RLock()
@@ -1286,7 +1330,10 @@ class _Delivery(object):
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
-    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.
+    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.  Who receives
+    takes a token before it takes an item, so that none waits while there is one: there are always as many tokens as
+    items, and one more after the end.  Where a handler raises, and where a callback takes items, there are too many;
+    who gets one of those waits again.
     """
 
     delivery = None
@@ -1303,6 +1350,7 @@ class ItemQueue(object):
         self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
         self._execmodel = execmodel
         self._outlet = getattr(channel.gateway, "_outlet", None)
+        self._tokens, self._Empty = execmodel._tokens()
         self._waiters = Waiters(execmodel)
         self._ended = False
 
@@ -1322,38 +1370,49 @@ class ItemQueue(object):
 
     def disown(self, execmodel):
         """In a forked child, where nobody else waits: let the queue end."""
+        self._tokens, self._Empty = execmodel._tokens()
         self._waiters = Waiters(execmodel)
         self.set()
 
     def put(self, item):
         self.items.append(item)
-        waiting = self._waiters.any
-        while waiting:
-            # As wake() does it, but sooner done: in the receiver thread no handler raises.
-            try:
-                waiter = waiting.pop()
-            except IndexError:
-                break  # another thread was faster
-            self._execmodel._wake(waiter)
+        if self.delivery is None:
+            self._tokens.put(None)
 
     def put_back(self, taken):
         """What was taken is the next item again."""
         if taken and taken[0] is not ENDMARKER:
             self.items.extendleft(taken)
-            self._waiters.wake()
+            self._tokens.put(None)
 
     def take(self, taken, timeout=None, wakeup=LONGEST_WAIT):
         """Move the next item into the list taken, in one step, or put ENDMARKER there after the end.
 
         Leaves it empty if there was nothing within timeout seconds.
         """
-        if not self._takes(taken) and timeout != 0:
-            self._wait_for(lambda: self._takes(taken), timeout, wakeup)
+        if wakeup > SIGNALS_WAIT and _thread.get_ident() == MAIN_THREAD:
+            wakeup = SIGNALS_WAIT
+        deadline = timeout if timeout is None else now() + timeout
+        while not taken:
+            if not self.items:
+                self._step_aside()
+            seconds = wakeup if deadline is None else max(min(wakeup, deadline - now()), 0)
+            try:
+                self._tokens.get(True, seconds)
+                if self._takes(taken) and taken[0] is ENDMARKER:
+                    self._tokens.put(None)  # for the next one
+            except self._Empty:
+                if self.is_waiting():  # a signal handler raised that
+                    self._tokens.put(None)
+                if not seconds:
+                    break
+            except BaseException:  # a signal handler raised
+                self._tokens.put(None)
+                raise
 
-    def _wait_for(self, is_so, timeout, wakeup=LONGEST_WAIT):
+    def _step_aside(self):
         if self._outlet is not None and self._outlet.way.holders:
             self._outlet.step_aside()
-        return self._waiters.wait(is_so, timeout, wakeup)
 
     def _takes(self, taken):
         # Whether one was taken, now or before.
@@ -1386,11 +1445,15 @@ class ItemQueue(object):
         try:
             self._ended = True
         finally:
-            self._waiters.wake()
+            try:
+                self._tokens.put(None)
+            finally:
+                self._waiters.wake()
 
     def wait(self, timeout=None):
         """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
-        return self._wait_for(self.is_set, timeout)
+        self._step_aside()
+        return self._waiters.wait(self.is_set, timeout)
 
     def begin_callback(self, callback, endmarker):
         """Set the callback, unless there is one; who does gives it what waits, by next_for_callback()."""
@@ -1400,6 +1463,7 @@ class ItemQueue(object):
     def abandon_callback(self):
         """The callback is none: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
+        exhaust(imap(self._tokens.put, tuple(self.items)))
 
     def next_for_callback(self, taken):
         """The next item for who has the baton, put into the list taken as well; without one, the baton is let go.
