@@ -54,10 +54,10 @@ lendable(Outlet *outlet, const struct iovec *piece)
 }
 
 static ssize_t
-lend(Outlet *outlet, const struct iovec *piece, size_t size)
+lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
 {
     struct iovec part = {piece->iov_base, size};
-    ssize_t count = vmsplice(outlet->fd, &part, 1, 0);
+    ssize_t count = vmsplice(outlet->fd, &part, 1, waits ? 0 : SPLICE_F_NONBLOCK);
 
     if (count > 0) {
         outlet->lent = true;
@@ -102,11 +102,12 @@ lendable(Outlet *outlet, const struct iovec *piece)
 }
 
 static ssize_t
-lend(Outlet *outlet, const struct iovec *piece, size_t size)
+lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
 {
     (void)outlet;
     (void)piece;
     (void)size;
+    (void)waits;
     return 0;
 }
 
@@ -151,11 +152,11 @@ copy(Outlet *outlet, const struct iovec *pieces, int count)
 }
 
 static ssize_t
-write_pipe(Outlet *outlet, const struct iovec *pieces, int count)
+write_pipe(Outlet *outlet, const struct iovec *pieces, int count, bool waits)
 {
     size_t size = lendable(outlet, pieces);
 
-    return size > 0 ? lend(outlet, pieces, size) : copy(outlet, pieces, count);
+    return size > 0 ? lend(outlet, pieces, size, waits) : copy(outlet, pieces, count);
 }
 
 static bool
@@ -170,14 +171,14 @@ sigpipe_kills(void)
 /* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken
  * away. */
 static ssize_t
-write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count)
+write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count, bool waits)
 {
     sigset_t pipe_only, before, pending;
 
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    ssize_t written = write_pipe(outlet, pieces, count);
+    ssize_t written = write_pipe(outlet, pieces, count, waits);
     int error = errno;
     if (written < 0 && error == EPIPE && !sigismember(&before, SIGPIPE)) {
         int taken;
@@ -191,7 +192,7 @@ write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count)
 }
 
 static ssize_t
-write_once(Outlet *outlet, struct iovec *pieces, int count)
+write_once(Outlet *outlet, struct iovec *pieces, int count, bool waits)
 {
     outlet->cut_short = false;
 #ifdef MSG_NOSIGNAL
@@ -203,16 +204,19 @@ write_once(Outlet *outlet, struct iovec *pieces, int count)
         return sent;
     }
 #endif
-    return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count)
-                           : write_pipe(outlet, pieces, count);
+    return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count, waits)
+                           : write_pipe(outlet, pieces, count, waits);
 }
 
 /* ---- all of it ---- */
 
 static OutletOutcome
-outcome_of_error(Outlet *outlet)
+outcome_of_error(Outlet *outlet, bool waits)
 {
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        if (!waits) {
+            return OUTLET_FULL;
+        }
         struct pollfd one = {.fd = outlet->fd, .events = POLLOUT};
         return poll(&one, 1, -1) < 0 ? OUTLET_INTERRUPTED : OUTLET_MORE;
     }
@@ -235,16 +239,20 @@ move_on(struct iovec *pieces, size_t written)
 }
 
 OutletOutcome
-outlet_write(Outlet *outlet, struct iovec *pieces, int count)
+outlet_write(Outlet *outlet, struct iovec *pieces, int count, bool waits)
 {
     while (count > 0 && pieces->iov_len == 0) {
         pieces++;
         count--;
     }
     if (count > 0) {
-        ssize_t written = write_once(outlet, pieces, count);
+        /* Only who lends can say that it does not wait. */
+        if (!waits && lendable(outlet, pieces) == 0 && !fdio_writable(outlet->fd)) {
+            return OUTLET_FULL;
+        }
+        ssize_t written = write_once(outlet, pieces, count, waits);
         if (written < 0) {
-            return outcome_of_error(outlet);
+            return outcome_of_error(outlet, waits);
         }
         move_on(pieces, (size_t)written);
     }

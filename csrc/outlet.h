@@ -20,6 +20,7 @@ typedef struct {
 typedef enum {
     OUTLET_WRITTEN,
     OUTLET_MORE,        /* not all yet: go on */
+    OUTLET_FULL,        /* nothing: there is no room, and the call was not to wait */
     OUTLET_INTERRUPTED, /* not all yet: look for signals, and go on */
     OUTLET_FAILED,      /* see errno */
 } OutletOutcome;
@@ -30,8 +31,9 @@ enum { OUTLET_MOST_PIECES = 3 };
 Outlet outlet_on(int fd, bool lends);
 
 /* Write pieces, with one call of the system, and move them on by what was written: a signal that
-   comes between two such calls would not end the second. The pieces' memory may be used again when
-   all is written. SIGPIPE does not get through to the process. */
-OutletOutcome outlet_write(Outlet *outlet, struct iovec *pieces, int count);
+   comes between two such calls would not end the second. Where there is no room at all, `waits`
+   says whether to wait for it. The pieces' memory may be used again when all is written. SIGPIPE
+   does not get through to the process. */
+OutletOutcome outlet_write(Outlet *outlet, struct iovec *pieces, int count, bool waits);
 
 #endif

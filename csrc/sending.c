@@ -43,7 +43,7 @@ write_to_the_end(ConnectionObject *connection, struct iovec *pieces, int count)
     OutletOutcome written;
 
     do {
-        written = outlet_write(&connection->outlet, pieces, count);
+        written = outlet_write(&connection->outlet, pieces, count, true);
     } while (written == OUTLET_INTERRUPTED || written == OUTLET_MORE);
     if (written == OUTLET_FAILED) {
         fail(connection, errno);
@@ -329,10 +329,11 @@ typedef enum {
 static WriteOutcome
 write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, bool looks)
 {
+    bool waits = true;
     int64_t look_at = 0;
 
     for (;;) {
-        OutletOutcome written = outlet_write(&connection->outlet, vectors, count);
+        OutletOutcome written = outlet_write(&connection->outlet, vectors, count, waits);
         if (written == OUTLET_WRITTEN) {
             return WRITE_DONE;
         }
@@ -344,11 +345,12 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
             continue;
         }
         /* A signal that came between two calls of the system does not end the second. */
+        waits = false;
         if (look_at == 0) {
             look_at = fdio_now() + ROOM_MS;
         }
         if (written == OUTLET_INTERRUPTED || fdio_now() >= look_at ||
-            !fdio_wait_for_room(connection->outlet.fd, ROOM_MS)) {
+            (written == OUTLET_FULL && !fdio_wait_for_room(connection->outlet.fd, ROOM_MS))) {
             return WRITE_LOOK;
         }
     }
