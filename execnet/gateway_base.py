@@ -254,38 +254,6 @@ class Waiters(object):
             pass  # woken at the same time
 
 
-#: Whether there is one that no handler can interrupt between the wait and its result.
-HAS_SIMPLE_QUEUE = sys.version_info >= (3, 7) and sys.implementation.name == "cpython"
-
-
-class Tokens(object):
-    """Tokens to wait for and take, one for each who comes: as much of a SimpleQueue as is needed here."""
-
-    class Empty(Exception):
-        pass
-
-    def __init__(self, execmodel):
-        self._there = []
-        self._waiters = Waiters(execmodel)
-
-    def put(self, token):
-        self._there.append(token)
-        self._waiters.wake()
-
-    def get(self, block, timeout):
-        taken = []
-        if not self._waiters.wait(lambda: taken or self._takes(taken), timeout):
-            raise self.Empty()
-        return taken[0]
-
-    def _takes(self, taken):
-        try:
-            taken.append(self._there.pop())
-        except IndexError:
-            pass
-        return taken
-
-
 class OneShot(object):
     """A flag that is set once and can be waited for by many."""
 
@@ -343,20 +311,18 @@ class ExecModel(object):
     def socket(self):
         return self._module("socket")
 
-    def _tokens(self):
-        """A SimpleQueue, or the like, and what its get() raises after the timeout."""
-        return Tokens(self), Tokens.Empty
+    # What threads wait by: made so that one has to wait, woken, woken if nobody has done so, waited for, by one.
 
-    # What Waiters wait by: made so that one has to wait, woken, waited for.
-
-    _wake = methodcaller("set")
+    _wake = _ring = methodcaller("set")
 
     def _waiter(self):
         return self.Event()
 
     def _await(self, waiter, seconds):
         waiter.wait(seconds)
-        return waiter.is_set()
+        is_set = waiter.is_set()
+        waiter.clear()
+        return is_set
 
     def Lock(self):
         return self._module("threading").Lock()
@@ -407,15 +373,15 @@ class ThreadExecModel(ExecModel):
         lock.acquire()
         return lock
 
+    @staticmethod
+    def _ring(waiter):
+        if waiter.locked():
+            try:
+                waiter.release()
+            except _thread.error:
+                pass  # another thread did
+
     if PY3:
-
-        def _tokens(self):
-            # Not where the locks were replaced by those of green threads.
-            if HAS_SIMPLE_QUEUE and type(_thread.allocate_lock) is type(len):
-                import _queue  # lazy: the C core needs none
-
-                return _queue.SimpleQueue(), _queue.Empty
-            return ExecModel._tokens(self)
 
         def RLock(self):
             return _thread.RLock()
@@ -1330,10 +1296,9 @@ class _Delivery(object):
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
-    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.  Who receives
-    takes a token before it takes an item, so that none waits while there is one: there are always as many tokens as
-    items, and one more after the end.  Where a handler raises, and where a callback takes items, there are too many;
-    who gets one of those waits again.
+    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.  Who waits for
+    one waits for the bell, which one thread hears.  While there are items, or after the end, it has been rung, or who
+    heard it last has yet to look, and rings for the next one if there is more.
     """
 
     delivery = None
@@ -1350,7 +1315,7 @@ class ItemQueue(object):
         self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
         self._execmodel = execmodel
         self._outlet = getattr(channel.gateway, "_outlet", None)
-        self._tokens, self._Empty = execmodel._tokens()
+        self._bell = execmodel._waiter()
         self._waiters = Waiters(execmodel)
         self._ended = False
 
@@ -1370,45 +1335,43 @@ class ItemQueue(object):
 
     def disown(self, execmodel):
         """In a forked child, where nobody else waits: let the queue end."""
-        self._tokens, self._Empty = execmodel._tokens()
+        self._bell = execmodel._waiter()
         self._waiters = Waiters(execmodel)
         self.set()
 
     def put(self, item):
         self.items.append(item)
-        if self.delivery is None:
-            self._tokens.put(None)
+        self._execmodel._ring(self._bell)
 
     def put_back(self, taken):
         """What was taken is the next item again."""
         if taken and taken[0] is not ENDMARKER:
-            self.items.extendleft(taken)
-            self._tokens.put(None)
+            try:
+                self.items.extendleft(taken)
+            finally:
+                self._execmodel._ring(self._bell)
 
     def take(self, taken, timeout=None, wakeup=LONGEST_WAIT):
         """Move the next item into the list taken, in one step, or put ENDMARKER there after the end.
 
         Leaves it empty if there was nothing within timeout seconds.
         """
+        if self._takes(taken):
+            return
         if wakeup > SIGNALS_WAIT and _thread.get_ident() == MAIN_THREAD:
             wakeup = SIGNALS_WAIT
         deadline = timeout if timeout is None else now() + timeout
         while not taken:
-            if not self.items:
-                self._step_aside()
-            seconds = wakeup if deadline is None else max(min(wakeup, deadline - now()), 0)
+            self._step_aside()
+            seconds = wakeup if deadline is None else min(wakeup, deadline - now())
+            if seconds <= 0:
+                break
             try:
-                self._tokens.get(True, seconds)
-                if self._takes(taken) and taken[0] is ENDMARKER:
-                    self._tokens.put(None)  # for the next one
-            except self._Empty:
-                if self.is_waiting():  # a signal handler raised that
-                    self._tokens.put(None)
-                if not seconds:
-                    break
-            except BaseException:  # a signal handler raised
-                self._tokens.put(None)
-                raise
+                self._execmodel._await(self._bell, seconds)
+                self._takes(taken)
+            finally:
+                if self.items or self._ended:
+                    self._execmodel._ring(self._bell)
 
     def _step_aside(self):
         if self._outlet is not None and self._outlet.way.holders:
@@ -1446,7 +1409,7 @@ class ItemQueue(object):
             self._ended = True
         finally:
             try:
-                self._tokens.put(None)
+                self._execmodel._ring(self._bell)
             finally:
                 self._waiters.wake()
 
@@ -1463,7 +1426,6 @@ class ItemQueue(object):
     def abandon_callback(self):
         """The callback is none: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
-        exhaust(imap(self._tokens.put, tuple(self.items)))
 
     def next_for_callback(self, taken):
         """The next item for who has the baton, put into the list taken as well; without one, the baton is let go.

@@ -23,7 +23,7 @@ PACKAGE_PARENT = str(Path(execnet.__file__).resolve().parents[1])
 # A worker loads these, what they load, and no module more. Before adding one, measure what it costs:
 # `python -X importtime`, `make bench`.
 CORE_WORKER = "gc, struct" + (", threading" if sys.version_info < (3, 13) else "")
-PORTABLE_WORKER = f"{CORE_WORKER}, weakref, _queue"
+PORTABLE_WORKER = f"{CORE_WORKER}, weakref"
 EXECNET = {"execnet", "execnet.gateway_base"}
 
 NAMES = "sorted(name for name in sys.modules if name != '__main__')"
