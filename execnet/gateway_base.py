@@ -212,6 +212,44 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
 
 
+# What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
+_release = methodcaller("release")
+
+
+class _EventLock(object):
+    # Such a lock for green threads.
+
+    def __init__(self, event):
+        self._event = event
+        self.release = event.set
+
+    def locked(self):
+        return not self._event.is_set()
+
+    def acquire(self, blocking, seconds):
+        self._event.wait(seconds)
+        is_set = self._event.is_set()
+        self._event.clear()
+        return is_set
+
+
+class _PolledLock(object):
+    # And for Python 2, no wait of which can be interrupted.
+
+    def __init__(self, lock):
+        self._lock = lock
+        self.locked, self.release = lock.locked, lock.release
+
+    def acquire(self, blocking, seconds):
+        deadline, delay = now() + seconds, 0.0005
+        while not self._lock.acquire(0):
+            delay = min(2 * delay, deadline - now(), 0.05)
+            if delay <= 0:
+                return False
+            time.sleep(delay)
+        return True
+
+
 class Waiters(object):
     """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
 
@@ -222,26 +260,25 @@ class Waiters(object):
     def wake(self):
         """Let all of them look again: to be called after what they wait for has become so."""
         try:
-            exhaust(imap(self._execmodel._wake, starmap(self.any.pop, repeat((), len(self.any)))))
+            exhaust(imap(_release, starmap(self.any.pop, repeat((), len(self.any)))))
         except IndexError:
             pass  # another thread woke them
 
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
-        start, end = self._execmodel._waiter, self._execmodel._await
         if _thread.get_ident() == MAIN_THREAD:
             wakeup = min(wakeup, SIGNALS_WAIT)
         while not is_so():
             seconds = wakeup if deadline is None else min(wakeup, deadline - now())
             if seconds <= 0:
                 return False
-            waiter, woken = start(), False
+            waiter, woken = self._execmodel._waiter(), False
             self.any.append(waiter)
             try:
                 if is_so():
                     return True
-                woken = end(waiter, seconds)
+                woken = waiter.acquire(True, seconds)
             finally:
                 if not woken:
                     self._forget(waiter)
@@ -311,18 +348,8 @@ class ExecModel(object):
     def socket(self):
         return self._module("socket")
 
-    # What threads wait by: made so that one has to wait, woken, woken if nobody has done so, waited for, by one.
-
-    _wake = _ring = methodcaller("set")
-
     def _waiter(self):
-        return self.Event()
-
-    def _await(self, waiter, seconds):
-        waiter.wait(seconds)
-        is_set = waiter.is_set()
-        waiter.clear()
-        return is_set
+        return _EventLock(self.Event())
 
     def Lock(self):
         return self._module("threading").Lock()
@@ -365,42 +392,16 @@ class ThreadExecModel(ExecModel):
     def Lock(self):
         return _thread.allocate_lock()
 
-    _wake = methodcaller("release")
-
     @staticmethod
     def _waiter():
         lock = _thread.allocate_lock()
         lock.acquire()
-        return lock
-
-    @staticmethod
-    def _ring(waiter):
-        if waiter.locked():
-            try:
-                waiter.release()
-            except _thread.error:
-                pass  # another thread did
+        return lock if PY3 else _PolledLock(lock)
 
     if PY3:
 
         def RLock(self):
             return _thread.RLock()
-
-        @staticmethod
-        def _await(waiter, seconds):
-            return waiter.acquire(True, seconds)
-
-    else:
-
-        def _await(self, waiter, seconds):
-            # No wait of Python 2 can be interrupted.
-            deadline, delay = now() + seconds, 0.0005
-            while not waiter.acquire(0):
-                delay = min(2 * delay, deadline - now(), 0.05)
-                if delay <= 0:
-                    return False
-                time.sleep(delay)
-            return True
 
 
 class MainThreadOnlyExecModel(ThreadExecModel):
@@ -1341,7 +1342,14 @@ class ItemQueue(object):
 
     def put(self, item):
         self.items.append(item)
-        self._execmodel._ring(self._bell)
+        self._ring()
+
+    def _ring(self):
+        if self._bell.locked():
+            try:
+                self._bell.release()
+            except _thread.error:
+                pass  # another thread did
 
     def put_back(self, taken):
         """What was taken is the next item again."""
@@ -1349,7 +1357,7 @@ class ItemQueue(object):
             try:
                 self.items.extendleft(taken)
             finally:
-                self._execmodel._ring(self._bell)
+                self._ring()
 
     def take(self, taken, timeout=None, wakeup=LONGEST_WAIT):
         """Move the next item into the list taken, in one step, or put ENDMARKER there after the end.
@@ -1367,11 +1375,11 @@ class ItemQueue(object):
             if seconds <= 0:
                 break
             try:
-                self._execmodel._await(self._bell, seconds)
+                self._bell.acquire(True, seconds)
                 self._takes(taken)
             finally:
                 if self.items or self._ended:
-                    self._execmodel._ring(self._bell)
+                    self._ring()
 
     def _step_aside(self):
         if self._outlet is not None and self._outlet.way.holders:
@@ -1409,7 +1417,7 @@ class ItemQueue(object):
             self._ended = True
         finally:
             try:
-                self._execmodel._ring(self._bell)
+                self._ring()
             finally:
                 self._waiters.wake()
 
@@ -2529,13 +2537,15 @@ class Unserializer(object):
     _outside = False
 
     def __init__(self, stream, channel_or_gateway=None, strconfig=None):
-        gateway = getattr(channel_or_gateway, "gateway", channel_or_gateway)
-        if strconfig is None:
-            strconfig = getattr(channel_or_gateway, "_strconfig", None) or getattr(gateway, "_strconfig", None)
+        self.channelfactory = None
+        if channel_or_gateway is not None:
+            gateway = getattr(channel_or_gateway, "gateway", channel_or_gateway)
+            if strconfig is None:
+                strconfig = getattr(channel_or_gateway, "_strconfig", None) or getattr(gateway, "_strconfig", None)
+            self.channelfactory = getattr(gateway, "_channelfactory", gateway)
         if strconfig is not None:
             self.py2str_as_py3str, self.py3str_as_py2str = strconfig
         self.stream = stream
-        self.channelfactory = getattr(gateway, "_channelfactory", gateway)
         if type(stream) is BytesIO:
             # What it gives at once is there already, and no more is coming.
             self._read = self._read_some = stream.read
@@ -2567,7 +2577,8 @@ class Unserializer(object):
             raise LoadError("a text that is not UTF-8: %s" % exc)
         if len(self.stack) != 1:
             raise LoadError("%d objects on the stack at STOP" % len(self.stack))
-        self._finish(self.stack)
+        if self.announced:
+            self._finish(self.stack)
         return self.stack[0]
 
     def _load_until_stop(self, functions, read):
