@@ -188,6 +188,19 @@ def test_a_handler_uses_the_gateway_whose_wait_it_interrupts(
     assert said
 
 
+OUTLASTED = """
+channel = execnet.makegateway("popen").remote_exec("channel.receive()")
+signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.3))
+for wait in channel.receive, channel.waitclose:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    say(kind(lambda: wait(0.15)))
+"""
+
+
+def test_a_handler_that_takes_longer_than_a_wait_does_not_make_it_endless(program: Any) -> None:
+    assert program(OUTLASTED) == ["TimeoutError"] * 2
+
+
 IN_A_SEND = """
 group = execnet.Group(["popen"])
 gateway = group[0]
