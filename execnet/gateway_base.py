@@ -821,8 +821,12 @@ class _Outgoing(object):
 class _Descriptor(object):
     # A descriptor of our own, closed once, at the latest when nobody has it any more.
 
-    def __init__(self, fd):
-        self._open = [fd]
+    _open = []
+
+    def __init__(self, function, *args):
+        self._open = []
+        # From the system call into the list in one step: a handler that raises lets none be forgotten.
+        self._open.extend(starmap(function, (args,)))
 
     @property
     def closed(self):
@@ -898,7 +902,7 @@ class Outlet(object):
         return self.way.fd
 
     def _copy(self, fd):
-        file = _Descriptor(os.dup(fd))
+        file = _Descriptor(os.dup, fd)
         self.files.append(file)
         return _Way(file.fileno(), file)
 
@@ -1174,15 +1178,15 @@ class Outlet(object):
         if way.fd is None or self._is_closed:  # whose number may be another file's by now
             return False
         try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
+            nowhere = _Descriptor(os.open, os.devnull, os.O_WRONLY)
             try:
                 copy = self._copy(way.fd)
                 self._note(holder, way)
                 if way.successors.setdefault(None, copy) is not copy:
                     self._close_way(copy)
-                os.dup2(nowhere, way.fd, *[False] * PY3)
+                os.dup2(nowhere.fileno(), way.fd, *[False] * PY3)
             finally:
-                os.close(nowhere)
+                nowhere.close()
         except (IOError, OSError):
             return False  # too many files are open
         self._free.wake()
