@@ -48,7 +48,7 @@ connection_send_soon(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "ii:send_soon", &code, &channel)) {
         return NULL;
     }
-    if (!connection->disowned && send_soon(connection, code, channel) < 0) {
+    if (send_soon(connection, code, channel) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

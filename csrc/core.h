@@ -9,6 +9,8 @@
 #include <longintrepr.h>
 #endif
 
+#include "forked.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -41,6 +43,7 @@ typedef struct {
     PyTypeObject *connection_type;
     atomic_ulong
         main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
+    ForkMark fork_mark;
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);

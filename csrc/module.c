@@ -2,7 +2,7 @@
 #include "types.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
-#define CORE_ABI "2.2.2"
+#define CORE_ABI "2.2.3"
 
 ModuleState *
 module_state(PyObject *module)
@@ -17,7 +17,10 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    atomic_init(&module_state(module)->main_thread, PyThread_get_thread_ident());
+    ModuleState *state = module_state(module);
+
+    atomic_init(&state->main_thread, PyThread_get_thread_ident());
+    state->fork_mark = fork_mark_new();
     if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
         connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
         return -1;
@@ -53,6 +56,7 @@ static void
 module_free(void *module)
 {
     (void)module_clear(module);
+    fork_mark_free(&module_state(module)->fork_mark);
 }
 
 static PyObject *
@@ -67,9 +71,18 @@ module_set_main_thread(PyObject *module, PyObject *ident)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    fork_settle(&module_state(module)->fork_mark);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
     {"set_main_thread", module_set_main_thread, METH_O,
      "Say which thread is the main thread: what get_ident() gives there."},
+    {"settle", module_settle, METH_NOARGS,
+     "In a forked child: what is sent from now on is by gateways of its own."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -429,12 +429,21 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
     }
 }
 
+/* Whether this is a forked child. */
+static bool
+is_the_parents(const ConnectionObject *connection)
+{
+    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
+
+    return connection->disowned || fork_is_unsettled(&state->fork_mark);
+}
+
 int
 send_message(ConnectionObject *connection, const Piece *pieces, int count)
 {
     WritingThread thread = {.waits = false};
 
-    if (connection->disowned) {
+    if (is_the_parents(connection)) {
         PyErr_SetString(PyExc_OSError, "cannot send (already closed?): the connection belongs to "
                                        "the process that this one was forked from");
         return -1;
@@ -450,8 +459,11 @@ int
 send_soon(ConnectionObject *connection, int code, int32_t channel)
 {
     WritingThread thread = {.waits = false};
-    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
 
+    if (is_the_parents(connection)) {
+        return 0;
+    }
+    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
     if (small == NULL) {
         PyErr_NoMemory();
         return -1;

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Protocol, final, type_check_only
 ABI: str
 
 def set_main_thread(ident: int, /) -> None: ...
+def settle() -> None: ...
 
 @type_check_only
 class _Reads(Protocol):

@@ -39,7 +39,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.2"
+CORE_ABI = "2.2.3"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -2028,6 +2028,8 @@ def _numbers_of(files):
 
 
 _receiving = set()
+#: The process that this one was before it was forked, until its gateways are disowned; on Python 2 no hook can do that.
+_process = os.getpid() if hasattr(os, "register_at_fork") else None
 
 
 def _main_thread_is(ident):
@@ -2041,6 +2043,7 @@ _main_thread_is(MAIN_THREAD)
 
 
 def _disown_gateways():
+    global _process
     # The thread that forked is the main thread here.
     _main_thread_is(_thread.get_ident())
     disowned = list(_receiving)
@@ -2049,6 +2052,14 @@ def _disown_gateways():
         gateway._disown()
     for gateway in disowned:
         gateway._let_go()
+    _process = os.getpid()
+    if _core is not None:
+        _core.settle()
+
+
+def _is_unsettled():
+    # In a forked child, finalizers and the hooks of others run before that of ours.
+    return _process is not None and _process != os.getpid()
 
 
 def _lead_nowhere(fd):
@@ -2200,7 +2211,7 @@ class BaseGateway(object):
     def _disown(self):
         # In a forked child: the connection, its threads and the state of its locks are the parent's.
         self._disowned = True
-        self._error = IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
+        self._error = self._disowned_error()
         if self._connection is not None:
             self._connection.disown()
         else:
@@ -2208,6 +2219,9 @@ class BaseGateway(object):
         self._receivelock = self.execmodel.RLock()
         self._receivepool = WorkerPool(self.execmodel)
         self._channelfactory._disown()
+
+    def _disowned_error(self):
+        return IOError("gateway %r belongs to the process that this one was forked from" % (self.id,))
 
     def _let_go(self):
         # In a forked child: the descriptors are no way to the other side any more.
@@ -2221,6 +2235,8 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send(msgcode, channelid, data)
             return
+        if _is_unsettled():
+            raise self._disowned_error()
         outlet, header = self._outlet, _header.pack(msgcode, channelid, len(data))
         if len(data) < LONGEST_AT_ONCE:
             message = _Outgoing(outlet.get_ident(), header + data)
@@ -2242,7 +2258,7 @@ class BaseGateway(object):
             return
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
-        else:
+        elif not _is_unsettled():
             self._outlet.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
 
     def _close_write(self, timeout=0.0):

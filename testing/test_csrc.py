@@ -24,7 +24,7 @@ def test_files_include_only_what_is_below_them() -> None:
 
 
 def test_the_state_machines_know_nothing_of_python() -> None:
-    for name in ("sleeper", "reading", "writing", "fdio", "frame", "outlet", "sentinel"):
+    for name in ("sleeper", "reading", "writing", "fdio", "frame", "outlet", "sentinel", "forked"):
         below = [name]
         while below:
             stem = below.pop()

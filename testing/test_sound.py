@@ -613,6 +613,40 @@ def test_a_finalizer_uses_channels_wherever_the_garbage_collector_runs_it(uses: 
     assert program(f"FIRST = {random.randrange(40)}" + source, rounds(20), 0.1) == [True, 7]
 
 
+# Its hook was there before the package, whose own comes behind it.
+SENT_BEFORE_ITS_HOOK = """
+kept, tried = [], []
+
+def in_the_child():
+    if kept:
+        tried.append(kind(kept[0].send, "from the child"))
+        tried.append(kind(kept[0].close))
+        kept.pop()  # the finalizer of the other one
+
+os.register_at_fork(after_in_child=in_the_child)
+gateway = execnet.makegateway("popen")
+assert "execnet.gateway_base" in sys.modules
+echo, other = channels = [gateway.remote_exec("for item in channel: channel.send(item)") for _ in range(2)]
+kept += channels
+ids = [other.id]
+del channels, other
+pid = os.fork()
+if pid == 0:
+    own = execnet.Group(["popen"])
+    say([*tried, own[0].remote_exec("channel.send(7)").receive()])
+    own.terminate(5)
+    os._exit(0)
+say(os.waitpid(pid, 0)[1])
+for channel in kept:
+    channel.send("mine")
+    say(channel.receive(PATIENCE))
+"""
+
+
+def test_a_forked_child_sends_nothing_even_before_its_hooks_run(program: Any) -> None:
+    assert program(SENT_BEFORE_ITS_HOOK) == [["OSError", "OSError", 7], 0, "mine", "mine"]
+
+
 MADE_WITH_DEFAULTS = """
 gateway = execnet.makegateway("popen")
 
