@@ -628,7 +628,6 @@ gateway = execnet.makegateway("popen")
 assert "execnet.gateway_base" in sys.modules
 echo, other = channels = [gateway.remote_exec("for item in channel: channel.send(item)") for _ in range(2)]
 kept += channels
-ids = [other.id]
 del channels, other
 pid = os.fork()
 if pid == 0:
