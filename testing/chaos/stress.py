@@ -309,13 +309,15 @@ class Handling:
     """Signals at random moments of the main thread, whose handlers use the gateway that they interrupt."""
 
     DEEPEST = 2
+    # After so many exceptions a call is left in peace: if each were ended by one, no wait would reach its timeout.
+    RAISED_AT_MOST = 10
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.gateway: execnet.Gateway | None = None
         self.only: Callable[[execnet.Gateway], object] | None = None
         self.may_raise = False
-        self.depth = self.count = 0
+        self.depth = self.count = self.raised = 0
         for number in (signal.SIGALRM, signal.SIGUSR1):
             signal.signal(number, self._handle)
 
@@ -338,7 +340,9 @@ class Handling:
     def call(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
         """A call that a handler may end by Interrupt."""
         with self.world.watch(what):
-            self.may_raise = True
+            self.may_raise = self.raised < self.RAISED_AT_MOST
+            if not self.may_raise:
+                self.raised = 0
             try:
                 return function(*args)
             finally:
@@ -358,6 +362,7 @@ class Handling:
             with self.world.watch(f"{getattr(action, '__name__', action)} in a signal handler"):
                 if self.may_raise and self.only is None and self.dice.random() < 0.2:
                     self.may_raise = False
+                    self.raised += 1
                     raise Interrupt
                 if self.depth == 1 and self.dice.random() < 0.2:
                     os.kill(os.getpid(), signal.SIGUSR1)
