@@ -39,6 +39,9 @@ typedef enum {
 /* The rest of a message that a signal interrupted. */
 typedef struct Rest Rest;
 
+/* A thread's wait for an item, or for the end. */
+typedef struct Wait Wait;
+
 typedef struct {
     PyObject_HEAD
     CodecObject *codec;
@@ -61,6 +64,7 @@ typedef struct {
     FdioSpin spin;
 
     PyThread_type_lock receiver_wakeup;
+    _Atomic(Wait *) spare_wait; /* of one that is over, for the next */
     bool has_kick;
     FdioKick kick; /* wakes the thread that polls */
 

@@ -289,6 +289,7 @@ connection_dealloc(ConnectionObject *connection)
     Py_CLEAR(connection->codec);
     frame_release(&connection->buffer);
     send_release(connection);
+    receive_release(connection);
     /* In a forked child, it may be held by a thread that is not there: it is left. */
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);

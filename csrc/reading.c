@@ -426,21 +426,18 @@ reading_abandon_callback(Reading *reading, ReadingQueue *queue)
 
 /* ---- a thread that waits ---- */
 
-void
-reading_enter(Reading *reading, ReadingThread *thread)
+static void
+link_thread(Reading *reading, ReadingThread *thread)
 {
     ReadingThread **link = &reading->waiting;
 
-    thread->next = NULL;
-    thread->state = THREAD_AWAKE;
-    thread->watches = false;
-    mutex_lock(&reading->lock);
     while (*link != NULL) {
         link = &(*link)->next;
     }
     *link = thread;
-    reading_check(reading);
-    mutex_unlock(&reading->lock);
+    thread->next = NULL;
+    thread->state = THREAD_AWAKE;
+    thread->watches = false;
 }
 
 /* The role is not the thread's: take it, watch, or sleep. */
@@ -461,28 +458,44 @@ next_without_role(Reading *reading, ReadingThread *thread)
     return thread->watches ? NEXT_WATCH : NEXT_SLEEP;
 }
 
+static ReadingNext
+next(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told)
+{
+    if (is_satisfied(reading, thread)) {
+        Take taken = thread->for_end ? TAKE_END : take(reading, thread->queue, item);
+        leave(reading, thread, told);
+        return taken == TAKE_ITEM ? NEXT_TAKE_ITEM : NEXT_TAKE_END;
+    }
+    if (reading->reader == thread && !reading->stopping) {
+        return NEXT_READ;
+    }
+    if (reading->reader == thread) {
+        leave_role(reading, told);
+    }
+    ReadingNext sleeps_or_reads = next_without_role(reading, thread);
+    have_somebody_look(reading, told);
+    return sleeps_or_reads;
+}
+
+ReadingNext
+reading_enter(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told)
+{
+    mutex_lock(&reading->lock);
+    link_thread(reading, thread);
+    ReadingNext now = next(reading, thread, item, told);
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return now;
+}
+
 ReadingNext
 reading_next(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told)
 {
-    ReadingNext next;
-
     mutex_lock(&reading->lock);
-    if (is_satisfied(reading, thread)) {
-        Take taken = thread->for_end ? TAKE_END : take(reading, thread->queue, item);
-        next = taken == TAKE_ITEM ? NEXT_TAKE_ITEM : NEXT_TAKE_END;
-        leave(reading, thread, told);
-    } else if (reading->reader == thread && !reading->stopping) {
-        next = NEXT_READ;
-    } else {
-        if (reading->reader == thread) {
-            leave_role(reading, told);
-        }
-        next = next_without_role(reading, thread);
-        have_somebody_look(reading, told);
-    }
+    ReadingNext now = next(reading, thread, item, told);
     reading_check(reading);
     mutex_unlock(&reading->lock);
-    return next;
+    return now;
 }
 
 bool

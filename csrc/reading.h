@@ -112,9 +112,6 @@ void reading_abandon_callback(Reading *reading, ReadingQueue *queue);
 
 /* ---- a thread that waits ---- */
 
-/* The thread, with its upper fields filled in, begins to wait. */
-void reading_enter(Reading *reading, ReadingThread *thread);
-
 typedef enum {
     NEXT_TAKE_ITEM, /* here it is: the thread waits no longer */
     NEXT_TAKE_END,  /* the queue has ended: the thread waits no longer */
@@ -123,11 +120,14 @@ typedef enum {
     NEXT_WATCH,     /* until told, or the alarm */
 } ReadingNext;
 
-/* What the thread does now. */
+/* The thread, with its upper fields filled in, begins to wait: what it does now. */
+ReadingNext reading_enter(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told);
+
+/* What it does then, each time it has slept. */
 ReadingNext reading_next(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told);
 
 /* Holding the role, with nothing read that is not done: whether the thread may sleep over the
-   descriptor. False: look at reading_next. */
+   descriptor. False: look at reading_next. If nobody tells it meanwhile, it has the role still. */
 bool reading_poll(Reading *reading, ReadingThread *thread);
 
 /* The thread has slept or polled, for whatever reason it stopped. Whether a wake-up is on its way,

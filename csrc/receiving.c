@@ -18,6 +18,8 @@ enum {
     READ_SIZE = 128 * 1024,
     /* Of a large payload, no more is read without a look at what else there is to do. */
     LARGE_STRETCH = 4 * 1024 * 1024,
+    /* Where input never pauses, a thread looks at the time and for signals nevertheless. */
+    READS_WITHOUT_LOOK = 64,
 };
 
 /* ---- reading, with the role, without the GIL ---- */
@@ -86,62 +88,130 @@ ensure_kick(ConnectionObject *connection)
     return connection->has_kick;
 }
 
+struct Wait {
+    ReadingThread thread;
+    int64_t deadline;
+    bool is_main_thread;
+};
+
+static void
+wait_free(Wait *wait)
+{
+    if (wait != NULL) {
+        PyThread_free_lock(wait->thread.sleeper.wakeup);
+        PyMem_RawFree(wait);
+    }
+}
+
+/* What the machine has of a thread is not on the thread's stack: where the interpreter ends, one
+   that takes the GIL back ends with its stack. NULL with MemoryError. */
+static Wait *
+wait_new(ConnectionObject *connection)
+{
+    Wait *wait = atomic_exchange(&connection->spare_wait, NULL);
+
+    if (wait != NULL) {
+        return wait;
+    }
+    wait = PyMem_RawCalloc(1, sizeof *wait);
+    if (wait == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    wait->thread.sleeper.wakeup = waking_new();
+    if (wait->thread.sleeper.wakeup == NULL) {
+        PyMem_RawFree(wait);
+        return NULL;
+    }
+    return wait;
+}
+
+/* The wait is over. */
+static void
+wait_end(ConnectionObject *connection, Wait *wait)
+{
+    wait_free(atomic_exchange(&connection->spare_wait, wait));
+}
+
+void
+receive_release(ConnectionObject *connection)
+{
+    wait_free(atomic_exchange(&connection->spare_wait, NULL));
+}
+
 typedef enum {
-    SLEPT_WOKEN,
-    SLEPT_ALARM, /* or there is input */
-    SLEPT_LOOK,  /* the time is over, or there may be a signal */
+    SLEPT,
+    SLEPT_READ, /* nobody told the thread, and it has read: the role is still its own */
+    SLEPT_LOOK, /* the time is over, or there may be a signal */
 } Slept;
 
 /* Sleep until there is something to read. The main thread looks for signals after it spun: they do
    not end that. */
 static Slept
-poll_input(ConnectionObject *connection, ReadingThread *thread, int64_t deadline)
+poll_input(ConnectionObject *connection, Wait *wait)
 {
-    int64_t left = waking_longest_sleep(connection, deadline);
-    bool looks = waking_is_main_thread(connection);
+    int64_t left = waking_longest_sleep(wait->is_main_thread, wait->deadline);
     FdioOutcome outcome;
+    bool told;
 
     Py_BEGIN_ALLOW_THREADS
         if (!fdio_spin_pays(&connection->spin)) {
             outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
         } else if (fdio_spin(&connection->spin, connection->read_fd)) {
             outcome = FDIO_READY;
-        } else if (looks) {
+        } else if (wait->is_main_thread) {
             outcome = FDIO_INTERRUPTED;
         } else {
             outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
         }
-        if (reading_woke(&connection->reading, thread)) {
-            waking_take(connection, &thread->sleeper);
+        told = reading_woke(&connection->reading, &wait->thread);
+        if (told) {
+            waking_take(connection, &wait->thread.sleeper);
         }
         if (outcome == FDIO_READY) {
             fill(connection);
         }
     Py_END_ALLOW_THREADS
-    return outcome == FDIO_READY ? SLEPT_ALARM : outcome == FDIO_KICKED ? SLEPT_WOKEN : SLEPT_LOOK;
+    if (outcome == FDIO_READY) {
+        return told ? SLEPT : SLEPT_READ;
+    }
+    return outcome == FDIO_KICKED ? SLEPT : SLEPT_LOOK;
 }
 
-/* With the role: do what was read, then read. */
-static Slept
-read_in_role(ConnectionObject *connection, ReadingThread *thread, int64_t deadline)
+/* With the GIL: whether the thread is about to get what it waits for. */
+static bool
+is_there(const ReadingThread *thread)
 {
-    if (dispatch_plain(connection) != DISPATCH_READ || connection->broken != BROKEN_NOT) {
-        Told told = NULL;
-        reading_hand_over(&connection->reading, thread, &told);
-        waking_wake(connection, told);
-        return SLEPT_ALARM;
+    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+}
+
+/* With the role: do what was read, then read, until that brings what the thread waits for. */
+static Slept
+read_in_role(ConnectionObject *connection, Wait *wait)
+{
+    for (int reads = 0; reads < READS_WITHOUT_LOOK; reads++) {
+        if (dispatch_plain(connection) != DISPATCH_READ || connection->broken != BROKEN_NOT) {
+            Told told = NULL;
+            reading_hand_over(&connection->reading, &wait->thread, &told);
+            waking_wake(connection, told);
+            return SLEPT;
+        }
+        if (is_there(&wait->thread) || !reading_poll(&connection->reading, &wait->thread)) {
+            return SLEPT;
+        }
+        Slept slept = poll_input(connection, wait);
+        if (slept != SLEPT_READ) {
+            return slept;
+        }
     }
-    if (!reading_poll(&connection->reading, thread)) {
-        return SLEPT_WOKEN;
-    }
-    return poll_input(connection, thread, deadline);
+    return SLEPT_LOOK;
 }
 
 static Slept
-sleep_without_role(ConnectionObject *connection, ReadingThread *thread, bool watches,
-                   int64_t deadline)
+sleep_without_role(ConnectionObject *connection, Wait *wait, bool watches)
 {
-    int64_t left = waking_longest_sleep(connection, deadline);
+    ReadingThread *thread = &wait->thread;
+    int64_t left = waking_longest_sleep(wait->is_main_thread, wait->deadline);
     bool has_alarm = watches && (left < 0 || left > READING_ALARM_MS);
     bool woken;
 
@@ -152,82 +222,64 @@ sleep_without_role(ConnectionObject *connection, ReadingThread *thread, bool wat
             woken = true;
         }
     Py_END_ALLOW_THREADS
-    return woken ? SLEPT_WOKEN : has_alarm ? SLEPT_ALARM : SLEPT_LOOK;
-}
-
-/* With the GIL: whether the thread is about to get what it waits for. */
-static bool
-is_there(const ReadingThread *thread)
-{
-    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+    return woken || has_alarm ? SLEPT : SLEPT_LOOK;
 }
 
 /* Wait as the machine says, until the thread has what it waits for (RECEIVED_ITEM, RECEIVED_END),
    or it is time to look whether the time is over or there is a signal (RECEIVED_TIMEOUT). The main
    thread looks before it takes what it has waited for: if a handler raises, nothing is lost. */
 static Received
-stay(ConnectionObject *connection, ReadingThread *thread, int64_t deadline, ReadingItem *item)
+stay(ConnectionObject *connection, Wait *wait, ReadingItem *item)
 {
-    Slept slept = SLEPT_ALARM;
-
-    reading_enter(&connection->reading, thread);
-    while (slept != SLEPT_LOOK) {
-        Told told = NULL;
-        ReadingNext next = reading_next(&connection->reading, thread, item, &told);
-        waking_wake(connection, told);
-        if (next == NEXT_TAKE_ITEM || next == NEXT_TAKE_END) {
-            return next == NEXT_TAKE_ITEM ? RECEIVED_ITEM : RECEIVED_END;
-        }
-        slept = next == NEXT_READ
-                    ? read_in_role(connection, thread, deadline)
-                    : sleep_without_role(connection, thread, next == NEXT_WATCH, deadline);
-        if (is_there(thread) && waking_is_main_thread(connection)) {
-            slept = SLEPT_LOOK;
-        }
-    }
+    ReadingThread *thread = &wait->thread;
     Told told = NULL;
-    reading_quit(&connection->reading, thread, &told);
+    ReadingNext next = reading_enter(&connection->reading, thread, item, &told);
+    Slept slept = SLEPT;
+
     waking_wake(connection, told);
-    return RECEIVED_TIMEOUT;
+    while (next != NEXT_TAKE_ITEM && next != NEXT_TAKE_END) {
+        slept = next == NEXT_READ ? read_in_role(connection, wait)
+                                  : sleep_without_role(connection, wait, next == NEXT_WATCH);
+        told = NULL;
+        if (slept == SLEPT_LOOK || (is_there(thread) && wait->is_main_thread)) {
+            reading_quit(&connection->reading, thread, &told);
+            waking_wake(connection, told);
+            return RECEIVED_TIMEOUT;
+        }
+        next = reading_next(&connection->reading, thread, item, &told);
+        waking_wake(connection, told);
+    }
+    return next == NEXT_TAKE_ITEM ? RECEIVED_ITEM : RECEIVED_END;
 }
 
-/* Signal handlers run while the thread neither reads nor waits. What the machine has of it is not
-   on its stack: where the interpreter ends, a thread that takes the GIL back ends with its stack.
- */
+/* Signal handlers run while the thread neither reads nor waits. */
 static Received
 wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
 {
-    ConnectionObject *connection = (ConnectionObject *)Py_NewRef(queue->connection);
-    ReadingThread *thread = PyMem_RawCalloc(1, sizeof *thread);
+    ConnectionObject *connection = queue->connection;
     Received received = RECEIVED_ERROR;
+    Wait *wait = wait_new(connection);
 
+    if (wait == NULL) {
+        return RECEIVED_ERROR;
+    }
     Py_INCREF(queue);
-    if (thread == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    thread->sleeper.wakeup = waking_new();
-    if (thread->sleeper.wakeup == NULL) {
-        goto done;
-    }
-    thread->queue = &queue->arrived;
-    thread->for_end = for_end;
-    thread->can_read = connection->queues != NULL && ensure_kick(connection);
-    for (;;) {
-        /* A signal that came before would not end the wait. */
-        if (PyErr_CheckSignals() < 0) {
-            received = RECEIVED_ERROR;
-            break;
-        }
-        received = stay(connection, thread, deadline, item);
+    Py_INCREF(connection);
+    wait->deadline = deadline;
+    wait->is_main_thread = waking_is_main_thread(connection);
+    wait->thread.queue = &queue->arrived;
+    wait->thread.for_end = for_end;
+    wait->thread.can_read = connection->queues != NULL && ensure_kick(connection);
+    /* A signal that came before would not end the wait. */
+    while (PyErr_CheckSignals() == 0) {
+        received = stay(connection, wait, item);
         if (received != RECEIVED_TIMEOUT ||
-            (waking_time_left(deadline) == 0 && !is_there(thread))) {
+            (waking_time_left(deadline) == 0 && !is_there(&wait->thread))) {
             break;
         }
+        received = RECEIVED_ERROR;
     }
-    PyThread_free_lock(thread->sleeper.wakeup);
-done:
-    PyMem_RawFree(thread);
+    wait_end(connection, wait);
     Py_DECREF(queue);
     Py_DECREF(connection);
     return received;
@@ -236,6 +288,9 @@ done:
 Received
 receive_item(ItemQueueObject *queue, int64_t deadline, ReadingItem *item)
 {
+    if (queue->arrived.count == 0 && !queue->arrived.ended) {
+        return wait_for(queue, false, deadline, item);
+    }
     switch (reading_take(&queue->connection->reading, &queue->arrived, item)) {
     case TAKE_ITEM:
         return RECEIVED_ITEM;

@@ -28,4 +28,7 @@ void receive_run(ConnectionObject *connection);
 /* Whoever still waits stops waiting. */
 void receive_stopped(ConnectionObject *connection);
 
+/* Nobody will wait any more: free what is kept for that. */
+void receive_release(ConnectionObject *connection);
+
 #endif

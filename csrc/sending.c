@@ -231,6 +231,8 @@ typedef enum {
 static Await
 await_turn(ConnectionObject *connection, WritingThread *thread, Want want, int64_t deadline)
 {
+    bool is_main_thread = waking_is_main_thread(connection);
+
     for (;;) {
         Turn turn = writing_next(&connection->writing, thread, want);
         if (turn == TURN_WRITE) {
@@ -241,7 +243,7 @@ await_turn(ConnectionObject *connection, WritingThread *thread, Want want, int64
             return AWAIT_CLOSED;
         }
         bool woken;
-        int64_t left = waking_longest_sleep(connection, deadline);
+        int64_t left = waking_longest_sleep(is_main_thread, deadline);
         Py_BEGIN_ALLOW_THREADS
             woken = waking_sleep(thread->sleeper.wakeup, left);
             if (writing_woke(&connection->writing, thread) && !woken) {

@@ -84,11 +84,11 @@ waking_time_left(int64_t deadline)
 }
 
 int64_t
-waking_longest_sleep(const ConnectionObject *connection, int64_t deadline)
+waking_longest_sleep(bool is_main_thread, int64_t deadline)
 {
     int64_t left = waking_time_left(deadline);
 
-    if (waking_is_main_thread(connection) && (left < 0 || left > SIGNALS_MS)) {
+    if (is_main_thread && (left < 0 || left > SIGNALS_MS)) {
         return SIGNALS_MS;
     }
     return left;

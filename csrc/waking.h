@@ -17,12 +17,12 @@ void waking_take(const ConnectionObject *connection, const Sleeper *sleeper);
 /* Wake those whom a transition has told. */
 void waking_wake(const ConnectionObject *connection, Told told);
 
-/* How long the calling thread may sleep until `deadline` without a look at signals: one that comes
-   just before it falls asleep does not end its sleep, so the main thread, which runs the handlers,
-   looks now and then. */
-int64_t waking_longest_sleep(const ConnectionObject *connection, int64_t deadline);
-
+/* Whether the calling thread is the one that runs signal handlers. */
 bool waking_is_main_thread(const ConnectionObject *connection);
+
+/* How long a thread may sleep until `deadline` without a look at signals: one that comes just
+   before it falls asleep does not end its sleep, so the main thread looks now and then. */
+int64_t waking_longest_sleep(bool is_main_thread, int64_t deadline);
 
 int64_t waking_time_left(int64_t deadline);
 

@@ -616,7 +616,7 @@ begin_to_wait(Actor *actor)
         if (queue->arrived.ended) {
             return received(actor, NULL);
         }
-    } else {
+    } else if (queue->arrived.count > 0 || queue->arrived.ended) {
         switch (reading_take(&w->reading, &queue->arrived, &item)) {
         case TAKE_ITEM:
             see_item(queue, item);
@@ -648,13 +648,14 @@ leave_wait(Actor *actor, const ReadingItem *item)
 }
 
 static Step
-waiter_next(Actor *actor)
+waiter_next(Actor *actor, bool enters)
 {
     Queue *queue = &w->queues[program_of(actor)->queue];
     bool was_named = w->reading.reader == &actor->thread;
     ReadingItem item;
 
-    switch (reading_next(&w->reading, &actor->thread, &item, &actor->told)) {
+    switch (
+        (enters ? reading_enter : reading_next)(&w->reading, &actor->thread, &item, &actor->told)) {
     case NEXT_TAKE_ITEM:
         see_item(queue, item);
         return leave_wait(actor, &item);
@@ -721,7 +722,8 @@ waiter_dispatch(Actor *actor)
         return go(actor, W_ENLARGE);
     case DONE_NOTHING:
         if (!w->broken) {
-            return go(actor, W_POLL);
+            actor->looks = false;
+            return is_there(actor) ? after_sleep(actor) : go(actor, W_POLL);
         }
         break;
     case DONE_PYTHON:
@@ -768,6 +770,17 @@ static Step
 after_poll(Actor *actor)
 {
     return actor->ready ? go(actor, W_FILL) : after_sleep(actor);
+}
+
+/* Who was not told does what it has read, and looks now and then. */
+static Step
+waiter_fill(Actor *actor)
+{
+    bool looks = may_look(actor) && explore_choose(2) == 1;
+
+    fill(actor);
+    actor->looks = looks;
+    return looks || actor->woken ? after_sleep(actor) : go(actor, W_DISPATCH);
 }
 
 static Step
@@ -841,8 +854,7 @@ waiter_signals(Actor *actor)
             break;
         }
     }
-    reading_enter(&w->reading, &actor->thread);
-    return go(actor, W_NEXT);
+    return waiter_next(actor, true);
 }
 
 static Step
@@ -856,7 +868,7 @@ waiter_step(Actor *actor)
     case W_HANDLER:
         return handler_of(actor)->place == GONE ? go(actor, W_SIGNALS) : STEP_BLOCKED;
     case W_NEXT:
-        return waiter_next(actor);
+        return waiter_next(actor, false);
     case W_DISPATCH:
         return waiter_dispatch(actor);
     case W_GIVE_BACK:
@@ -872,10 +884,8 @@ waiter_step(Actor *actor)
     case W_POLLING:
         return waiter_polling(actor);
     case W_POLLED:
-        if (reading_woke(&w->reading, &actor->thread)) {
-            return go(actor, W_TAKE_KICK);
-        }
-        return after_poll(actor);
+        actor->woken = reading_woke(&w->reading, &actor->thread);
+        return actor->woken ? go(actor, W_TAKE_KICK) : after_poll(actor);
     case W_TAKE_KICK:
         if (w->kicks == 0) {
             return STEP_BLOCKED;
@@ -883,8 +893,7 @@ waiter_step(Actor *actor)
         w->kicks = 0;
         return after_poll(actor);
     case W_FILL:
-        fill(actor);
-        return after_sleep(actor);
+        return waiter_fill(actor);
     case W_SLEEP:
         return waiter_sleep(actor);
     case W_SLEPT:
