@@ -11,12 +11,16 @@ in ``BaseGateway`` (the connection).
 """
 
 import os
-import struct
 import sys
 import time
 from _collections import deque
 from io import BytesIO
 from itertools import compress, count, islice, repeat, starmap
+
+try:
+    import _struct as struct  # what struct gives names to: start-up speed
+except ImportError:
+    import struct
 
 PY3 = sys.version_info[0] >= 3
 
@@ -207,7 +211,8 @@ def _main_thread():
     return threading.main_thread().ident if hasattr(threading, "main_thread") else _thread.get_ident()
 
 
-#: And the main thread after so many: a signal that comes just before a lock blocks does not interrupt the lock.
+#: And the main thread after so many at first, then after twice as many each time, up to a second: a signal that comes
+#: just before a lock blocks does not interrupt the lock.
 SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
 
@@ -267,10 +272,10 @@ class Waiters(object):
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
-        if _thread.get_ident() == MAIN_THREAD:
-            wakeup = min(wakeup, SIGNALS_WAIT)
+        look = SIGNALS_WAIT if _thread.get_ident() == MAIN_THREAD else wakeup
         while not is_so():
-            seconds = wakeup if deadline is None else min(wakeup, deadline - now())
+            seconds = min(wakeup, look) if deadline is None else min(wakeup, look, deadline - now())
+            look = min(2 * look, max(1, look))
             if seconds <= 0:
                 return False
             waiter, woken = self._execmodel._waiter(), False

@@ -35,6 +35,13 @@ importdir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ANSWER = b"1"
 SHIPPED_NAME = "<execnet.gateway_base>"  # the file name that far tracebacks show
 
+# What starting makes lives as long as the process: meanwhile no search for garbage finds any, and frozen,
+# it costs no later one, nor the process's end.
+QUIET_START = """\
+import gc
+collects = gc.isenabled()
+gc.disable()
+"""
 IMPORT_START = """\
 import sys
 found = {importdir} in sys.path
@@ -45,14 +52,15 @@ if found:
 del found
 from execnet.gateway_base import get_execmodel, init_popen_io, serve
 """
-# What starting made lives as long as the process: frozen, it costs its end no search for garbage.
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
 io.lends = {lends}
 io.write(b'1')
-import gc
 if hasattr(gc, 'freeze'):
     gc.freeze()
+if collects:
+    gc.enable()
+del collects
 serve(io, id={id})
 """
 SHIPPED_START = """\
@@ -162,11 +170,11 @@ def _filled(start: str, spec: XSpec) -> str:
 
 
 def _import_text(spec: XSpec) -> str:
-    return _filled(IMPORT_START + POPEN_START, spec)
+    return _filled(QUIET_START + IMPORT_START + POPEN_START, spec)
 
 
 def _exec_text(spec: XSpec) -> str:
-    return _packed_text() + _filled(POPEN_START, spec)
+    return QUIET_START + _packed_text() + _filled(POPEN_START, spec)
 
 
 def _socket_text(spec: XSpec) -> str:
