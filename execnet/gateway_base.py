@@ -915,7 +915,9 @@ class Outlet(object):
         """Write message, and return when it is written."""
         if self._closes:
             raise ValueError("write to closed file")
-        way, counts = self.way, message.counts
+        way, counts = self._way, message.counts
+        if way.successors:
+            way = self.way
         holder, is_done = None, False
         try:
             if message.data:
@@ -1373,7 +1375,7 @@ class ItemQueue(object):
 
         Leaves it empty if there was nothing within timeout seconds.
         """
-        if self._takes(taken):
+        if (self.items or self._ended) and self._takes(taken):
             return
         if wakeup > SIGNALS_WAIT and _thread.get_ident() == MAIN_THREAD:
             wakeup = SIGNALS_WAIT
@@ -1391,7 +1393,7 @@ class ItemQueue(object):
                     self._ring()
 
     def _step_aside(self):
-        if self._outlet is not None and self._outlet.way.holders:
+        if self._outlet is not None and (self._outlet._way.holders or self._outlet._way.successors):
             self._outlet.step_aside()
 
     def _takes(self, taken):
