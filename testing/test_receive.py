@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support.blocked import Call, interrupted_after
+from support.blocked import Call, await_blocked, interrupted_after
 from support.peer import Peer, frame
 from support.processes import wait_until
 
@@ -250,6 +250,33 @@ def test_timeouts_of_several_threads_do_not_hold_up_each_other(peer: Peer) -> No
         assert timeout <= thread.result() + 0.002 < timeout + 1.0
     peer.end(channels[0])
     forever.result()
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("ends", ["timeout", "signal"])
+@one_transport
+def test_input_that_never_pauses_holds_up_neither_timeouts_nor_signals(peer: Peer, tmp_path: Path, ends: str) -> None:
+    channel = peer.gateway.newchannel()
+    flood = tmp_path / "flood"
+    # About a second of it.
+    flood.write_bytes(frame(peer.DATA, channel.id + 2) * ((128 if peer.base.core == "c" else 3) * MIB // 9))
+
+    def begin() -> None:
+        # A file can always be read: it takes the pipe's place while the main thread polls that.
+        await_blocked(threading.main_thread().native_id or 0)
+        with flood.open("rb") as file:
+            os.dup2(file.fileno(), peer.gateway._io.infile.fileno())
+            peer.write(frame(peer.DATA, channel.id + 2))
+            wait_until(lambda: os.lseek(file.fileno(), 0, os.SEEK_CUR), SECONDS, "the first bytes of the file")
+        if ends == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    beginner = Call(begin)
+    with pytest.raises(KeyboardInterrupt if ends == "signal" else channel.TimeoutError):
+        channel.receive(SECONDS if ends == "signal" else 0.4)
+    beginner.result()
+    with pytest.raises(channel.TimeoutError):  # the input has not ended
+        channel.receive(0)
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 0.001, 1e-9, 5, 10**6, 1e300, float("inf")])
