@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import select
@@ -59,12 +60,17 @@ class Row:
         """The figure of a contestant."""
         return statistics.median(self.samples[name])
 
+    def ratio(self, name: str, against: str) -> float:
+        """How many times another's figure a contestant's is; nothing is as much as nothing."""
+        mine, other = self.median(name), self.median(against)
+        return mine / other if other else math.inf if mine else 1.0
+
     def verdicts(self) -> list[tuple[Goal, float, bool]]:
         """For each goal whose contestants took part: the figure or ratio reached, and whether that is enough."""
         found = []
         for goal in self.goals:
             if goal.of in self.samples and (not goal.against or goal.against in self.samples):
-                reached = self.median(goal.of) / (self.median(goal.against) if goal.against else 1)
+                reached = self.ratio(goal.of, goal.against) if goal.against else self.median(goal.of)
                 shown = round(reached, 2)  # less is no difference
                 found.append((goal, reached, shown >= goal.limit if goal.at_least else shown <= goal.limit))
         return found
