@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import signal
 import subprocess
@@ -211,6 +212,34 @@ def test_a_worker_of_another_interpreter_needs_nothing_installed(
     assert modules == []
     with pytest.raises(execnet.RemoteError, match=r"gateway_base.*\n(.*\n)*.*SyntaxError"):
         gateway.remote_exec("1 +").waitclose(SECONDS)
+
+
+@pytest.mark.timing
+def test_an_idle_worker_hardly_wakes_up(gw: execnet.Gateway) -> None:
+    pid = gw.remote_exec("import os; channel.send(os.getpid())").receive(SECONDS)
+
+    def switches() -> int:
+        return sum(
+            int(line.split()[1])
+            for status in Path(f"/proc/{pid}/task").glob("*/status")
+            for line in status.read_text().splitlines()
+            if line.startswith("voluntary_ctxt_switches")
+        )
+
+    time.sleep(2)  # its looks for signals are ever rarer, down to one a second
+    before = switches()
+    time.sleep(2)
+    assert switches() - before <= 4
+
+
+def test_collection_of_garbage_is_as_python_starts_it(
+    makegateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask = "import gc; channel.send((gc.isenabled(), gc.get_threshold()))"
+    assert makegateway("popen").remote_exec(ask).receive(SECONDS) == (True, gc.get_threshold())
+    (tmp_path / "sitecustomize.py").write_text("import gc; gc.disable()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert makegateway("popen").remote_exec(ask).receive(SECONDS)[0] is False
 
 
 def test_dont_write_bytecode(makegateway: MakeGateway) -> None:
