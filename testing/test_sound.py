@@ -167,6 +167,7 @@ for number in range(ROUNDS if "{handler}" not in ("exit and join", "terminate") 
     if isinstance(given, list):
         given = given[2] - given[0] < 2.5 or "%.2f seconds" % (given[2] - given[0])
     say([result, given])
+    kind(channel.waitclose)  # from here on the task does not count
 group.terminate(2)
 """
 ENDS_IT = ("exit and join", "terminate")
