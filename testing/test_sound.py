@@ -595,7 +595,7 @@ def work():
     gc.set_threshold(700)
 
 call = Call(work)
-ended([call], "still at it after %d finalizers" % len(finalized))
+ended([call], "still at it after %d finalizers" % len(finalized), PATIENCE + ROUNDS / 20)
 call.result()
 del call
 deadline = time.monotonic() + PATIENCE

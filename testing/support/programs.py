@@ -51,9 +51,9 @@ def kind(function, *args, **kwargs):
         return "OSError"
 
 
-def ended(calls, text):
+def ended(calls, text, patience=PATIENCE):
     "Wait for calls in threads; fail where one of them does not end."
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     for call in calls:
         call.thread.join(max(deadline - time.monotonic(), 0))
         if call.thread.is_alive():
