@@ -840,7 +840,6 @@ def interrupted_echo(world: World, gateway: Any, dice: random.Random) -> None:
                 if given[0] < expected or given[0] > number:
                     raise Wrong(f"item {given[0]} where {expected} to {number} could come")
                 expected = given[0] + 1
-            expected = number + 1
 
 
 @in_main
