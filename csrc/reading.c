@@ -128,7 +128,8 @@ reading_check(const Reading *reading)
         assert(thread == reader || thread->state != THREAD_POLLING);
         assert(awake || !thread->sleeper.told);
         assert(awake || (!queue->ended && !reading->stopped));
-        assert(awake || thread->for_end || count_takers(reading, queue) >= queue->count);
+        assert(awake || thread->for_end || queue->count == 0 ||
+               count_takers(reading, queue) >= queue->count);
     }
 }
 #endif
