@@ -81,8 +81,9 @@ class Ending:
 
 
 def leaves_of(gateways: list[Any]) -> list[Any]:
-    """Those that no other of ``gateways`` goes through."""
-    needed = {gateway.spec.via for gateway in gateways}
+    """Those that no other of ``gateways`` goes through, or runs in a task of."""
+    # Of a stand-in's spec nothing but ``via`` is known.
+    needed = {gateway.spec.via or getattr(gateway.spec, "installvia", None) for gateway in gateways}
     leaves = [gateway for gateway in gateways if gateway.id not in needed]
     return leaves or list(gateways)
 
