@@ -473,9 +473,7 @@ next(Reading *reading, ReadingThread *thread, ReadingItem *item, Told *told)
     if (reading->reader == thread) {
         leave_role(reading, told);
     }
-    ReadingNext sleeps_or_reads = next_without_role(reading, thread);
-    have_somebody_look(reading, told);
-    return sleeps_or_reads;
+    return next_without_role(reading, thread);
 }
 
 ReadingNext
