@@ -46,8 +46,9 @@ typedef struct {
     PyObject_HEAD
     CodecObject *codec;
     int read_fd;
-    bool disowned;      /* this is a forked child: the connection is the parent's */
-    Sentinel *sentinel; /* ends a worker that lost its connection, or NULL */
+    const ForkMark *fork_mark; /* the module's */
+    bool disowned;             /* this is a forked child: the connection is the parent's */
+    Sentinel *sentinel;        /* ends a worker that lost its connection, or NULL */
 
     /* Sending. Whose turn it is has the outlet and the rest, with or without the GIL. */
     Writing writing;

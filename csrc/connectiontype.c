@@ -1,4 +1,5 @@
 /* The type Connection: what Python's cold half does with a connection. */
+#include "disown.h"
 #include "receiving.h"
 #include "sending.h"
 #include "types.h"
@@ -67,7 +68,8 @@ connection_close_write(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "|d:close_write", &seconds)) {
         return NULL;
     }
-    return PyBool_FromLong(connection->disowned || send_end(connection, (int64_t)(seconds * 1000)));
+    return PyBool_FromLong(disown_if_forked(connection) ||
+                           send_end(connection, (int64_t)(seconds * 1000)));
 }
 
 PyDoc_STRVAR(attach_doc,
@@ -206,14 +208,7 @@ PyDoc_STRVAR(disown_doc, "disown($self, /)\n--\n\n"
 static PyObject *
 connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
-    connection->disowned = true;
-    reading_disown(&connection->reading);
-    writing_disown(&connection->writing);
-    receive_stopped(connection);
-    if (connection->sentinel != NULL) {
-        sentinel_forget(connection->sentinel);
-        connection->sentinel = NULL;
-    }
+    disown(connection);
     Py_RETURN_NONE;
 }
 
@@ -241,6 +236,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     connection->codec = (CodecObject *)Py_NewRef(codec);
     connection->read_fd = read_fd;
+    connection->fork_mark = &state->fork_mark;
     connection->outlet = outlet_on(write_fd, lends);
     reading_init(&connection->reading);
     writing_init(&connection->writing);
@@ -278,6 +274,7 @@ connection_dealloc(ConnectionObject *connection)
     PyTypeObject *type = Py_TYPE(connection);
 
     PyObject_GC_UnTrack(connection);
+    (void)disown_if_forked(connection);
     (void)connection_clear(connection);
     if (connection->has_kick) {
         fdio_kick_close(&connection->kick);

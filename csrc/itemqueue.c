@@ -1,7 +1,15 @@
 /* The item queue: what waits to be received on one channel. Who wakes whom is reading.c's. */
 #include "itemqueue.h"
 
+#include "disown.h"
 #include "waking.h"
+
+Reading *
+itemqueue_reading(ItemQueueObject *queue)
+{
+    (void)disown_if_forked(queue->connection);
+    return &queue->connection->reading;
+}
 
 static int
 enlarge(ItemQueueObject *queue)
@@ -13,7 +21,7 @@ enlarge(ItemQueueObject *queue)
         PyErr_NoMemory();
         return -1;
     }
-    PyMem_Free(reading_enlarge(&queue->connection->reading, &queue->arrived, larger, capacity));
+    PyMem_Free(reading_enlarge(itemqueue_reading(queue), &queue->arrived, larger, capacity));
     return 0;
 }
 
@@ -24,7 +32,7 @@ itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built)
     Told told = NULL;
     Arrival arrival;
 
-    while ((arrival = reading_arrive(&queue->connection->reading, &queue->arrived, item, &told)) ==
+    while ((arrival = reading_arrive(itemqueue_reading(queue), &queue->arrived, item, &told)) ==
            ARRIVAL_NEEDS_ROOM) {
         if (enlarge(queue) < 0) {
             Py_DECREF(object);
@@ -47,7 +55,7 @@ itemqueue_give_back(ItemQueueObject *queue, PyObject *object, bool built)
     Told told = NULL;
 
     PyErr_Fetch(&type, &error, &traceback);
-    while (reading_give_back(&queue->connection->reading, &queue->arrived, item, &told) ==
+    while (reading_give_back(itemqueue_reading(queue), &queue->arrived, item, &told) ==
            ARRIVAL_NEEDS_ROOM) {
         if (enlarge(queue) < 0) {
             PyErr_Clear();
@@ -74,7 +82,7 @@ itemqueue_end(ItemQueueObject *queue)
     Told told = NULL;
 
     count_no_longer(queue);
-    (void)reading_end(&queue->connection->reading, &queue->arrived, &told);
+    (void)reading_end(itemqueue_reading(queue), &queue->arrived, &told);
     waking_wake(queue->connection, told);
 }
 

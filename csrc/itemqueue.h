@@ -28,6 +28,9 @@ typedef enum {
     PUT_IS_FOR_CALLBACK, /* nothing was done */
 } PutOutcome;
 
+/* The machine that the queue is of; a forked child's comes to no lock of the parent's. */
+Reading *itemqueue_reading(ItemQueueObject *queue);
+
 /* Append an item (a reference is taken) and wake a thread that waits for it. */
 PutOutcome itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built);
 

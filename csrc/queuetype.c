@@ -69,7 +69,7 @@ queue_clear(ItemQueueObject *queue)
     itemqueue_end(queue);
     Py_XSETREF(queue->callback, Py_NewRef(Py_None));
     Py_CLEAR(queue->endmarker);
-    while (reading_take(&queue->connection->reading, &queue->arrived, &item) == TAKE_ITEM) {
+    while (reading_take(itemqueue_reading(queue), &queue->arrived, &item) == TAKE_ITEM) {
         Py_DECREF((PyObject *)item.object);
     }
     return 0;
@@ -172,7 +172,7 @@ static PyObject *
 queue_get_nowait(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     ReadingItem item;
-    Take take = reading_take(&queue->connection->reading, &queue->arrived, &item);
+    Take take = reading_take(itemqueue_reading(queue), &queue->arrived, &item);
 
     return taken(queue, take, &item);
 }
@@ -216,7 +216,7 @@ queue_begin_callback(ItemQueueObject *queue, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:begin_callback", &callback, &endmarker)) {
         return NULL;
     }
-    if (!reading_begin_callback(&queue->connection->reading, &queue->arrived)) {
+    if (!reading_begin_callback(itemqueue_reading(queue), &queue->arrived)) {
         Py_RETURN_FALSE;
     }
     Py_XSETREF(queue->endmarker, Py_NewRef(endmarker));
@@ -234,7 +234,7 @@ queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
         PyErr_Format(PyExc_TypeError, "next_for_callback() needs a list, not %R", list);
         return NULL;
     }
-    Take take = reading_next_for_callback(&queue->connection->reading, &queue->arrived, &item);
+    Take take = reading_next_for_callback(itemqueue_reading(queue), &queue->arrived, &item);
     PyObject *object = taken(queue, take, &item);
     if (take == TAKE_ITEM && object != NULL && PyList_Append(list, object) < 0) {
         itemqueue_give_back(queue, Py_NewRef(item.object), item.built);
@@ -278,7 +278,7 @@ queue_abandon_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
     }
     Py_XSETREF(queue->callback, Py_NewRef(Py_None));
     Py_XSETREF(queue->endmarker, none);
-    reading_abandon_callback(&queue->connection->reading, &queue->arrived);
+    reading_abandon_callback(itemqueue_reading(queue), &queue->arrived);
     Py_RETURN_NONE;
 }
 

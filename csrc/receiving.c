@@ -288,10 +288,12 @@ wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *it
 Received
 receive_item(ItemQueueObject *queue, int64_t deadline, ReadingItem *item)
 {
+    Reading *reading = itemqueue_reading(queue);
+
     if (queue->arrived.count == 0 && !queue->arrived.ended) {
         return wait_for(queue, false, deadline, item);
     }
-    switch (reading_take(&queue->connection->reading, &queue->arrived, item)) {
+    switch (reading_take(reading, &queue->arrived, item)) {
     case TAKE_ITEM:
         return RECEIVED_ITEM;
     case TAKE_END:
@@ -304,6 +306,7 @@ receive_item(ItemQueueObject *queue, int64_t deadline, ReadingItem *item)
 Received
 receive_end(ItemQueueObject *queue, int64_t deadline)
 {
+    (void)itemqueue_reading(queue);
     return wait_for(queue, true, deadline, NULL);
 }
 

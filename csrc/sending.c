@@ -1,6 +1,7 @@
 /* Sending: what threads do around the turns that writing.c gives them. */
 #include "sending.h"
 
+#include "disown.h"
 #include "waking.h"
 
 #include <errno.h>
@@ -431,21 +432,12 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
     }
 }
 
-/* Whether this is a forked child. */
-static bool
-is_the_parents(const ConnectionObject *connection)
-{
-    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
-
-    return connection->disowned || fork_is_unsettled(&state->fork_mark);
-}
-
 int
 send_message(ConnectionObject *connection, const Piece *pieces, int count)
 {
     WritingThread thread = {.waits = false};
 
-    if (is_the_parents(connection)) {
+    if (disown_if_forked(connection)) {
         PyErr_SetString(PyExc_OSError, "cannot send (already closed?): the connection belongs to "
                                        "the process that this one was forked from");
         return -1;
@@ -462,7 +454,7 @@ send_soon(ConnectionObject *connection, int code, int32_t channel)
 {
     WritingThread thread = {.waits = false};
 
-    if (is_the_parents(connection)) {
+    if (disown_if_forked(connection)) {
         return 0;
     }
     WritingSmall *small = PyMem_RawMalloc(sizeof *small);

@@ -951,6 +951,8 @@ class Outlet(object):
             if self._is_closed:
                 raise ValueError("write to closed file")
             way = self.way
+            if self._left and not self._writes_for_others(way) and self._is_written_behind(message):
+                continue
             holder = self._write_as(message, self._write_up_to)
             if holder is message:
                 continue  # or was, until another one took the way over
@@ -962,6 +964,15 @@ class Outlet(object):
             elif not self._take_over(holder):
                 self._left.append(message)
                 break
+
+    def _is_written_behind(self, message):
+        # Behind what was left, by the helper; not where no thread can be started.
+        self._left.append(message)
+        self._start_helper()
+        try:
+            return not self._helpers and self._free.wait(lambda: message.is_written() or self._is_closed)
+        finally:
+            self._forget(message)
 
     def _wait_with(self, message, way):
         # For the way to be free; who is overtaken again and again leaves the message to those who overtake.
@@ -993,6 +1004,9 @@ class Outlet(object):
         most = MOST_FOR_OTHERS
         try:
             while self._left and not self.way.holders:
+                if not self._writes_for_others(self.way):
+                    self._start_helper()
+                    return
                 first, hold = self._first_left(), _Outgoing(self.get_ident())
                 waits = not most or self._write_as(hold, self._write_at_once) is hold
                 if waits and first is not None and self._first_left() is first:
@@ -1003,6 +1017,11 @@ class Outlet(object):
             self._left.clear()  # there is nobody to whom it could be sent
         if self._closes and not self._left:
             self._close_if_free()
+
+    @staticmethod
+    def _writes_for_others(way):
+        # Without a descriptor it is not known what became of a message when a signal handler raised.
+        return way.fd is not None or _thread.get_ident() != MAIN_THREAD
 
     def _first_left(self):
         try:
@@ -1061,7 +1080,8 @@ class Outlet(object):
         older = len(self._left)
         while not (message.is_written() or way.successors):
             first = self._first_left()
-            if first is None or first is message or (older <= 0 and not first.position()):
+            for_others = (older > 0 or (first and first.position())) and self._writes_for_others(way)
+            if first is None or first is message or not for_others:
                 self._write(message, message, way)
             else:
                 self._write_oldest(message, way)
@@ -1141,8 +1161,14 @@ class Outlet(object):
 
     def _write(self, message, hold, way):
         if way.fd is None:
-            self._io.write(message.head + message.data)
-            message.note(message.size)
+            try:
+                self._io.write(message.head + message.data)
+            finally:
+                # What a signal handler raises in there does not say whether it was written: not twice.
+                if message is hold:
+                    message.note(message.size)
+            if message is not hold:
+                message.note(message.size)
             return
         at, counts = message.position(), []
         hold.writes = message, at, counts
@@ -1659,28 +1685,27 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             message = (Message.CHANNEL_CLOSE, self.id)
             if error is not None:
                 message = (Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
-        queue.closed = True
-        # A signal handler may raise at any of these steps: all are done nevertheless, for no other close() does them.
+        told = [] if message else [None]
         try:
             if isinstance(error, RemoteError):
                 queue.errors.append(error)
-            exhaust(removing(factory._queues, self.id, queue))
-        finally:
-            try:
-                queue.set()
-            finally:
-                told = not message
-                try:
-                    if message:
-                        self.gateway._send(*message)
-                        told = True
-                finally:
-                    # Again: it may have raised where these began.
-                    exhaust(removing(factory._queues, self.id, queue))
-                    queue.set()
-                    if not told:  # or it is not known: it does no harm to be told twice
-                        getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
-                    factory._end_callback(queue)
+            self._end_here(queue)
+            if not told:
+                self.gateway._send(*message)
+                told.append(message)
+            factory._end_callback(queue)
+        except BaseException:
+            # A signal handler may raise at any of these steps: all are done nevertheless. No other close() does them.
+            self._end_here(queue)
+            if not told:  # or it is not known: it does no harm to be told twice
+                getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
+            factory._end_callback(queue)
+            raise
+
+    def _end_here(self, queue):
+        queue.closed = True
+        exhaust(removing(self.gateway._channelfactory._queues, self.id, queue))
+        queue.set()
 
     def setcallback(self, callback, endmarker=NO_ENDMARKER_WANTED):
         """Call callback(item) for every item: at once for those that wait, then in the receiver thread as they arrive.
@@ -1930,8 +1955,10 @@ class ChannelFactory(object):
     def _disown(self):
         # In a forked child: no callback may run.
         self.finished = True
-        for queue in [self._queues.get(id) for id in list(self._queues)]:
-            queue.disown(self.gateway.execmodel)
+        for id in list(self._queues):
+            queue = self._queues.get(id)
+            if queue is not None:  # else a finalizer has just taken it out
+                queue.disown(self.gateway.execmodel)
 
     def _finished_receiving(self):
         self.finished = True
@@ -2055,13 +2082,15 @@ def _disown_gateways():
     _main_thread_is(_thread.get_ident())
     disowned = list(_receiving)
     _receiving.clear()
-    for gateway in disowned:
-        gateway._disown()
-    for gateway in disowned:
-        gateway._let_go()
-    _process = os.getpid()
-    if _core is not None:
-        _core.settle()
+    try:
+        for gateway in disowned:
+            gateway._disown()
+        for gateway in disowned:
+            gateway._let_go()
+    finally:
+        _process = os.getpid()
+        if _core is not None:
+            _core.settle()
 
 
 def _is_unsettled():

@@ -647,6 +647,168 @@ def test_a_forked_child_sends_nothing_even_before_its_hooks_run(program: Any) ->
     assert program(SENT_BEFORE_ITS_HOOK) == [["OSError", "OSError", 7], 0, "mine", "mine"]
 
 
+# Another thread's round trips may hold the machine's lock, or the role, at any fork.
+USED_BEFORE_ITS_HOOK = """
+channels = []
+
+def in_the_child():
+    if channels:
+        signal.alarm(5)
+        kind(lambda: USE)
+
+os.register_at_fork(after_in_child=in_the_child)
+gateway = execnet.makegateway("popen")
+busy, quiet = [gateway.remote_exec("for item in channel: channel.send(item)") for _ in range(2)]
+over = []
+
+def round_trips():
+    while not over:
+        busy.send(1)
+        busy.receive()
+
+call = Call(round_trips)
+channels.append(quiet)
+statuses = set()
+for _ in range(ROUNDS):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    statuses.add(os.waitpid(pid, 0)[1])
+over.append(True)
+call.result()
+quiet.send("mine")
+say([*statuses, kind(quiet.receive, PATIENCE)])
+"""
+
+
+@pytest.mark.parametrize(
+    "use", ["quiet.receive(0.1)", "quiet.waitclose(0.1)", "gateway.newchannel()", "quiet.close()", "gateway.exit()"]
+)
+def test_a_forked_child_neither_waits_for_its_parents_threads_nor_reads_for_them(use: str, program: Any) -> None:
+    assert program(USED_BEFORE_ITS_HOOK.replace("USE", use), rounds(30), 0.2) == [[0, "mine"]]
+
+
+COLLECTED_IN_ITS_HOOK = """
+after = 0
+
+def collect_soon():
+    gc.set_threshold(gc.get_count()[0] + after, 1, 1)
+    gc.enable()
+
+# As the documentation of gc advises: off over the fork.
+os.register_at_fork(before=gc.disable, after_in_child=collect_soon)
+gateway = execnet.makegateway("popen")
+
+class Kept:
+    def __init__(self):
+        self.itself, self.channel = self, gateway.newchannel()
+
+for after in range(ROUNDS):
+    gc.disable()
+    gc.collect()
+    for _ in range(40):
+        Kept()
+    pid = os.fork()
+    if pid == 0:
+        refused = kind(gateway.newchannel)
+        own = execnet.Group(["popen"])
+        answer = own[0].remote_exec("channel.send(7)").receive()
+        own.terminate(5)
+        os._exit(0 if (refused, answer) == ("OSError", 7) else 1)
+    say(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_finalizers_that_run_while_a_forked_child_lets_go_hinder_nothing(program: Any) -> None:
+    assert set(program(COLLECTED_IN_ITS_HOOK, rounds(40), 0.5)) == {0}
+
+
+# A handler raises now and then in what the main thread sends; what other threads send goes the same way.
+INTERRUPTED_VIA = """
+group = execnet.Group(["popen//id=way", "popen//via=way"])
+
+class Interrupt(Exception):
+    pass
+
+def interrupt(number, frame):
+    if armed:
+        raise Interrupt
+
+def round_trips():
+    channel = group[1].remote_exec("for item in channel: channel.send(item)")
+    for number in itertools.count():
+        if over:
+            return number
+        channel.send(number)
+        received = channel.receive(PATIENCE)
+        if received != number:
+            fail("%r came for %r" % (received, number))
+
+import itertools
+armed, over = False, []
+signal.signal(signal.SIGALRM, interrupt)
+channel = group[1].remote_exec("for item in channel: pass")
+calls = [Call(round_trips) for _ in range(3)]
+interrupted = 0
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+while interrupted < ROUNDS:
+    try:
+        armed = True
+        channel.send(1)
+        armed = False
+    except Interrupt:
+        armed = False
+        interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+over.append(True)
+ended(calls, "a thread still waits")
+say(all(call.result() for call in calls))
+group.terminate(5)
+"""
+
+
+def test_an_interrupted_send_through_another_gateway_doubles_nothing_of_other_threads(program: Any) -> None:
+    assert program(INTERRUPTED_VIA, rounds(500), 0.02) == [True]
+
+
+INTERRUPTED_CLOSES = """
+gateway = execnet.makegateway("popen")
+armed = False
+
+class Interrupt(Exception):
+    pass
+
+def interrupt(number, frame):
+    global armed
+    if armed:
+        armed = False
+        raise Interrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+dice = random.Random(SEED)
+interrupted = 0
+while interrupted < ROUNDS:
+    channel = gateway.remote_exec("channel.waitclose()")
+    signal.setitimer(signal.ITIMER_REAL, dice.random() * 0.0002 + 1e-6)
+    try:
+        armed = True
+        channel.close()
+    except Interrupt:
+        interrupted += 1
+        channel.close()
+    armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+deadline = time.monotonic() + PATIENCE
+while gateway.remote_status().numexecuting and time.monotonic() < deadline:
+    time.sleep(0.01)
+say(gateway.remote_status().numexecuting)
+"""
+
+
+def test_a_close_that_a_handler_interrupts_is_told_to_the_other_side(program: Any) -> None:
+    assert program(f"SEED = {random.random()}" + INTERRUPTED_CLOSES, rounds(100), 0.1) == [0]
+
+
 MADE_WITH_DEFAULTS = """
 gateway = execnet.makegateway("popen")
 

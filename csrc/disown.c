@@ -1,0 +1,27 @@
+/* A connection in a forked child, whose parent it belongs to. */
+#include "disown.h"
+
+void
+disown(ConnectionObject *connection)
+{
+    connection->disowned = true;
+    reading_disown(&connection->reading);
+    writing_disown(&connection->writing);
+    if (connection->has_kick) {
+        connection->has_kick = false;
+        fdio_kick_close(&connection->kick);
+    }
+    if (connection->sentinel != NULL) {
+        sentinel_forget(connection->sentinel);
+        connection->sentinel = NULL;
+    }
+}
+
+bool
+disown_if_forked(ConnectionObject *connection)
+{
+    if (!connection->disowned && fork_is_unsettled(connection->fork_mark)) {
+        disown(connection);
+    }
+    return connection->disowned;
+}
