@@ -210,6 +210,7 @@ typedef struct {
     uint8_t available, read, done; /* messages, in parts */
     uint8_t fates[MESSAGES + PROGRAMS];
     uint8_t kicks;
+    bool receiver_told; /* in the state before */
     bool kick_open, fd_closed, broken, strict, yields, handed_over, stopping, stopped, forked;
 } World;
 
@@ -1618,6 +1619,11 @@ check_role(void)
     if (before != NULL && before != receiver && now == receiver) {
         explore_expect(w->handed_over || comes_first, "the receiver is woken for nothing");
     }
+    if (now != NULL && now == before && now != receiver && !w->stopping) {
+        explore_expect(!receiver->sleeper.told || w->receiver_told,
+                       "the receiver is woken while another one reads");
+    }
+    w->receiver_told = receiver->sleeper.told;
     w->reader = now;
 }
 
