@@ -37,9 +37,9 @@ def interrupt():
 class StandIn:
     """A member that notes what is done to it, in the group's common log."""
 
-    def __init__(self, group, id, via=None):
+    def __init__(self, group, id, via=None, spec=None):
         self.group, self.id = group, id
-        self.spec = XSpec(f"popen//via={via}" if via else "popen")
+        self.spec = XSpec(spec or (f"popen//via={via}" if via else "popen"))
         self.log = group.__dict__.setdefault("log", [])
         self._io = self
         group._register(self)
@@ -78,6 +78,12 @@ class TestStandIns:
             steps, log = log[: 3 * len(level)], log[3 * len(level) :]
             assert {name for _, name in steps} == level
             assert [step for step, _ in steps[: len(level)]] == ["exit"] * len(level)
+
+    def test_one_that_runs_in_a_task_of_another_ends_before_that(self, group):
+        StandIn(group, "a")
+        StandIn(group, "b", spec="socket//installvia=a")
+        group.terminate(1.0)
+        assert [name for step, name in group.log if step == "exit"] == ["b", "a"]
 
     def test_one_that_exited_before_is_still_joined(self, group):
         StandIn(group, "a").exit()
