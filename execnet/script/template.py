@@ -55,6 +55,8 @@ def serve(descriptor: int, preload: str) -> dict[str, Any]:
     os.set_inheritable(descriptor, False)
     _occupy_standard_descriptors()
     failure = _preload([name for name in preload.split(",") if name])
+    if sys.version_info < (3, 13):
+        import threading  # noqa: F401  # what each worker would import for itself
     handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _note)
     template = _Template(control, failure, handlers)
     os.chdir(os.sep)
