@@ -236,6 +236,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     connection->codec = (CodecObject *)Py_NewRef(codec);
     connection->read_fd = read_fd;
+    connection->module = Py_NewRef(PyType_GetModule(type));
     connection->fork_mark = &state->fork_mark;
     connection->outlet = outlet_on(write_fd, lends);
     reading_init(&connection->reading);
@@ -252,6 +253,7 @@ static int
 connection_traverse(ConnectionObject *connection, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(connection));
+    Py_VISIT(connection->module);
     Py_VISIT(connection->codec);
     Py_VISIT(connection->factory);
     Py_VISIT(connection->queues);
@@ -291,6 +293,7 @@ connection_dealloc(ConnectionObject *connection)
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);
     }
+    Py_CLEAR(connection->module);
     type->tp_free((PyObject *)connection);
     Py_DECREF(type);
 }

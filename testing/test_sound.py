@@ -809,6 +809,29 @@ def test_a_close_that_a_handler_interrupts_is_told_to_the_other_side(program: An
     assert program(f"SEED = {random.random()}" + INTERRUPTED_CLOSES, rounds(100), 0.1) == [0]
 
 
+COLLECTED_WITH_ITS_MODULE = """
+import importlib.machinery, importlib.util
+from execnet import gateway_base
+
+for _ in range(10):
+    loader = importlib.machinery.ExtensionFileLoader("execnet._core", gateway_base._core.__file__)
+    core = importlib.util.module_from_spec(importlib.util.spec_from_loader("execnet._core", loader))
+    loader.exec_module(core)
+    cycle = {}
+    cycle["connection"] = core.Connection(core.Codec(vars(gateway_base)), *os.pipe())
+    cycle["connection"].attach(cycle, {}, cycle.get)
+    del loader, core, cycle
+    gc.collect()
+say("collected")
+"""
+
+
+def test_a_connection_may_be_collected_with_all_of_its_module() -> None:
+    if execnet.gateway_base.core != "c":
+        pytest.skip("the c core is not in use")
+    assert programs.run(COLLECTED_WITH_ITS_MODULE, environment("c")).check() == ["collected"]
+
+
 MADE_WITH_DEFAULTS = """
 gateway = execnet.makegateway("popen")
 
