@@ -813,15 +813,18 @@ COLLECTED_WITH_ITS_MODULE = """
 import importlib.machinery, importlib.util
 from execnet import gateway_base
 
-for _ in range(10):
+for _ in range(50):
     loader = importlib.machinery.ExtensionFileLoader("execnet._core", gateway_base._core.__file__)
     core = importlib.util.module_from_spec(importlib.util.spec_from_loader("execnet._core", loader))
     loader.exec_module(core)
-    cycle = {}
-    cycle["connection"] = core.Connection(core.Codec(vars(gateway_base)), *os.pipe())
-    cycle["connection"].attach(cycle, {}, cycle.get)
-    del loader, core, cycle
+    pipe, cycle = os.pipe(), {}
+    inner = {"cycle": cycle}
+    cycle["inner"], cycle["connection"] = inner, core.Connection(core.Codec(vars(gateway_base)), *pipe)
+    cycle["connection"].attach(cycle, inner, cycle.get)
+    del loader, core, cycle, inner
     gc.collect()
+    for descriptor in pipe:
+        os.close(descriptor)
 say("collected")
 """
 
@@ -829,7 +832,7 @@ say("collected")
 def test_a_connection_may_be_collected_with_all_of_its_module() -> None:
     if execnet.gateway_base.core != "c":
         pytest.skip("the c core is not in use")
-    assert programs.run(COLLECTED_WITH_ITS_MODULE, environment("c")).check() == ["collected"]
+    assert programs.run(COLLECTED_WITH_ITS_MODULE, environment("c", PYTHONMALLOC="debug")).check() == ["collected"]
 
 
 MADE_WITH_DEFAULTS = """
