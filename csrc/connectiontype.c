@@ -278,9 +278,7 @@ connection_dealloc(ConnectionObject *connection)
     PyObject_GC_UnTrack(connection);
     (void)disown_if_forked(connection);
     (void)connection_clear(connection);
-    if (connection->has_kick) {
-        fdio_kick_close(&connection->kick);
-    }
+    waking_close_kick(connection);
     if (connection->sentinel != NULL) {
         sentinel_stop(connection->sentinel);
     }

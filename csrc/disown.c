@@ -1,16 +1,15 @@
 /* A connection in a forked child, whose parent it belongs to. */
 #include "disown.h"
 
+#include "waking.h"
+
 void
 disown(ConnectionObject *connection)
 {
     connection->disowned = true;
     reading_disown(&connection->reading);
     writing_disown(&connection->writing);
-    if (connection->has_kick) {
-        connection->has_kick = false;
-        fdio_kick_close(&connection->kick);
-    }
+    waking_close_kick(connection);
     if (connection->sentinel != NULL) {
         sentinel_forget(connection->sentinel);
         connection->sentinel = NULL;

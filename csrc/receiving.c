@@ -234,12 +234,11 @@ stay(ConnectionObject *connection, Wait *wait, ReadingItem *item)
     ReadingThread *thread = &wait->thread;
     Told told = NULL;
     ReadingNext next = reading_enter(&connection->reading, thread, item, &told);
-    Slept slept = SLEPT;
 
     waking_wake(connection, told);
     while (next != NEXT_TAKE_ITEM && next != NEXT_TAKE_END) {
-        slept = next == NEXT_READ ? read_in_role(connection, wait)
-                                  : sleep_without_role(connection, wait, next == NEXT_WATCH);
+        Slept slept = next == NEXT_READ ? read_in_role(connection, wait)
+                                        : sleep_without_role(connection, wait, next == NEXT_WATCH);
         told = NULL;
         if (slept == SLEPT_LOOK || (is_there(thread) && wait->is_main_thread)) {
             reading_quit(&connection->reading, thread, &told);
@@ -454,8 +453,5 @@ receive_stopped(ConnectionObject *connection)
 
     reading_stopped(&connection->reading, &told);
     waking_wake(connection, told);
-    if (connection->has_kick) {
-        connection->has_kick = false;
-        fdio_kick_close(&connection->kick);
-    }
+    waking_close_kick(connection);
 }

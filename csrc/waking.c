@@ -65,6 +65,15 @@ waking_wake(const ConnectionObject *connection, Told told)
     }
 }
 
+void
+waking_close_kick(ConnectionObject *connection)
+{
+    if (connection->has_kick) {
+        connection->has_kick = false;
+        fdio_kick_close(&connection->kick);
+    }
+}
+
 bool
 waking_is_main_thread(const ConnectionObject *connection)
 {

@@ -17,6 +17,9 @@ void waking_take(const ConnectionObject *connection, const Sleeper *sleeper);
 /* Wake those whom a transition has told. */
 void waking_wake(const ConnectionObject *connection, Told told);
 
+/* When no thread can poll any more. */
+void waking_close_kick(ConnectionObject *connection);
+
 /* Whether the calling thread is the one that runs signal handlers. */
 bool waking_is_main_thread(const ConnectionObject *connection);
 

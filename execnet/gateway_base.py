@@ -211,8 +211,8 @@ def _main_thread():
     return threading.main_thread().ident if hasattr(threading, "main_thread") else _thread.get_ident()
 
 
-#: And the main thread after so many at first, then after twice as many each time, up to a second: a signal that comes
-#: just before a lock blocks does not interrupt the lock.
+#: And the main thread after so many, for a signal that comes just before a lock blocks does not interrupt the lock;
+#: where nothing is urgent, after twice as many each time, up to a second.
 SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
 
@@ -1161,14 +1161,14 @@ class Outlet(object):
 
     def _write(self, message, hold, way):
         if way.fd is None:
+            is_written = False
             try:
                 self._io.write(message.head + message.data)
+                is_written = True
             finally:
                 # What a signal handler raises in there does not say whether it was written: not twice.
-                if message is hold:
+                if is_written or message is hold:
                     message.note(message.size)
-            if message is not hold:
-                message.note(message.size)
             return
         at, counts = message.position(), []
         hold.writes = message, at, counts

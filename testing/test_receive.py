@@ -257,9 +257,9 @@ def test_timeouts_of_several_threads_do_not_hold_up_each_other(peer: Peer) -> No
 @one_transport
 def test_input_that_never_pauses_holds_up_neither_timeouts_nor_signals(peer: Peer, tmp_path: Path, ends: str) -> None:
     channel = peer.gateway.newchannel()
-    flood = tmp_path / "flood"
-    # About a second of it.
-    flood.write_bytes(frame(peer.DATA, channel.id + 2) * ((128 if peer.base.core == "c" else 3) * MIB // 9))
+    flood, is_over = tmp_path / "flood", threading.Event()
+    half = 32 * MIB // 9 * 9
+    flood.write_bytes(frame(peer.DATA, channel.id + 2) * (2 * half // 9))
 
     def begin() -> None:
         # A file can always be read: it takes the pipe's place while the main thread polls that.
@@ -268,15 +268,19 @@ def test_input_that_never_pauses_holds_up_neither_timeouts_nor_signals(peer: Pee
             os.dup2(file.fileno(), peer.gateway._io.infile.fileno())
             peer.write(frame(peer.DATA, channel.id + 2))
             wait_until(lambda: os.lseek(file.fileno(), 0, os.SEEK_CUR), SECONDS, "the first bytes of the file")
-        if ends == "signal":
-            os.kill(os.getpid(), signal.SIGINT)
+            if ends == "signal":
+                os.kill(os.getpid(), signal.SIGINT)
+            while not is_over.wait(0.01):  # it never ends
+                if os.lseek(file.fileno(), 0, os.SEEK_CUR) > half:
+                    os.lseek(file.fileno(), -half, os.SEEK_CUR)
 
     beginner = Call(begin)
     with pytest.raises(KeyboardInterrupt if ends == "signal" else channel.TimeoutError):
         channel.receive(SECONDS if ends == "signal" else 0.4)
-    beginner.result()
     with pytest.raises(channel.TimeoutError):  # the input has not ended
         channel.receive(0)
+    is_over.set()
+    beginner.result()
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 0.001, 1e-9, 5, 10**6, 1e300, float("inf")])

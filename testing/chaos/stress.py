@@ -995,7 +995,7 @@ def main() -> None:
     parser.add_argument("--core", choices=["c", "portable"], default=execnet.gateway_base.core)
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds that anything may take")
     parser.add_argument("--only", default="", help="names of scenarios, with commas")
-    parser.add_argument("--without", default="", help="names of scenarios, of all others")
+    parser.add_argument("--without", default="", help="names of scenarios to leave out")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     options = parser.parse_args()
     if options.list:
@@ -1012,7 +1012,7 @@ def main() -> None:
     world = World(options.seed, options.core, options.patience)
     only, without = (set(filter(None, names.split(","))) for names in (options.only, options.without))
     if without:
-        only = {*SCENARIOS, *IN_MAIN} - without
+        only = (only or {*SCENARIOS, *IN_MAIN}) - without
     for name, prepare in PREPARATIONS.items():
         if not only or name in only:
             prepare(world)
