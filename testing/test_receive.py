@@ -273,6 +273,7 @@ def test_input_that_never_pauses_holds_up_neither_timeouts_nor_signals(peer: Pee
             while not is_over.wait(0.01):  # it never ends
                 if os.lseek(file.fileno(), 0, os.SEEK_CUR) > half:
                     os.lseek(file.fileno(), -half, os.SEEK_CUR)
+            os.truncate(flood, 0)
 
     beginner = Call(begin)
     with pytest.raises(KeyboardInterrupt if ends == "signal" else channel.TimeoutError):
