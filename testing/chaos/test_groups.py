@@ -57,6 +57,8 @@ class Crowd:
         if kind == "via":
             master = dice.choice(list(self.group) or [None])
             way = master.id if master is not None and not master.spec.via else "nobody"
+            if name == f"//id={way}":
+                name = ""  # it would go through itself
             return [self.group.makegateway(f"popen//via={way}{name}")]
         if dice.random() < 0.3:
             return self.group.makegateways([self.specs[kind] + name, "popen"])
