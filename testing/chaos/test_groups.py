@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support import interpreters, leaks
@@ -31,7 +32,8 @@ class Crowd:
         self.group = execnet.Group()
         self.specs, self.seed = specs, seed
         self.stop = time.monotonic() + SECONDS
-        self.made: list[execnet.Gateway] = []
+        # With what tells the gateway's process from a later one of the same number.
+        self.made: list[tuple[execnet.Gateway, str]] = []
         self.refused = 0
         self.ended = 0
 
@@ -49,7 +51,7 @@ class Crowd:
                 self.expect(kind, error)
                 self.refused += 1
                 continue
-            self.made += gateways
+            self.made += [(gateway, when_started(gateway)) for gateway in gateways]
             self.use(dice.choice(gateways), dice)
 
     def started(self, kind: str, dice: random.Random) -> list[execnet.Gateway]:
@@ -97,13 +99,23 @@ class Crowd:
     def check(self) -> None:
         """Whatever still runs is known to the group."""
         known = {*self.group._gateways, *self.group._gateways_to_join}
-        lost = [gateway for gateway in self.made if gateway not in known and runs(gateway)]
+        lost = [gateway for gateway, started in self.made if gateway not in known and runs(gateway, started)]
         assert lost == []
 
 
-def runs(gateway: execnet.Gateway) -> bool:
+def when_started(gateway: execnet.Gateway) -> str:
+    """When the gateway's process started, if it is here and runs."""
+    if gateway.pid is None or gateway.spec.socket or not is_running(gateway.pid):
+        return ""
+    try:
+        return Path(f"/proc/{gateway.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def runs(gateway: execnet.Gateway, started: str) -> bool:
     """Whether the gateway's process is there, as far as that can be told."""
-    return gateway.hasreceiver() or (gateway.pid is not None and not gateway.spec.socket and is_running(gateway.pid))
+    return gateway.hasreceiver() or (started != "" and when_started(gateway) == started)
 
 
 def test_no_gateway_is_lost_revived_or_doubled_and_none_survives(
