@@ -342,6 +342,17 @@ class TestStderr:
             channel.receive(SECONDS)
         assert "Segmentation fault" in caught.value.stderr and "in crash" in caught.value.stderr
 
+    def test_of_a_crash_all_lines_are_kept_however_deep_its_stacks(self, makegateway):
+        gateway = makegateway("popen//stderr=capture")
+        channel = gateway.remote_exec(
+            "import os, sys\n"
+            "sys.stderr.write('before\\nFatal Python error: Aborted\\n' + '  Binary file\\n' * 100)\n"
+            "sys.stderr.flush(); os._exit(3)"
+        )
+        with pytest.raises(GatewayDied) as caught:
+            channel.receive(SECONDS)
+        assert caught.value.stderr.splitlines() == ["Fatal Python error: Aborted"] + ["  Binary file"] * 100
+
     def test_without_capture_it_is_inherited(self, makegateway, capfd):
         gateway = makegateway("popen//faulthandler")
         with pytest.raises(GatewayDied) as caught:
