@@ -205,6 +205,7 @@ def test_a_worker_of_another_interpreter_needs_nothing_installed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("EXECNET_PURE", "1")  # where execnet happens to be installed there, its C core would be used
     gateway = makegateway(f"popen//python={other_python}")
     argv, path, _, modules = gateway.remote_exec(REPORT).receive(SECONDS)
     assert argv == ["-c"]
