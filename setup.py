@@ -11,6 +11,7 @@ EXECNET_WERROR       1: compiler warnings are errors and asserts stay on
 import glob
 import os
 import sys
+import sysconfig
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -47,9 +48,14 @@ def core_extensions():
         raise SystemExit(f"EXECNET_BUILD_CORE must be unset, 0 or 1, not {WANTED!r}")
     if WANTED == "0":
         return []
+    without = ""
     if sys.implementation.name != "cpython":
+        without = f"is for CPython, not {sys.implementation.name}"
+    elif sysconfig.get_config_var("Py_GIL_DISABLED"):
+        without = "needs the GIL, and this is a free-threaded build"
+    if without:
         if WANTED == "1":
-            raise SystemExit(f"EXECNET_BUILD_CORE=1, but the C core is for CPython, not {sys.implementation.name}")
+            raise SystemExit(f"EXECNET_BUILD_CORE=1, but the C core {without}")
         return []
     return [
         Extension(

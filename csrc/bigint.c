@@ -2,9 +2,8 @@
 
    Here is only what is small enough for simple arithmetic on the stack, quadratic with a small
    bound: decimal digits in chunks on one side, nine on the way out and eight on the way in,
-   CPython's own digits on the other. Sizes that occur go straight through 128 bits. No public
-   function of CPython gives or takes the digits of an int in all supported versions, so the layouts
-   that are used are named in one place each. */
+   CPython's own digits on the other. Sizes that occur go straight through 128 bits. How CPython
+   gives and takes its digits is said in pycompat.h. */
 #include "core.h"
 
 enum {
@@ -19,31 +18,6 @@ enum {
 #if defined(__SIZEOF_INT128__) && PyLong_SHIFT == 30
 #define WITH_INT128
 #endif
-
-/* ---- CPython's layout ---- */
-
-/* An int of so many digits, at least two, to be filled in by the caller. */
-static inline PyObject *
-long_new(int count, bool negative, digit **digits)
-{
-    PyLongObject *self = _PyLong_New(count);
-
-    if (self == NULL) {
-        return NULL;
-    }
-#if PY_VERSION_HEX >= 0x030C0000
-    if (negative) {
-        self->long_value.lv_tag |= 2;
-    }
-    *digits = self->long_value.ob_digit;
-#else
-    if (negative) {
-        Py_SET_SIZE(self, -count);
-    }
-    *digits = self->ob_digit;
-#endif
-    return (PyObject *)self;
-}
 
 /* ---- to decimal ---- */
 
@@ -182,18 +156,19 @@ format_few(const digit *digits, Py_ssize_t count, char *to)
 int
 bigint_format(PyObject *value, char text[BIGINT_TEXT])
 {
-    Py_ssize_t count;
-    bool negative;
-    const digit *digits = bigint_digits(value, &count, &negative);
+    IntDigits all;
 
+    int_digits(value, &all);
     text[0] = '-';
-    char *start = text + negative;
+    char *start = text + all.negative;
     char *end;
 #ifdef WITH_INT128
-    end = count <= 4 ? format_few(digits, count, start) : format_chunks(digits, count, start);
+    end = all.count <= 4 ? format_few(all.digits, all.count, start)
+                         : format_chunks(all.digits, all.count, start);
 #else
-    end = format_chunks(digits, count, start);
+    end = format_chunks(all.digits, all.count, start);
 #endif
+    int_release(&all);
     return end == NULL ? 0 : (int)(end - text);
 }
 
@@ -292,18 +267,19 @@ parse_few(const char *text, int length, bool negative)
     }
     int count = high == 0 ? 2 : high <= PyLong_MASK ? 3 : 4;
     digit *digits;
-    PyObject *self = long_new(count, negative, &digits);
-    if (self != NULL) {
-        digits[0] = (digit)low & PyLong_MASK;
-        digits[1] = (digit)(low >> PyLong_SHIFT);
-        if (count > 2) {
-            digits[2] = (digit)high & PyLong_MASK;
-        }
-        if (count > 3) {
-            digits[3] = (digit)(high >> PyLong_SHIFT);
-        }
+    IntWriter *writer = intwriter_new(count, negative, &digits);
+    if (writer == NULL) {
+        return NULL;
     }
-    return self;
+    digits[0] = (digit)low & PyLong_MASK;
+    digits[1] = (digit)(low >> PyLong_SHIFT);
+    if (count > 2) {
+        digits[2] = (digit)high & PyLong_MASK;
+    }
+    if (count > 3) {
+        digits[3] = (digit)(high >> PyLong_SHIFT);
+    }
+    return intwriter_finish(writer);
 }
 #endif
 
@@ -323,11 +299,12 @@ parse_chunks(const char *text, int length, bool negative)
         return PyLong_FromLong(negative ? -number : number);
     }
     digit *to;
-    PyObject *self = long_new(used, negative, &to);
-    if (self != NULL) {
-        memcpy(to, digits, (size_t)used * sizeof(digit));
+    IntWriter *writer = intwriter_new(used, negative, &to);
+    if (writer == NULL) {
+        return NULL;
     }
-    return self;
+    memcpy(to, digits, (size_t)used * sizeof(digit));
+    return intwriter_finish(writer);
 }
 
 PyObject *

@@ -3,11 +3,7 @@
 #ifndef EXECNET_CORE_H
 #define EXECNET_CORE_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#if PY_VERSION_HEX < 0x030B0000
-#include <longintrepr.h>
-#endif
+#include "pycompat.h"
 
 #include "forked.h"
 
@@ -15,17 +11,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-
-#if PY_VERSION_HEX < 0x030A0000
-static inline PyObject *
-core_new_ref(PyObject *object)
-{
-    Py_INCREF(object);
-    return object;
-}
-/* As CPython's own, takes a pointer to any object. */
-#define Py_NewRef(object) core_new_ref((PyObject *)(object))
-#endif
 
 /* For what is called seldom: inlined, it would have its frequent caller save registers for it. */
 #ifdef __GNUC__
@@ -235,22 +220,6 @@ enum {
     BIGINT_DIGITS = 576,
     BIGINT_TEXT = BIGINT_DIGITS + 1, /* a minus before them */
 };
-
-/* The value's digits in base 2 ** PyLong_SHIFT, least significant first. */
-static inline const digit *
-bigint_digits(PyObject *value, Py_ssize_t *count, bool *negative)
-{
-    PyLongObject *self = (PyLongObject *)value;
-#if PY_VERSION_HEX >= 0x030C0000
-    *count = (Py_ssize_t)(self->long_value.lv_tag >> 3);
-    *negative = (self->long_value.lv_tag & 3) == 2;
-    return self->long_value.ob_digit;
-#else
-    *count = Py_ABS(Py_SIZE(self));
-    *negative = Py_SIZE(self) < 0;
-    return self->ob_digit;
-#endif
-}
 
 /* Write the decimal text of `value`, an exact int other than 0, to `text`; its length, or 0 if it
  * is too long. */

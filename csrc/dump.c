@@ -300,24 +300,10 @@ write_large_int(Writer *writer, PyObject *value)
 static inline int
 write_int(Writer *writer, PyObject *value)
 {
-    Py_ssize_t count;
-    bool negative;
-    const digit *digits = bigint_digits(value, &count, &negative);
-    int64_t number = 0;
+    int32_t number;
 
-    if (count > 62 / PyLong_SHIFT) {
-        return write_large_int(writer, value);
-    }
-    while (count > 0) {
-        number = number << PyLong_SHIFT | digits[--count];
-    }
-    if (negative) {
-        number = -number;
-    }
-    if (number < INT32_MIN || number > INT32_MAX) {
-        return write_large_int(writer, value);
-    }
-    return write_int4(writer, OP_INT, (int32_t)number);
+    return int_as_int32(value, &number) ? write_int4(writer, OP_INT, number)
+                                        : write_large_int(writer, value);
 }
 
 static inline int

@@ -19,6 +19,10 @@ module_exec(PyObject *module)
 {
     ModuleState *state = module_state(module);
 
+    if (!int_layout_is_known()) {
+        PyErr_SetString(PyExc_ImportError, "this Python keeps integers in another way");
+        return -1;
+    }
     atomic_init(&state->main_thread, PyThread_get_thread_ident());
     state->fork_mark = fork_mark_new();
     if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||

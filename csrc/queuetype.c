@@ -95,16 +95,12 @@ queue_dealloc(ItemQueueObject *queue)
 static PyObject *
 queue_channel(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-#if PY_VERSION_HEX >= 0x030D0000
     PyObject *channel;
 
     if (PyWeakref_GetRef(queue->channel_ref, &channel) < 0) {
         return NULL;
     }
     return channel != NULL ? channel : Py_NewRef(Py_None);
-#else
-    return Py_NewRef(PyWeakref_GET_OBJECT(queue->channel_ref));
-#endif
 }
 
 static PyObject *

@@ -1551,6 +1551,8 @@ def _find_core():
     """The C core that belongs to this very text, or None."""
     if os.environ.get("EXECNET_PURE") or not PY3:
         return None
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None  # it needs the GIL, and to import it would turn that on for all threads
     try:
         if __name__ == "execnet.gateway_base":
             from execnet import _core as found

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TAIL_SIZE = 16 * 1024  # bytes kept
 TAIL_LINES = 40
+CRASH = "Fatal Python error"  # the first line of what faulthandler tells of a crash, one for each frame of its stacks
 CHUNK = 64 * 1024
 # Seconds in which the rest must arrive once the process has ended: a child of its may hold its stderr open for ever.
 LINGER = 0.1
@@ -79,10 +80,11 @@ class StderrTail:
                 view = view[os.write(STDERR, view) :]
 
     def text(self, timeout: float) -> str:
-        """The last lines, after waiting at most ``timeout`` seconds for the end of the stream."""
+        """The last lines, those of a crash from its first on, after at most ``timeout`` seconds for all to arrive."""
         self._ended.wait(timeout)
         lines = self._tail.decode("utf-8", "backslashreplace").splitlines()
-        return "\n".join(lines[-TAIL_LINES:])
+        crash = next((at for at, line in enumerate(lines) if line.startswith(CRASH)), len(lines))
+        return "\n".join(lines[min(crash, max(len(lines) - TAIL_LINES, 0)) :])
 
     def finish(self) -> None:
         """End the thread: the process has ended, and what it left arrives at once."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.blocked import Call, interrupted_after
-from support.initiator import Initiator, is_running, wait_for_end
+from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
 from support.processes import wait_until
 from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
@@ -341,6 +341,17 @@ class TestStderr:
         with pytest.raises(GatewayDied, match="killed by SIGSEGV") as caught:
             channel.receive(SECONDS)
         assert "Segmentation fault" in caught.value.stderr and "in crash" in caught.value.stderr
+
+    def test_of_a_crash_all_lines_are_kept_however_deep_its_stacks(self, makegateway):
+        gateway = makegateway("popen//stderr=capture")
+        channel = gateway.remote_exec(
+            "import os, sys\n"
+            "sys.stderr.write('before\\nFatal Python error: Aborted\\n' + '  Binary file\\n' * 100)\n"
+            "sys.stderr.flush(); os._exit(3)"
+        )
+        with pytest.raises(GatewayDied) as caught:
+            channel.receive(SECONDS)
+        assert caught.value.stderr.splitlines() == ["Fatal Python error: Aborted"] + ["  Binary file"] * 100
 
     def test_without_capture_it_is_inherited(self, makegateway, capfd):
         gateway = makegateway("popen//faulthandler")
@@ -840,7 +851,7 @@ def reap(pid):
 
 def run_forking(source, core, **environ):
     """Run a program that forks; it must end well and silently, its workers gone."""
-    environ = {"PYTHONWARNINGS": "ignore:.*fork:DeprecationWarning", **CORES[core], **environ}
+    environ = {**FORKING_ENVIRON, **CORES[core], **environ}
     with Initiator(FORKING + source + "\nsay(gateway.pid)", **environ) as initiator:
         status, said, err = initiator.end()
         assert (status, err) == (0, "")
@@ -917,7 +928,7 @@ assert [os.waitpid(pid, 0)[1] >> 8 for pid in pids] == [0, 1]
 echo.send(3)
 assert echo.receive(20) == 3
 """
-        environ = {"PYTHONWARNINGS": "ignore:.*fork:DeprecationWarning", **CORES[core]}
+        environ = {**FORKING_ENVIRON, **CORES[core]}
         with Initiator(FORKING + source.replace('print("child", flush=True)', 'say("child")'), **environ) as initiator:
             status, said, err = initiator.end()
         assert (status, said, err) == (0, ["child"], "")

@@ -205,10 +205,12 @@ def test_a_worker_of_another_interpreter_needs_nothing_installed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("EXECNET_PURE", "1")  # where execnet happens to be installed there, its C core would be used
     gateway = makegateway(f"popen//python={other_python}")
     argv, path, _, modules = gateway.remote_exec(REPORT).receive(SECONDS)
     assert argv == ["-c"]
-    assert gateway_bootstrap.importdir not in path
+    own_path = subprocess.run([other_python, "-c", "import sys; print(sys.path)"], stdout=subprocess.PIPE, check=True)
+    assert path == ast.literal_eval(own_path.stdout.decode())
     assert modules == []
     with pytest.raises(execnet.RemoteError, match=r"gateway_base.*\n(.*\n)*.*SyntaxError"):
         gateway.remote_exec("1 +").waitclose(SECONDS)

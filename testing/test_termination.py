@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import leaks
 from support.blocked import Call
+from support.initiator import FORKING_ENVIRON
 from support.lines import AtLine, functions_of
 from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
@@ -440,7 +441,7 @@ print(a._io.popen.pid, c._io.popen.pid, flush=True)
 def finish(more="", python=sys.executable, seconds=SECONDS):
     """Run a program that ends with live gateways; its time, status, output, stderr."""
     started = time.monotonic()
-    environ = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(execnet.__file__)))
+    environ = {**os.environ, **FORKING_ENVIRON, "PYTHONPATH": os.path.dirname(os.path.dirname(execnet.__file__))}
     done = subprocess.run(
         [python, "-c", PROGRAM.format(more=more)], capture_output=True, text=True, timeout=60, env=environ
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import leaks
 from support.blocked import await_blocked
-from support.initiator import Initiator, is_running, wait_for_end
+from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
 from support.lines import AtLine, functions_of
 from support.processes import wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
@@ -1110,7 +1110,7 @@ say([gateway.remote_status().numexecuting, template.popen.poll()])
 group.terminate(5)
 say([gateway._io.popen.returncode, template.popen.returncode])
 """
-        with Initiator(source) as initiator:
+        with Initiator(source, **FORKING_ENVIRON) as initiator:
             assert initiator.end() == (0, [[True, 1, 0], 0, True, [0, None], [0, 0]], "")
 
     @pytest.mark.timing

@@ -17,6 +17,8 @@ import execnet
 from .processes import wait_until
 
 SECONDS = 30.0
+# For a program that forks: CPython 3.12 and newer tell of every fork of a process with threads.
+FORKING_ENVIRON = {"PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}
 # What every program has at hand; say() tells the test something.
 PREAMBLE = """\
 import json, os, signal, sys, threading, time

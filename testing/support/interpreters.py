@@ -1,4 +1,4 @@
-"""The Python interpreters found on this machine, 2.7 to the newest, PyPy too."""
+"""The Python interpreters found on this machine, 2.7 to the newest, free-threaded builds and PyPy too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-PROBE = """import platform, sys
-print("%s %d %d %s" % ((platform.python_implementation().lower(),) + sys.version_info[:2] + (sys.executable,)))
+PROBE = """import platform, sys, sysconfig
+version = sys.version_info[:2] + (bool(sysconfig.get_config_var("Py_GIL_DISABLED")),)
+print("%s %d %d %d %s" % ((platform.python_implementation().lower(),) + version + (sys.executable,)))
 """
 NAME = re.compile(r"(python2\.7|python3(\.\d+)?t?|pypy3?)$")
 # Those that tests ask for, under the names by which programs start them; any further one that is found is used too.
-NAMES = ["python2.7", *(f"python3.{minor}" for minor in range(6, 14)), "pypy3"]
+NAMES = ["python2.7", *(f"python3.{minor}" for minor in range(6, 16)), "pypy3"]
 
 
 class Interpreter(str):
@@ -23,16 +24,17 @@ class Interpreter(str):
 
     implementation: str
     version: tuple[int, int]
+    free_threaded: bool
 
     @property
     def name(self) -> str:
-        return f"{self.implementation}{self.version[0]}.{self.version[1]}"
+        return f"{self.implementation}{self.version[0]}.{self.version[1]}{'t' * self.free_threaded}"
 
     @property
     def command(self) -> str:
         """The name by which programs start it."""
         if self.implementation == "cpython":
-            return f"python{self.version[0]}.{self.version[1]}"
+            return self.name.replace("cpython", "python")
         return f"{self.implementation}{self.version[0]}"
 
 
@@ -55,27 +57,33 @@ def _probe(path: str) -> Interpreter | None:
         ).stdout.decode()
     except (OSError, subprocess.SubprocessError):
         return None  # a launcher without an interpreter behind it
-    implementation, major, minor, executable = answer.split(None, 3)
+    implementation, major, minor, free_threaded, executable = answer.split(None, 4)
     interpreter = Interpreter(executable.strip())
     interpreter.implementation = implementation
     interpreter.version = (int(major), int(minor))
+    interpreter.free_threaded = free_threaded == "1"
     return interpreter
 
 
 @functools.cache
 def found() -> list[Interpreter]:
-    """One interpreter for each implementation and version, oldest first."""
-    chosen: dict[tuple[str, tuple[int, int]], Interpreter] = {}
+    """One interpreter for each implementation and version, with the GIL and without, oldest first."""
+    chosen: dict[tuple[str, tuple[int, int], bool], Interpreter] = {}
     for path in dict.fromkeys(_candidates()):
         interpreter = _probe(path)
         if interpreter and interpreter.version >= (2, 7):
-            chosen.setdefault((interpreter.implementation, interpreter.version), interpreter)
-    return sorted(chosen.values(), key=lambda interpreter: (interpreter.implementation, interpreter.version))
+            chosen.setdefault((interpreter.implementation, interpreter.version, interpreter.free_threaded), interpreter)
+    return [chosen[what] for what in sorted(chosen)]
 
 
 def named(command: str) -> Interpreter | None:
     """The newest interpreter found that is started by that name."""
     return next((interpreter for interpreter in reversed(found()) if interpreter.command == command), None)
+
+
+def free_threaded() -> Interpreter | None:
+    """The newest interpreter found that has no GIL."""
+    return next((interpreter for interpreter in reversed(found()) if interpreter.free_threaded), None)
 
 
 def lacking() -> list[str]:

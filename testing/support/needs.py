@@ -17,6 +17,8 @@ import pytest
 
 from support import interpreters, oracle, sshd
 
+WHERE = "on the PATH, under ~/.pyenv or in EXECNET_TEST_PYTHONS"
+
 
 class Part(NamedTuple):
     """Something that tests need: how to get it, whether it is here, whether continuous integration has it."""
@@ -42,8 +44,7 @@ def _has_oracle() -> bool:
 
 
 def _python(name: str) -> Part:
-    get = "an interpreter on the PATH, under ~/.pyenv or in EXECNET_TEST_PYTHONS"
-    return Part(get, lambda: interpreters.named(name))
+    return Part(f"an interpreter {WHERE}", lambda: interpreters.named(name))
 
 
 PARTS = {
@@ -51,6 +52,7 @@ PARTS = {
     "index": Part("pip gets nothing from its package index", _index_answers, in_ci=True),
     "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
     **{name: _python(name) for name in interpreters.NAMES},
+    "free-threaded": Part(f"a free-threaded build of Python {WHERE}", interpreters.free_threaded),
     "pypy3": Part("apt-get install pypy3", lambda: interpreters.named("pypy3"), in_ci=True),
 }
 LACKING = pytest.StashKey[list[str]]()

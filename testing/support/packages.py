@@ -56,17 +56,17 @@ def build(kind: str, source: Path, target: Path, **extra: str) -> tuple[Path, st
 
 
 class Venv:
-    """A virtual environment of its own, with only what is installed into it."""
+    """A virtual environment of its own, with only what is installed into it, of this process's Python or another."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
-        run([sys.executable, "-m", "venv", "--without-pip", folder], cwd=folder.parent)
+        run([python, "-m", "venv", "--without-pip", folder], cwd=folder.parent)
 
-    def install(self, *requirements: object) -> None:
-        """Install `requirements` with the pip of this process's environment."""
+    def install(self, *requirements: object, **extra: str) -> None:
+        """Install `requirements` with the pip of this process's environment. `extra` are environment variables."""
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
-        run([*pip, "install", *requirements], cwd=self.folder)
+        run([*pip, "install", *requirements], cwd=self.folder, **extra)
 
     def run(self, *arguments: object, **extra: str) -> str:
         """Run this environment's Python with `arguments`; what it wrote. `extra` are environment variables."""

@@ -1,0 +1,203 @@
+/* What differs between the versions of CPython, each of it once. Everything else in csrc/ is
+   written for all of them: where the newest has a public name, by that, else by a name from here.
+ */
+#ifndef EXECNET_PYCOMPAT_H
+#define EXECNET_PYCOMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#if PY_VERSION_HEX < 0x030B0000
+#include <longintrepr.h>
+#endif
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* ---- references ---- */
+
+#if PY_VERSION_HEX < 0x030A0000
+static inline PyObject *
+pycompat_new_ref(PyObject *object)
+{
+    Py_INCREF(object);
+    return object;
+}
+/* As CPython's own, takes a pointer to any object. */
+#define Py_NewRef(object) pycompat_new_ref((PyObject *)(object))
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+pycompat_weakref_get_ref(PyObject *reference, PyObject **object)
+{
+    PyObject *found = PyWeakref_GET_OBJECT(reference);
+
+    *object = found == Py_None ? NULL : Py_NewRef(found);
+    return *object != NULL;
+}
+#define PyWeakref_GetRef pycompat_weakref_get_ref
+#endif
+
+/* ---- integers: their digits in base 2 ** PyLong_SHIFT, least significant first ---- */
+
+#if PY_VERSION_HEX >= 0x030E0000
+#define WITH_INT_API /* PyLong_Export and PyLongWriter */
+#endif
+
+/* What int_digits gives. Not to be moved while in use: `digits` may point into it. */
+typedef struct {
+    const digit *digits;
+    Py_ssize_t count;
+    bool negative;
+#ifdef WITH_INT_API
+    PyLongExport exported;
+    digit few[64 / PyLong_SHIFT + 1];
+#endif
+} IntDigits;
+
+/* An int in the making. */
+#ifdef WITH_INT_API
+typedef PyLongWriter IntWriter;
+#else
+typedef PyLongObject IntWriter;
+#endif
+
+/* Whether digits are kept as it is said here. */
+static inline bool
+int_layout_is_known(void)
+{
+#ifdef WITH_INT_API
+    const PyLongLayout *layout = PyLong_GetNativeLayout();
+
+    return layout->bits_per_digit == PyLong_SHIFT && layout->digit_size == sizeof(digit) &&
+           layout->digits_order == -1 && layout->digit_endianness == (PY_BIG_ENDIAN ? 1 : -1);
+#else
+    return true;
+#endif
+}
+
+/* The digits of an exact int; ended with int_release. */
+static inline void
+int_digits(PyObject *value, IntDigits *to)
+{
+#ifdef WITH_INT_API
+    int failed = PyLong_Export(value, &to->exported);
+
+    assert(!failed); /* no int does */
+    (void)failed;
+    if (to->exported.digits != NULL) {
+        to->digits = to->exported.digits;
+        to->count = to->exported.ndigits;
+        to->negative = to->exported.negative;
+        return;
+    }
+    to->digits = to->few;
+    to->count = 0;
+    to->negative = to->exported.value < 0;
+    uint64_t left = (uint64_t)to->exported.value;
+    for (left = to->negative ? 0 - left : left; left != 0; left >>= PyLong_SHIFT) {
+        to->few[to->count++] = (digit)(left & PyLong_MASK);
+    }
+#else
+    PyLongObject *self = (PyLongObject *)value;
+#if PY_VERSION_HEX >= 0x030C0000
+    to->count = (Py_ssize_t)(self->long_value.lv_tag >> 3);
+    to->negative = (self->long_value.lv_tag & 3) == 2;
+    to->digits = self->long_value.ob_digit;
+#else
+    to->count = Py_ABS(Py_SIZE(self));
+    to->negative = Py_SIZE(self) < 0;
+    to->digits = self->ob_digit;
+#endif
+#endif
+}
+
+static inline void
+int_release(IntDigits *digits)
+{
+#ifdef WITH_INT_API
+    PyLong_FreeExport(&digits->exported);
+#else
+    (void)digits;
+#endif
+}
+
+/* Whether an exact int fits 32 bits; *number is it then. */
+static inline bool
+int_as_int32(PyObject *value, int32_t *number)
+{
+    int64_t wide = 0;
+#ifdef WITH_INT_API
+    if (PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+        wide = PyUnstable_Long_CompactValue((PyLongObject *)value);
+    } else {
+        int overflow;
+        wide = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow) {
+            return false;
+        }
+    }
+#else
+    IntDigits all;
+
+    int_digits(value, &all);
+    if (all.count > 62 / PyLong_SHIFT) {
+        return false;
+    }
+    while (all.count > 0) {
+        wide = wide << PyLong_SHIFT | all.digits[--all.count];
+    }
+    if (all.negative) {
+        wide = -wide;
+    }
+#endif
+    *number = (int32_t)wide;
+    return wide >= INT32_MIN && wide <= INT32_MAX;
+}
+
+/* An int of so many digits, at least two, the last other than 0: the caller fills them in, all of
+ * them, then calls intwriter_finish. NULL with MemoryError. */
+static inline IntWriter *
+intwriter_new(int count, bool negative, digit **digits)
+{
+#ifdef WITH_INT_API
+    void *memory;
+    PyLongWriter *writer = PyLongWriter_Create(negative, count, &memory);
+
+    if (writer != NULL) {
+        *digits = memory;
+    }
+    return writer;
+#else
+    PyLongObject *self = _PyLong_New(count);
+
+    if (self == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (negative) {
+        self->long_value.lv_tag |= 2;
+    }
+    *digits = self->long_value.ob_digit;
+#else
+    if (negative) {
+        Py_SET_SIZE(self, -count);
+    }
+    *digits = self->ob_digit;
+#endif
+    return self;
+#endif
+}
+
+static inline PyObject *
+intwriter_finish(IntWriter *writer)
+{
+#ifdef WITH_INT_API
+    return PyLongWriter_Finish(writer);
+#else
+    return (PyObject *)writer;
+#endif
+}
+
+#endif
