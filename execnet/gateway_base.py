@@ -1643,7 +1643,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         if item is None:
             raise self.TimeoutError("no item after %r seconds" % (timeout,))
         if item is ENDMARKER:
-            raise self._getremoteerror() or EOFError("%r: the other side sends nothing more" % (self,))
+            end = EOFError("%r: the other side sends nothing more" % (self,))
+            end.gateway_id = getattr(self.gateway, "id", None)
+            raise self._getremoteerror() or end
         return item[0]
 
     def _getremoteerror(self):
@@ -2486,11 +2488,10 @@ class WorkerGateway(BaseGateway):
         except KeyboardInterrupt:
             self._end_task(channel, INTERRUPT_TEXT)
             raise
-        except EOFError:
-            # A task that received all there was has ended, not failed.
-            self._end_task(channel)
         except BaseException as exc:
-            self._end_task(channel, self._geterrortext(exc))
+            # A task that received all there was has ended, not failed. What else raises EOFError has failed.
+            ended = isinstance(exc, EOFError) and getattr(exc, "gateway_id", None) == self.id
+            self._end_task(channel, None if ended else self._geterrortext(exc))
         else:
             self._end_task(channel)
 

@@ -433,6 +433,38 @@ def test_a_task_that_got_its_last_item_has_ended(pair: execnet.Gateway) -> None:
     channel.waitclose(SECONDS)
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("raise EOFError('of its own')", "EOFError: of its own"),
+        ("import io, pickle; pickle.load(io.BytesIO())", "EOFError: Ran out of input"),
+        ("import execnet; execnet.loads(b'')", "EOFError: "),
+        ("input()", "EOFError: EOF when reading a line"),
+    ],
+)
+def test_an_eoferror_of_a_task_itself_is_told(pair: execnet.Gateway, source: str, text: str) -> None:
+    channel = pair.remote_exec(source)
+    with pytest.raises(channel.RemoteError, match=text):
+        channel.waitclose(SECONDS)
+
+
+def test_the_end_of_a_gateway_that_a_task_made_is_told(pair: execnet.Gateway) -> None:
+    source = """
+        import execnet
+        with execnet.Group(["popen"]) as group:
+            group[0].remote_exec("pass").receive(20)
+    """
+    channel = pair.remote_exec(source)
+    with pytest.raises(channel.RemoteError, match="EOFError: .*the other side sends nothing more"):
+        channel.waitclose(SECONDS)
+
+
+def test_an_error_that_says_a_channel_ended_names_its_gateway(pair: execnet.Gateway) -> None:
+    with pytest.raises(EOFError) as error:
+        pair.remote_exec("").receive(SECONDS)
+    assert error.value.gateway_id == pair.id  # type: ignore[attr-defined]
+
+
 def test_an_interrupted_task_is_told_as_such(capfd: pytest.CaptureFixture[str], pair_group: execnet.Group) -> None:
     pair = pair_group.makegateway("popen")
     channel = pair.remote_exec("channel.send(1)\nimport time\nwhile True: time.sleep(0.01)")
