@@ -455,7 +455,7 @@ def test_the_end_of_a_gateway_that_a_task_made_is_told(pair: execnet.Gateway) ->
             group[0].remote_exec("pass").receive(20)
     """
     channel = pair.remote_exec(source)
-    with pytest.raises(channel.RemoteError, match="EOFError: .*the other side sends nothing more"):
+    with pytest.raises(channel.RemoteError, match=r"EOFError: .*the other side sends nothing more"):
         channel.waitclose(SECONDS)
 
 
