@@ -154,18 +154,22 @@ class Group:
 
     # -- starting
 
-    def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
+    def makegateway(self, spec: XSpec | str | None = None, timeout: float | None = None) -> Gateway:
         """Start what ``spec`` describes, add it to the group and return its Gateway.
 
         Without a spec, ``defaultspec`` is used. After a failure nothing is left behind,
         the group is unchanged and the id is free again. Raises ValueError for a spec
         that names no gateway type or whose id is taken, KeyError for an unknown ``via``
         or ``installvia``, HostNotFound or another OSError where the start failed, and
-        RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied.
+        RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied. With a
+        ``timeout`` (seconds, also as ``timeout=`` in the spec) a start that takes longer
+        is given up: an OSError that is a TimeoutError, too.
         """
-        return self._start([spec])[0]
+        return self._start([spec], None, timeout)[0]
 
-    def makegateways(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
+    def makegateways(
+        self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None, timeout: float | None = None
+    ) -> list[Gateway]:
         """Start all ``specs`` side by side and return their gateways in the order given.
 
         At most ``max_parallel`` starts are under way at a time (None: all of them). Ids
@@ -174,16 +178,19 @@ class Group:
         end. When a start fails, no other one is begun, and those under way have another
         second before all are ended and the group is left as it was; a single failure is
         raised as `makegateway` would raise it, several as one OSError that names each
-        spec that failed. After Ctrl-C, too, nothing is left.
+        spec that failed. After Ctrl-C, too, nothing is left. ``timeout`` is for all of
+        them, as for `makegateway`; that of a spec counts from the call, too.
         Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """
         if max_parallel is not None and max_parallel < 1:
             raise ValueError(f"max_parallel must be at least 1, not {max_parallel}")
-        return self._start(specs, max_parallel)
+        return self._start(specs, max_parallel, timeout)
 
-    def _start(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
+    def _start(
+        self, specs: Iterable[XSpec | str | None], max_parallel: int | None, timeout: float | None
+    ) -> list[Gateway]:
         self._disown_in_forked_child()
-        return Starts(self, specs, max_parallel).run()
+        return Starts(self, specs, max_parallel, timeout).run()
 
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
