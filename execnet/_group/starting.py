@@ -272,7 +272,8 @@ CONDUCTOR, CALLER = "conductor", "caller"
 class Starts:
     """Several starts side by side, each behind the one it goes through. Nothing exists before `run`.
 
-    Each may take its own timeout, or that of all of them, counted in seconds from `run` on.
+    Each may take its own timeout, or that of all of them, counted in seconds from `run` on. With ``return_errors`` one
+    that fails does not concern the others.
     """
 
     def __init__(
@@ -281,8 +282,10 @@ class Starts:
         specs: Iterable[XSpec | str | None],
         max_parallel: int | None = None,
         timeout: float | None = None,
+        return_errors: bool = False,
     ) -> None:
         self.group = group
+        self.return_errors = return_errors
         self.execmodel = group.execmodel
         self.max_parallel = max_parallel
         self.starts = [Start(group, spec) for spec in specs]
@@ -292,6 +295,8 @@ class Starts:
             warn_of_likely_mistakes(start.spec, WARN_ABOVE)
         self.waiting: list[Start] = []
         self.failures: dict[Start, BaseException] = {}
+        #: What becomes the failure of those that are not ready; noted before they are told to stop.
+        self.late: dict[Start, OSError] = {}
         self.connections: set[SshConnection] = set()
         #: Nothing new is begun, and what is under way fails.
         self.stopped = False
@@ -301,8 +306,8 @@ class Starts:
 
     # -- the caller's thread
 
-    def run(self) -> list[Gateway]:
-        """Start all, wait for all; the gateways, in the order of the specs.
+    def run(self) -> list[Any]:
+        """Start all, wait for all; the gateways, or why there is none, in the order of the specs.
 
         Raises what the conductor raised; whatever is raised, nothing is left.
         """
@@ -311,7 +316,7 @@ class Starts:
             self._wait()
             if self._error is not None:
                 raise self._error
-            return [start.gateway for start in self.starts if start.gateway is not None]
+            return [self.failures.get(start, start.gateway) for start in self.starts]
         except BaseException:
             self._give_up()
             raise
@@ -327,7 +332,11 @@ class Starts:
             if late:
                 from execnet import gateway_bootstrap  # lazy: start-up speed
 
-                raise gateway_bootstrap.late_error([(start.spec, start.io) for start in late], limit)
+                if not self.return_errors:
+                    raise gateway_bootstrap.late_error([(start.spec, start.io) for start in late], limit)
+                for start in late:
+                    self.late[start] = gateway_bootstrap.late_error([(start.spec, start.io)], limit)
+                    start.stop()
         self._over.wait()
 
     def _is_under_way(self, start: Start) -> bool:
@@ -353,7 +362,8 @@ class Starts:
         try:
             self._start_all()
             for start in self.starts:
-                start.enter()
+                if start not in self.failures:
+                    start.enter()
         except BaseException as exc:  # raised by run(), in the caller's thread
             failure = exc
             try:
@@ -378,8 +388,12 @@ class Starts:
         finally:
             for connection in self.connections:
                 connection.all_started()
-        if self.failures or self.stopped:
+        if self._must_stop():
             raise self._failure()
+
+    def _must_stop(self) -> bool:
+        """Whether nothing new is to be begun, because of a failure or of who gave up."""
+        return self.stopped or (bool(self.failures) and not self.return_errors)
 
     def _in_order_of_need(self) -> list[Start]:
         """The starts as given, but each behind the one whose gateway it goes through."""
@@ -442,7 +456,7 @@ class Starts:
                 deadline = Deadline(None)
             else:
                 missing -= 1
-                if self.failures and not self.stopped and deadline.timeout is None:
+                if self._must_stop() and not self.stopped and deadline.timeout is None:
                     deadline = Deadline(FAILURE_GRACE)
 
     # -- the workers
@@ -465,11 +479,17 @@ class Starts:
         if start in self.failures:
             return
         try:
+            self._check_time(start)
             step(start)
+            self._check_time(start)
         except BaseException as exc:  # raised by run(), in the caller's thread
             if not self.stopped:
-                self.failures[start] = exc
+                self.failures[start] = self.late.get(start, exc)
             start.undo()
+
+    def _check_time(self, start: Start) -> None:
+        if start in self.late:
+            raise self.late[start]
 
     def _complete(self, start: Start) -> None:
         if start.needed is not None:
@@ -479,11 +499,11 @@ class Starts:
         if start.connection is not None:
             start.connection.try_begin(start)
         if start.io is None:
-            if self.failures or self.stopped:
+            if self._must_stop():
                 return
             start.begin()
         self.group._ahead.begin()
-        if self.stopped:  # perhaps before there was something to stop
+        if self.stopped or start in self.late:  # perhaps before there was something to stop
             start.stop()
         start.finish()
 
