@@ -81,8 +81,10 @@ channel_send(ChannelObject *channel, PyObject *item)
     }
     DumpBuffer dump;
     ConnectionObject *connection = (ConnectionObject *)Py_NewRef(queue->connection);
+    PyObject *gateway = channel->gateway;
+    Py_XINCREF(gateway);
     PyObject *result = NULL;
-    if (dump_message(connection->codec, item, FRAME_HEADER, &dump) < 0) {
+    if (dump_message(connection->codec, item, gateway, FRAME_HEADER, &dump) < 0) {
         goto without_dump;
     }
     Py_ssize_t size = dump_size(&dump) - FRAME_HEADER;
@@ -103,6 +105,7 @@ channel_send(ChannelObject *channel, PyObject *item)
 done:
     dump_release(&dump);
 without_dump:
+    Py_XDECREF(gateway);
     Py_DECREF(connection);
     return result;
 }

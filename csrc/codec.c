@@ -152,7 +152,7 @@ dumps_versioned(CodecObject *codec, PyObject *value)
         return NULL;
     }
     PyObject *bytes =
-        dump_to_bytes(codec, value, PyBytes_AS_STRING(version), PyBytes_GET_SIZE(version));
+        dump_to_bytes(codec, value, NULL, PyBytes_AS_STRING(version), PyBytes_GET_SIZE(version));
     Py_DECREF(version);
     return bytes;
 }
@@ -169,15 +169,21 @@ codec_dumps(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObjec
 }
 
 PyDoc_STRVAR(dumps_internal_doc,
-             "dumps_internal($self, obj)\n--\n\n"
-             "The bytes of obj as message payloads have them: without version byte.");
+             "dumps_internal($self, obj, gateway=None)\n--\n\n"
+             "The bytes of obj as message payloads have them: without version byte. DumpError for "
+             "channels inside that do not belong to the gateway, if one is given.");
 
 static PyObject *
 codec_dumps_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count,
                      PyObject *keywords)
 {
-    PyObject *value = only_argument("dumps_internal", args, count, keywords);
-    return value == NULL ? NULL : dump_to_bytes(codec, value, "", 0);
+    static const char *const names[] = {"obj", "gateway"};
+    PyObject *values[2];
+
+    if (sort_arguments("dumps_internal", names, 1, 2, args, count, keywords, values) < 0) {
+        return NULL;
+    }
+    return dump_to_bytes(codec, values[0], values[1] == Py_None ? NULL : values[1], "", 0);
 }
 
 PyDoc_STRVAR(dump_doc, "dump($self, byteio, obj)\n--\n\n"

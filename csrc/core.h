@@ -169,11 +169,12 @@ typedef struct {
 /* Values of this many bytes and more are left where they are by dump_message. */
 enum { DUMP_BIG = 64 * 1024 };
 
-/* Serialize `value` without version byte behind `reserve` (<= DUMP_INLINE_BYTES) unset bytes, for
-   one write, or for one writev where the value is one large bytes or str: that is borrowed, not
-   copied. On success the caller owns *out and ends it with dump_release; on failure (-1, exception
-   set) there is nothing to release. */
-int dump_message(CodecObject *codec, PyObject *value, Py_ssize_t reserve, DumpBuffer *out);
+/* Serialize `value`, which goes over `gateway`, without version byte behind `reserve` (<=
+   DUMP_INLINE_BYTES) unset bytes, for one write, or for one writev where the value is one large
+   bytes or str: that is borrowed, not copied. On success the caller owns *out and ends it with
+   dump_release; on failure (-1, exception set) there is nothing to release. */
+int dump_message(CodecObject *codec, PyObject *value, PyObject *gateway, Py_ssize_t reserve,
+                 DumpBuffer *out);
 void dump_release(DumpBuffer *buffer);
 
 /* The whole of start..pos plus `big` and STOP. */
@@ -183,8 +184,9 @@ dump_size(const DumpBuffer *buffer)
     return (buffer->pos - buffer->start) + (buffer->big != NULL ? buffer->big_size + 1 : 0);
 }
 
-/* Serialize to a bytes object that begins with `prefix_size` given bytes. */
-PyObject *dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix,
+/* Serialize to a bytes object that begins with `prefix_size` given bytes; `gateway`, which it goes
+   over, may be NULL. */
+PyObject *dump_to_bytes(CodecObject *codec, PyObject *value, PyObject *gateway, const char *prefix,
                         Py_ssize_t prefix_size);
 
 /* ---- load.c: bytes to values ---- */

@@ -21,11 +21,13 @@ typedef struct {
     CodecObject *codec;
     DumpBuffer *out;
     int depth;
+    PyObject *gateway; /* that the value goes over, or NULL: any */
     /* What can't be serialized, when that is why writing failed; otherwise an exception is set. */
     PyTypeObject *bad_type;
     const char *reason; /* beyond the type, or NULL */
     bool without_path;
-    PyObject *path; /* text of the subscripts that lead to it from where the writer is, or NULL */
+    PyObject *detail; /* has the reason's text, or NULL */
+    PyObject *path;   /* text of the subscripts that lead to it from where the writer is, or NULL */
 } Writer;
 
 static int write_value(Writer *writer, PyObject *value);
@@ -209,6 +211,7 @@ raise_noted(Writer *writer)
         }
     }
     Py_CLEAR(writer->bad_type);
+    Py_CLEAR(writer->detail);
     Py_CLEAR(writer->path);
 }
 
@@ -525,9 +528,36 @@ write_set(Writer *writer, PyObject *set, char opcode)
     return write_int4(writer, opcode, (int32_t)count);
 }
 
+/* A channel's id means another channel, or none, on the other side of another gateway. */
+static int
+check_gateway(Writer *writer, PyObject *channel)
+{
+    if (writer->gateway == NULL) {
+        return 0;
+    }
+    PyObject *owner = PyObject_GetAttrString(channel, "gateway");
+    if (owner == NULL || owner == writer->gateway) {
+        Py_XDECREF(owner);
+        return owner == NULL ? -1 : 0;
+    }
+    PyObject *id = PyObject_GetAttr(owner, writer->codec->str_id);
+    PyObject *own_id = id == NULL ? NULL : PyObject_GetAttr(writer->gateway, writer->codec->str_id);
+    if (own_id != NULL) {
+        writer->detail = PyUnicode_FromFormat("it belongs to gateway %R, not to %R", id, own_id);
+    }
+    Py_XDECREF(own_id);
+    Py_XDECREF(id);
+    Py_DECREF(owner);
+    const char *text = writer->detail == NULL ? NULL : PyUnicode_AsUTF8(writer->detail);
+    return text == NULL ? -1 : fail(writer, channel, text);
+}
+
 static int
 write_channel(Writer *writer, PyObject *channel)
 {
+    if (check_gateway(writer, channel) < 0) {
+        return -1;
+    }
     PyObject *id = PyObject_GetAttr(channel, writer->codec->str_id);
     if (id == NULL) {
         return -1;
@@ -616,9 +646,9 @@ write_value(Writer *writer, PyObject *value)
 /* ---- whole values ---- */
 
 static int
-write_whole(CodecObject *codec, PyObject *value, DumpBuffer *out)
+write_whole(CodecObject *codec, PyObject *value, PyObject *gateway, DumpBuffer *out)
 {
-    Writer writer = {.codec = codec, .out = out};
+    Writer writer = {.codec = codec, .out = out, .gateway = gateway};
 
     if (write_value(&writer, value) < 0) {
         raise_noted(&writer);
@@ -666,14 +696,15 @@ borrow_big(PyObject *value, DumpBuffer *out)
 }
 
 int
-dump_message(CodecObject *codec, PyObject *value, Py_ssize_t reserve, DumpBuffer *out)
+dump_message(CodecObject *codec, PyObject *value, PyObject *gateway, Py_ssize_t reserve,
+             DumpBuffer *out)
 {
     assert(reserve >= 0 && reserve <= DUMP_INLINE_BYTES);
     buffer_init(out);
     out->pos += reserve;
     int result = borrow_big(value, out);
     if (result == 0) {
-        result = write_whole(codec, value, out);
+        result = write_whole(codec, value, gateway, out);
     }
     if (result < 0) {
         dump_release(out);
@@ -703,7 +734,8 @@ borrow_scratch(CodecObject *codec, DumpBuffer *buffer)
 }
 
 PyObject *
-dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_t prefix_size)
+dump_to_bytes(CodecObject *codec, PyObject *value, PyObject *gateway, const char *prefix,
+              Py_ssize_t prefix_size)
 {
     DumpBuffer out;
     PyObject *bytes = NULL;
@@ -714,7 +746,7 @@ dump_to_bytes(CodecObject *codec, PyObject *value, const char *prefix, Py_ssize_
     if (to != NULL) {
         memcpy(to, prefix, (size_t)prefix_size);
     }
-    if (to != NULL && write_whole(codec, value, &out) == 0) {
+    if (to != NULL && write_whole(codec, value, gateway, &out) == 0) {
         Py_ssize_t size = out.pos - out.start;
         if (out.owner == NULL) {
             bytes = PyBytes_FromStringAndSize(out.start, size);

@@ -43,7 +43,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.3"
+CORE_ABI = "2.2.4"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -1516,7 +1516,7 @@ class PortableChannel(object):
         """
         if self._queue.closed:
             raise IOError("cannot send to %r" % (self,))
-        self.gateway._send(Message.CHANNEL_DATA, self.id, dumps_internal(item))
+        self.gateway._send(Message.CHANNEL_DATA, self.id, dumps_internal(item, self.gateway))
 
     def receive(self, timeout=None):
         """The next item the other side sent; waits for it, at most timeout seconds if given.
@@ -1645,7 +1645,9 @@ class Channel(PortableChannel if _core is None else _core.Channel):
         if item is None:
             raise self.TimeoutError("no item after %r seconds" % (timeout,))
         if item is ENDMARKER:
-            raise self._getremoteerror() or EOFError("%r: the other side sends nothing more" % (self,))
+            end = EOFError("%r: the other side sends nothing more" % (self,))
+            end.gateway_id = getattr(self.gateway, "id", None)
+            raise self._getremoteerror() or end
         return item[0]
 
     def _getremoteerror(self):
@@ -2488,11 +2490,10 @@ class WorkerGateway(BaseGateway):
         except KeyboardInterrupt:
             self._end_task(channel, INTERRUPT_TEXT)
             raise
-        except EOFError:
-            # A task that received all there was has ended, not failed.
-            self._end_task(channel)
         except BaseException as exc:
-            self._end_task(channel, self._geterrortext(exc))
+            # A task that received all there was has ended, not failed. What else raises EOFError has failed.
+            ended = isinstance(exc, EOFError) and getattr(exc, "gateway_id", None) == self.id
+            self._end_task(channel, None if ended else self._geterrortext(exc))
         else:
             self._end_task(channel)
 
@@ -2990,13 +2991,13 @@ class _Serializer(object):
         return None
 
 
-def _serialized(obj, chunks):
-    _save(obj, chunks.append)
+def _serialized(obj, chunks, gateway=None):
+    _save(obj, chunks.append, gateway)
     chunks.append(b"Q")
     return b"".join(chunks)
 
 
-def _save(root, write):
+def _save(root, write, gateway):
     # The containers being written are generators on a stack: depth costs memory, not recursion.
     containers = []
     current = iter((root,))
@@ -3016,7 +3017,7 @@ def _save(root, write):
                 current = _CONTAINERS[kind](obj, write)
                 break
             elif isinstance(obj, Channel):
-                write(_channel_id(kind, obj, root))
+                write(_channel_id(kind, obj, root, gateway))
             else:
                 raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
         else:
@@ -3036,7 +3037,16 @@ def _sized(op, data, write):
     write(data)
 
 
-def _channel_id(kind, channel, root):
+def _is_foreign(channel, gateway):
+    return gateway is not None and channel.gateway is not gateway
+
+
+def _channel_id(kind, channel, root, gateway):
+    # It means another channel, or none, on the other side of another gateway.
+    if _is_foreign(channel, gateway):
+        ids = (channel.gateway.id, gateway.id)
+        path = _path_to_unwritable(root, gateway)
+        raise DumpError("can't serialize %s%s: it belongs to gateway %r, not to %r" % ((kind, path) + ids))
     try:
         return _op_int4.pack(opcode.CHANNEL, channel.id)
     except struct.error:
@@ -3125,7 +3135,7 @@ _CONTAINERS = {
 }
 
 
-def _path_to_unwritable(root):
+def _path_to_unwritable(root, gateway=None):
     """Where in root the first object stands that can't be written, as `` at [3]['report']``."""
     pending = [(root, "")]
     while pending:
@@ -3133,17 +3143,17 @@ def _path_to_unwritable(root):
         kind = type(obj)
         if kind in _CONTAINERS:
             pending.extend((inside, path + step) for step, inside in reversed(_steps_into(kind, obj)))
-        elif not _is_leaf(kind, obj):
+        elif not _is_leaf(kind, obj, gateway):
             return path and " at " + path
     return ""
 
 
-def _is_leaf(kind, obj):
+def _is_leaf(kind, obj, gateway):
     try:
         if kind in _LEAVES:
             _LEAVES[kind](obj, [].append)
             return True
-        return isinstance(obj, Channel) and bool(_int4.pack(obj.id))
+        return isinstance(obj, Channel) and not _is_foreign(obj, gateway) and bool(_int4.pack(obj.id))
     except (_Unwritable, struct.error):
         return False
 
@@ -3181,9 +3191,12 @@ def dump(byteio, obj):
     _Serializer(byteio.write).save(obj, versioned=True)
 
 
-def dumps_internal(obj):
-    """Serialize obj as the payload of a message: without the version byte."""
-    return _serialized(obj, [])
+def dumps_internal(obj, gateway=None):
+    """Serialize obj as the payload of a message: without the version byte.
+
+    DumpError, too, for channels inside that do not belong to the gateway, if one is given.
+    """
+    return _serialized(obj, [], gateway)
 
 
 def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):

@@ -11,6 +11,7 @@ import os
 
 from execnet import gateway_base
 from execnet.gateway import Gateway
+from execnet.gateway_base import TimeoutError
 from execnet.gateway_died import signal_name, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
 
@@ -92,6 +93,10 @@ class GatewayStartError(OSError):
     command: list[str] | None = None
     returncode: int | None = None
     output: bytes = b""
+
+
+class GatewayStartTimeout(GatewayStartError, TimeoutError):
+    """A gateway took longer to start than it may, and was given up."""
 
 
 class HostNotFound(GatewayStartError):
@@ -285,11 +290,28 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     if stderr:
         reasons.append(f"on stderr: {stderr}")
     elif not spec.socket:
-        reasons.append("its stderr went to where ours goes")
+        keeping = "" if spec.via else "; stderr=capture in the spec keeps it for this error, too"
+        reasons.append(f"its stderr went to where ours goes{keeping}")
+    if returncode == 127 and not spec.python and (spec.ssh or spec.vagrant_ssh):
+        reasons.append("python=NAME in the spec says what the interpreter there is called")
     host = f"{unreachable}: " if unreachable else ""
     error = error_class(f"{host}gateway {str(spec)!r} did not start: {'; '.join(reasons)}")
     error.spec, error.command = str(spec), command
     error.returncode, error.output = returncode, output
+    return error
+
+
+def late_error(late: list[tuple[XSpec, Any]], seconds: float) -> GatewayStartTimeout:
+    """What to raise for gateways, given by spec and io (None: not even that), that took longer to start."""
+    lines = []
+    for spec, io in late:
+        tail = getattr(io, "stderr_tail", None)
+        stderr = tail(0) if tail else ""
+        lines.append(f"gateway {str(spec)!r} did not start within {seconds:g} seconds")
+        if stderr:
+            lines[-1] += f"; on stderr: {stderr}"
+    error = GatewayStartTimeout("\n".join(lines))
+    error.spec, error.command = str(late[0][0]), _command(late[0][1])
     return error
 
 

@@ -6,11 +6,17 @@ import atexit
 import os
 
 from execnet._group.ahead import Ahead
-from execnet._group.calls import run_apart, safe_terminate
+from execnet._group.calls import Deadline, run_apart, safe_terminate
 from execnet._group.ending import END_TIMEOUT, Ending
 from execnet._group.membership import Membership
 from execnet._group.starting import Starts
-from execnet.gateway_base import NO_ENDMARKER_WANTED, RemoteError, get_execmodel
+from execnet.gateway_base import (
+    NO_ENDMARKER_WANTED,
+    DataFormatError,
+    RemoteError,
+    TimeoutError,
+    get_execmodel,
+)
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -18,11 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from queue import Queue
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Literal, overload
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
     from execnet.gateway_warm import Template
+
+
+# What `Channel.receive` raises.
+RECEIVE_ERRORS = (RemoteError, EOFError, OSError, DataFormatError)
 
 
 class Group:
@@ -154,18 +164,48 @@ class Group:
 
     # -- starting
 
-    def makegateway(self, spec: XSpec | str | None = None) -> Gateway:
+    def makegateway(self, spec: XSpec | str | None = None, timeout: float | None = None) -> Gateway:
         """Start what ``spec`` describes, add it to the group and return its Gateway.
 
         Without a spec, ``defaultspec`` is used. After a failure nothing is left behind,
         the group is unchanged and the id is free again. Raises ValueError for a spec
         that names no gateway type or whose id is taken, KeyError for an unknown ``via``
         or ``installvia``, HostNotFound or another OSError where the start failed, and
-        RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied.
+        RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied. With a
+        ``timeout`` (seconds, also as ``timeout=`` in the spec) a start that takes longer
+        is given up: an OSError that is a TimeoutError, too.
         """
-        return self._start([spec])[0]
+        gateway: Gateway = self._start([spec], None, timeout)[0]
+        return gateway
 
-    def makegateways(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
+    if TYPE_CHECKING:
+
+        @overload
+        def makegateways(
+            self,
+            specs: Iterable[XSpec | str | None],
+            max_parallel: int | None = None,
+            timeout: float | None = None,
+            return_errors: Literal[False] = False,
+        ) -> list[Gateway]: ...
+
+        @overload
+        def makegateways(
+            self,
+            specs: Iterable[XSpec | str | None],
+            max_parallel: int | None = None,
+            timeout: float | None = None,
+            *,
+            return_errors: bool,
+        ) -> list[Gateway | Exception]: ...
+
+    def makegateways(
+        self,
+        specs: Iterable[XSpec | str | None],
+        max_parallel: int | None = None,
+        timeout: float | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
         """Start all ``specs`` side by side and return their gateways in the order given.
 
         At most ``max_parallel`` starts are under way at a time (None: all of them). Ids
@@ -174,16 +214,28 @@ class Group:
         end. When a start fails, no other one is begun, and those under way have another
         second before all are ended and the group is left as it was; a single failure is
         raised as `makegateway` would raise it, several as one OSError that names each
-        spec that failed. After Ctrl-C, too, nothing is left.
+        spec that failed. After Ctrl-C, too, nothing is left. ``timeout`` is for all of
+        them, as for `makegateway`; that of a spec counts from the call, too.
+
+        With ``return_errors`` a start that fails, or takes longer than its timeout, does
+        not concern the others: in the list its exception has the place of its gateway.
+        Specs that can't be right are raised for nevertheless, before anything is started.
+
         Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """
         if max_parallel is not None and max_parallel < 1:
             raise ValueError(f"max_parallel must be at least 1, not {max_parallel}")
-        return self._start(specs, max_parallel)
+        return self._start(specs, max_parallel, timeout, return_errors)
 
-    def _start(self, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> list[Gateway]:
+    def _start(
+        self,
+        specs: Iterable[XSpec | str | None],
+        max_parallel: int | None,
+        timeout: float | None,
+        return_errors: bool = False,
+    ) -> list[Any]:
         self._disown_in_forked_child()
-        return Starts(self, specs, max_parallel).run()
+        return Starts(self, specs, max_parallel, timeout, return_errors).run()
 
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
@@ -269,15 +321,34 @@ class MultiChannel:
         for channel in self._channels:
             channel.send(item)
 
-    def receive_each(self, withchannel: bool = False) -> list[Any]:
+    def receive_each(
+        self, withchannel: bool = False, timeout: float | None = None, return_errors: bool = False
+    ) -> list[Any]:
         """Receive one item from every channel, in order.
 
         Returns the items, or ``(channel, item)`` pairs if ``withchannel``. Raises what
-        `Channel.receive` raises.
+        `Channel.receive` raises, TimeoutError where not all have come within ``timeout``
+        seconds; what was received before is lost then. With ``return_errors`` the
+        exception is in the place of the item instead.
         """
-        if withchannel:
-            return [(channel, channel.receive()) for channel in self._channels]
-        return [channel.receive() for channel in self._channels]
+        deadline = Deadline(timeout)
+        items = [self._receive(channel, deadline, return_errors) for channel in self._channels]
+        return list(zip(self._channels, items)) if withchannel else items
+
+    @staticmethod
+    def _receive(channel: Channel, deadline: Deadline, return_errors: bool) -> Any:
+        try:
+            if deadline.timeout is None:
+                return channel.receive()
+            try:
+                return channel.receive(deadline.remaining())
+            except TimeoutError:
+                text = f"no item of gateway {channel.gateway.id!r} after {deadline.timeout} seconds"
+                raise TimeoutError(text) from None
+        except RECEIVE_ERRORS as error:
+            if not return_errors:
+                raise
+            return error
 
     def make_receive_queue(self, endmarker: object = NO_ENDMARKER_WANTED) -> Queue[tuple[Channel, Any]]:
         """Return the one queue that collects ``(channel, item)`` of every channel.
@@ -303,17 +374,27 @@ class MultiChannel:
         collected: Queue[tuple[Channel, Any]] = queue.Queue()
         return collected
 
-    def waitclose(self) -> None:
-        """Wait until every channel has closed.
+    def waitclose(self, timeout: float | None = None) -> None:
+        """Wait until every channel has closed, at most ``timeout`` seconds for all of them.
 
-        Raises the first RemoteError seen, else the first EOFError of a lost connection.
+        Raises the first RemoteError seen, else a TimeoutError that names the gateways whose
+        channels have not closed, else the first EOFError of a lost connection.
         """
         errors: list[Exception] = []
+        late: list[str] = []
+        deadline = Deadline(timeout)
         for channel in self._channels:
             try:
-                channel.waitclose()
+                if timeout is None:
+                    channel.waitclose()
+                else:
+                    channel.waitclose(deadline.remaining())
             except (RemoteError, EOFError) as exc:
                 errors.append(exc)
+            except TimeoutError:
+                late.append(repr(channel.gateway.id))
+        if late:
+            errors.insert(0, TimeoutError(f"channels of {', '.join(late)} not closed after {timeout} seconds"))
         if errors:
             raise next((exc for exc in errors if isinstance(exc, RemoteError)), errors[0])
 

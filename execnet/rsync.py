@@ -114,7 +114,7 @@ class RSync:
     def _report_send_file(self, gateway: Gateway, modified_rel_path: str) -> None:
         if self._verbose:
             # A name that is no valid text, or none that stdout can show, must not break the output.
-            line = f"{gateway} <= {os.fsencode(modified_rel_path).decode(errors='replace')}"
+            line = f"{gateway.id} <= {os.fsencode(modified_rel_path).decode(errors='replace')}"
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             print(line.encode(encoding, "backslashreplace").decode(encoding))
 

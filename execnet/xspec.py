@@ -6,6 +6,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# How much alike, of 1.0, an unknown key and a known one are where one was probably meant to be the other.
+LIKENESS = 0.82
+
 
 class XSpec:
     """A gateway specification: ``key1=value1//key2=value2//key3``.
@@ -34,6 +37,7 @@ class XSpec:
     ssh: str | None = None
     ssh_config: str | None = None
     stderr: str | bool | None = None
+    timeout: str | None = None
     vagrant_ssh: str | None = None
     via: str | None = None
     warm: str | bool | None = None
@@ -79,3 +83,23 @@ class XSpec:
 
     def _samefilesystem(self) -> bool:
         return self.popen is not None and self.chdir is None
+
+
+KNOWN_KEYS = frozenset(XSpec.__annotations__)
+_asked: set[str] = set()
+
+
+def warn_of_likely_mistakes(spec: XSpec, stacklevel: int) -> None:
+    """Warn of each unknown key that is nearly a known one, once in a process."""
+    for part in spec._spec.split("//"):
+        key = part.partition("=")[0]
+        if key in KNOWN_KEYS or key in _asked or key.startswith("env:"):
+            continue
+        _asked.add(key)
+        import difflib  # lazy: start-up speed
+        import warnings
+
+        nearest = difflib.get_close_matches(key, KNOWN_KEYS, 1, LIKENESS)
+        if nearest:
+            text = f"unknown key {key!r} in {spec._spec!r}: did you mean {nearest[0]!r}?"
+            warnings.warn(text, stacklevel=stacklevel + 1)

@@ -1007,6 +1007,7 @@ def test_a_worker_calls_a_function_with_its_arguments(base: ModuleType, worker: 
         ),
         ("a b", ["SyntaxError", "gateway_base", '"<remote exec>", line 1']),
         ("raise SystemExit(3)", ["SystemExit: 3"]),
+        ("raise EOFError('of its own')", ['"<remote exec>", line 1', "EOFError: of its own"]),
         ("channel.close()", ["explicit", "OSError"]),
     ],
 )
@@ -1020,8 +1021,8 @@ def test_a_worker_tells_what_a_task_raised(base: ModuleType, worker: Any, source
 
 
 def test_a_task_that_received_its_last_item_has_ended(base: ModuleType, worker: Any) -> None:
-    execute(worker, "raise EOFError()")
-    assert sent(base, worker) == [("CHANNEL_CLOSE", None)]
+    execute(worker, "inner = channel.gateway.newchannel()\ninner.close()\ninner.receive()")
+    assert sent(base, worker) == [("CHANNEL_CLOSE", None)] * 2
 
 
 def test_an_interrupted_task_says_so_and_the_interrupt_goes_on(base: ModuleType, worker: Any) -> None:

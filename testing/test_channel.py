@@ -473,6 +473,43 @@ def test_a_channel_through_two_gateways_is_two_channels(pair_group: execnet.Grou
     assert channels[1].gateway is second
 
 
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [
+        (lambda channel: channel, ""),
+        (lambda channel: [1, channel], " at [1]"),
+        (lambda channel: {"a": ({channel},)}, " at ['a'][0]<element>"),
+        (lambda channel: ["B" * 70_000, {channel: 1}], " at [1]<key>"),
+    ],
+)
+def test_a_channel_goes_over_no_gateway_but_its_own(
+    pair_group: execnet.Group, local: ModuleType, wrap: Any, path: str
+) -> None:
+    first, second = pair_group.makegateway("popen//id=first"), pair_group.makegateway("popen//id=second")
+    channel = second.remote_exec(ECHO)
+    with pytest.raises(local.DumpError) as error:
+        channel.send(wrap(first.newchannel()))
+    assert str(error.value) == (
+        f"can't serialize {local.Channel}{path}: it belongs to gateway 'first', not to 'second'"
+    )
+    own = second.newchannel()
+    channel.send([own, "nothing else was sent"])
+    assert channel.receive(SECONDS) == [own, "nothing else was sent"]
+
+
+def test_a_task_sends_no_channel_of_a_gateway_that_it_made(pair: execnet.Gateway) -> None:
+    source = """
+        import execnet
+        with execnet.Group(["popen//id=inner"]) as group:
+            channel.send([group["inner"].newchannel()])
+    """
+    channel = pair.remote_exec(source)
+    with pytest.raises(
+        channel.RemoteError, match=r"DumpError: .* at \[0\]: it belongs to gateway 'inner', not to 'gw0-wor"
+    ):
+        channel.waitclose(SECONDS)
+
+
 def test_dropped_channels_are_closed_over_there(pair: execnet.Gateway) -> None:
     source = "inner = channel.receive()\ninner.waitclose(20)\nchannel.send(inner.isclosed())"
     channel, inner = pair.remote_exec(source), pair.newchannel()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import importlib
 import inspect
+import math as mathematics
 import os
+import pickle
 import signal
 import sys
 import types
@@ -55,6 +57,42 @@ def annotated(channel: "execnet.Channel", item: "ModuleType | None" = None) -> "
     result: "list[ModuleType]" = []  # noqa: UP037
     channel.send(len(result))
     return result
+
+
+# fmt: off
+def annotated_with_what_is_here(channel: execnet.Channel, item: Path = 3, *rest: Any, key: Undefined = 4) -> (  # noqa: F821
+    Call | None
+):
+    result: Undefined[  # noqa: F821
+        Any] = item + key
+
+    def inner(other: Path, plain: int) -> Call:
+        return other
+
+    channel.send((inner(result, 1), sorted(inner.__annotations__), inner.__annotations__["plain"] is int))
+    raise IndexError("the line is told")
+
+
+def annotated_ünicodely(channel: "Ωmega | execnet.Channel", ж: Path = "ж", ю: int = 1): channel.send(ж)  # noqa: F821, UP037
+# fmt: on
+
+
+def uses_many_globals(channel, factor):
+    import math
+
+    channel.send((mathematics.pi, math.e, multiply, SECONDS, Path, nowhere, signal.SIGINT))  # noqa: F821
+
+
+async def asynchronous(channel):
+    channel.send(1)
+
+
+def generating(channel):
+    yield channel.send(1)
+
+
+async def generating_asynchronously(channel):
+    yield channel.send(1)
 
 
 def only_names_of_its_own(channel):
@@ -260,6 +298,71 @@ def test_what_a_function_may_not_be(pair: execnet.Gateway, local: ModuleType) ->
     assert pair._channelfactory.channels() == []
 
 
+def test_what_is_no_source_is_refused(pair: execnet.Gateway) -> None:
+    for wrong in (5, None, 1.5, b"channel.send(1)", bytearray(b"1"), ["channel.send(1)"], object(), Path("script.py")):
+        with pytest.raises(TypeError, match="source must be a string, a function or a module, not ") as error:
+            pair.remote_exec(wrong)  # type: ignore[arg-type]
+        assert repr(wrong) in str(error.value)
+    assert pair._channelfactory.channels() == []
+
+
+def test_a_function_typed_at_a_prompt_has_no_source(pair: execnet.Gateway) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile("def typed(channel): pass", "<stdin>", "exec"), namespace)
+    with pytest.raises(ValueError, match="typed at a prompt has none"):
+        pair.remote_exec(namespace["typed"])
+
+
+def test_an_object_whose_text_is_source_is_executed(pair: execnet.Gateway) -> None:
+    class Source:
+        def __str__(self) -> str:
+            return "channel.send(5)"
+
+    class Text(str):
+        pass
+
+    for source in (Source(), Text("channel.send(5)")):
+        assert pair.remote_exec(source).receive(SECONDS) == 5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [asynchronous, generating, generating_asynchronously])
+def test_a_function_whose_call_would_not_run_it_is_refused(pair: execnet.Gateway, function: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{function.__name__}\(\) is an? .*calling it would not run it"):
+        pair.remote_exec(function)
+    assert pair._channelfactory.channels() == []
+
+
+def test_annotations_may_name_what_the_other_side_lacks(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec(annotated_with_what_is_here)
+    assert channel.receive(SECONDS) == (7, ["other", "plain", "return"], True)
+    with pytest.raises(channel.RemoteError) as error:
+        channel.waitclose(SECONDS)
+    line = line_of('    raise IndexError("the line is told")')
+    assert f'{SOURCE.name}", line {line}, in annotated_with_what_is_here' in str(error.value)
+    assert pair.remote_exec(annotated_ünicodely).receive(SECONDS) == "ж"
+
+
+def test_the_error_about_globals_says_what_to_do_with_each(pair: execnet.Gateway) -> None:
+    with pytest.raises(ValueError) as error:
+        pair.remote_exec(uses_many_globals)
+    names = ["mathematics", "multiply", "SECONDS", "Path", "nowhere", "signal"]
+    assert sorted(error.value.args[1]) == sorted(names)
+    assert error.value.args[0] == "the use of non-builtin globals isn't supported"
+    shown = str(error.value)
+    start = "the use of non-builtin globals isn't supported (uses_many_globals() is sent without them): "
+    assert shown.startswith(start)
+    assert set(shown[len(start) :].split("; ")) == {
+        "import math as mathematics inside the function",
+        "define multiply inside the function",
+        "pass SECONDS as an argument",
+        "from pathlib import Path inside the function",
+        "nowhere is not defined",
+        "import signal inside the function",
+    }
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (copied.args, str(copied)) == (error.value.args, str(error.value))
+
+
 def test_a_call_with_wrong_arguments_is_the_remote_sides_error(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec(fail_here, surplus=1)
     with pytest.raises(channel.RemoteError, match=r"TypeError: .*unexpected keyword argument 'surplus'"):
@@ -328,6 +431,38 @@ def test_a_task_that_got_its_last_item_has_ended(pair: execnet.Gateway) -> None:
     channel.send(inner)
     inner.close()
     channel.waitclose(SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("raise EOFError('of its own')", "EOFError: of its own"),
+        ("import io, pickle; pickle.load(io.BytesIO())", "EOFError: Ran out of input"),
+        ("import execnet; execnet.loads(b'')", "EOFError: "),
+        ("input()", "EOFError: EOF when reading a line"),
+    ],
+)
+def test_an_eoferror_of_a_task_itself_is_told(pair: execnet.Gateway, source: str, text: str) -> None:
+    channel = pair.remote_exec(source)
+    with pytest.raises(channel.RemoteError, match=text):
+        channel.waitclose(SECONDS)
+
+
+def test_the_end_of_a_gateway_that_a_task_made_is_told(pair: execnet.Gateway) -> None:
+    source = """
+        import execnet
+        with execnet.Group(["popen"]) as group:
+            group[0].remote_exec("pass").receive(20)
+    """
+    channel = pair.remote_exec(source)
+    with pytest.raises(channel.RemoteError, match=r"EOFError: .*the other side sends nothing more"):
+        channel.waitclose(SECONDS)
+
+
+def test_an_error_that_says_a_channel_ended_names_its_gateway(pair: execnet.Gateway) -> None:
+    with pytest.raises(EOFError) as error:
+        pair.remote_exec("").receive(SECONDS)
+    assert error.value.gateway_id == pair.id  # type: ignore[attr-defined]
 
 
 def test_an_interrupted_task_is_told_as_such(capfd: pytest.CaptureFixture[str], pair_group: execnet.Group) -> None:
@@ -511,6 +646,10 @@ def test_the_source_of_a_function_keeps_its_lines() -> None:
         ("def f(channel):\n    x = [y for y in z]\n    def g(w): return w + x\n    g(1)", ["z"]),
         ("def f(channel):\n    with open('x') as file: file\n    for i in (): i", []),
         ("def f(channel: 'Undefined') -> 'Other': pass", []),
+        ("def f(channel: Some, *a: List[b], **k: Other) -> Other: pass", []),
+        ("def f(channel):\n    def g(x: Some = value): pass", ["value"]),
+        ("def f(channel):\n    x: Some = 1\n    def g(y: Some): return y\n    g(x)", []),
+        ("def f(channel):\n    class Point:\n        x: Some", ["Some"]),
     ],
 )
 def test_names_that_a_function_does_not_define_are_found(source: str, names: list[str]) -> None:

@@ -577,8 +577,13 @@ class TestMultiChannel:
         def send(self, item):
             self.sent.append(item)
 
-        def receive(self):
-            return self.items.pop(0)
+        def receive(self, *timeout):
+            if not self.items and timeout:
+                raise execnet.TimeoutError("its own words")
+            item = self.items.pop(0)
+            if isinstance(item, Exception):
+                raise item
+            return item
 
         def setcallback(self, callback, endmarker=None):
             for item in [*self.items, *([] if endmarker is None else [endmarker])]:
@@ -601,6 +606,42 @@ class TestMultiChannel:
         assert multichannel.receive_each() == [2, 2]
         multichannel.send_each(5)
         assert multichannel.receive_each(withchannel=True) == [(multichannel[0], 6), (multichannel[1], 6)]
+
+    def test_receive_each_has_one_timeout_for_all(self, group):
+        group.makegateways(["popen"] * 3)
+        multichannel = group.remote_exec("if channel.receive(): channel.send(1)\nchannel.receive()")
+        for channel in multichannel:
+            channel.send(channel is not multichannel[1])
+        began = time.monotonic()
+        with pytest.raises(execnet.TimeoutError, match=r"^no item of gateway 'gw1' after 1\.5 seconds$"):
+            multichannel.receive_each(timeout=1.5)
+        assert 1.5 <= time.monotonic() - began < 4.0
+        with pytest.raises(
+            execnet.TimeoutError, match=r"channels of 'gw0', 'gw1', 'gw2' not closed after 0\.4 seconds"
+        ):
+            multichannel.waitclose(timeout=0.4)
+        assert time.monotonic() - began < 6.0
+        multichannel.send_each(0)
+        multichannel.waitclose(timeout=SECONDS)
+
+    def test_receive_each_returns_errors_in_the_place_of_items(self, group):
+        group.makegateways(["popen"] * 4)
+        source = "n = channel.receive()\nif n: channel.send(1 // (n - 1))\nif n == 3: channel.receive()"
+        multichannel = group.remote_exec(source)
+        for number, channel in enumerate(multichannel):
+            channel.send(number)
+        ended, failed, fine, late = multichannel.receive_each(timeout=SECONDS, return_errors=True)
+        assert (type(ended), type(failed), fine, late) == (EOFError, RemoteError, 1, 0)
+        assert "ZeroDivisionError" in str(failed)
+        pairs = multichannel.receive_each(withchannel=True, timeout=0.3, return_errors=True)
+        assert [channel for channel, _ in pairs] == list(multichannel)
+        assert [type(error) for _, error in pairs] == [EOFError, EOFError, EOFError, execnet.TimeoutError]
+        multichannel[3].send(0)
+
+    def test_receive_each_returns_no_errors_of_other_kinds(self):
+        odd = MultiChannel([self.Fake([ZeroDivisionError()])])
+        with pytest.raises(ZeroDivisionError):
+            odd.receive_each(return_errors=True)
 
     def test_functions_with_arguments(self, group):
         def remote(channel, value):
@@ -650,6 +691,55 @@ class TestMultiChannel:
         with pytest.raises(EOFError, match="lost"):
             MultiChannel([self.Fake(end=lost), self.Fake()]).waitclose()
         MultiChannel([self.Fake()]).waitclose()
+
+    def test_a_remote_error_says_more_than_that_others_are_late(self, group):
+        group.makegateways(["popen"] * 2)
+        multichannel = group.remote_exec("if channel.receive(): raise ValueError('reason')\nchannel.receive()")
+        multichannel[0].send(0)
+        multichannel[1].send(1)
+        with pytest.raises(RemoteError, match="reason"):
+            multichannel.waitclose(timeout=1)
+        multichannel[0].send(0)
+
+
+class TestErrorsOfStarts:
+    def test_they_are_in_the_place_of_gateways(self, group):
+        specs = ["popen//id=a", "popen//python=no-such-python//id=b", "popen//via=b//id=c", "popen//via=a//id=d"]
+        first, missing, behind, last = group.makegateways(specs, return_errors=True)
+        assert [gateway.id for gateway in group] == [first.id, last.id] == ["a", "d"]
+        assert isinstance(missing, FileNotFoundError)
+        assert type(behind) is OSError
+        assert "'b' failed" in str(behind)
+        assert last.remote_exec("channel.send(1)").receive(SECONDS) == 1
+        assert group.makegateways(["popen//id=b", "popen//id=c"], max_parallel=1, return_errors=True) == list(group)[2:]
+
+    @pytest.mark.parametrize("max_parallel", [None, 1])
+    def test_one_that_is_late_is_given_up_alone(self, group, tmp_path, max_parallel):
+        slow = tmp_path / "slow"
+        slow.write_text("#!/bin/sh\nexec sleep 60\n")
+        slow.chmod(0o755)
+        specs = ["popen//id=a", f"popen//id=b//python={slow}//timeout=2", "popen//id=c"]
+        began = time.monotonic()
+        first, late, last = group.makegateways(specs, max_parallel, return_errors=True)
+        assert time.monotonic() - began < 6.0
+        assert [gateway.id for gateway in group] == [first.id, last.id] == ["a", "c"]
+        assert isinstance(late, execnet.TimeoutError)
+        assert "did not start within 2 seconds" in str(late)
+        group.makegateway("popen//id=b")
+
+    def test_of_all_of_them(self, group):
+        errors = group.makegateways(
+            ["popen//python=no-such-python", "popen//id=x//python=nor-this"], return_errors=True
+        )
+        assert [type(error) for error in errors] == [FileNotFoundError] * 2
+        assert len(group) == 0
+        assert group.makegateway().id == "gw0"
+
+    def test_specs_that_cannot_be_right_are_raised_for(self, group):
+        for wrong in ("popen//nice=much", "popen//id=a"):
+            with pytest.raises(ValueError):
+                group.makegateways(["popen//id=a", wrong], return_errors=True)
+            assert len(group) == 0
 
 
 class TestAtexit:

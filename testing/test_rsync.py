@@ -386,13 +386,11 @@ class TestFilterAndReports:
     def test_verbose_prints_what_is_sent(self, gw, source, dest, capsys):
         (source / "sub").mkdir()
         (source / "sub" / "a").touch()
-        for verbose, told in [(True, f"{gw} <= sub/a\n"), (False, "")]:
+        for verbose, told in [(True, "gw0 <= sub/a\n"), (False, "")]:
             rsync = RSync(source, verbose=verbose)
             rsync.add_target(gw, dest, delete=True)
-            printed = repr(gw)
             rsync.send()
-            lines = capsys.readouterr().out
-            assert lines.endswith("<= sub/a\n") == bool(told) and printed[:20] == repr(gw)[:20]
+            assert capsys.readouterr().out == told
             (dest / "sub" / "a").unlink()
 
     def test_the_finishedcallback_is_called_when_the_target_is_complete(self, gw, source, dest):
@@ -1013,7 +1011,7 @@ with execnet.Group(["popen"]) as group:
         environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
         run = subprocess.run([sys.executable, "-c", program], timeout=60, env=environ, capture_output=True)
         assert (run.returncode, run.stderr) == (0, b"")
-        assert run.stdout.endswith(b"<= gr\\xfcn\n")
+        assert run.stdout == b"gw0 <= gr\\xfcn\n"
 
 
 class TestRemoteSide:

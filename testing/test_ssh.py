@@ -105,6 +105,16 @@ def test_a_python_that_the_far_side_lacks(group: execnet.Group, ssh_server: SshS
     assert len(group) == 0
 
 
+def test_the_error_of_a_host_that_is_not_reached_has_the_words_of_ssh(
+    group: execnet.Group, ssh_server: SshServer
+) -> None:
+    spec = f"ssh=-p 1 {ssh_server.host}//ssh_config={ssh_server.config}"
+    with pytest.raises(execnet.HostNotFound, match="stderr=capture in the spec keeps it for this error"):
+        group.makegateway(spec)
+    with pytest.raises(execnet.HostNotFound, match=r"on stderr: ssh: connect to host .* refused"):
+        group.makegateway(f"{spec}//stderr=capture")
+
+
 def test_a_far_shell_that_talks_before_python_does(group: execnet.Group, ssh_server: SshServer) -> None:
     with pytest.raises(GatewayStartError, match="Welcome to this machine"):
         group.makegateway(ssh_server.spec(python=f"echo Welcome to this machine; {sys.executable}"))

@@ -166,6 +166,20 @@ def test_an_ssh_that_exits_255_is_host_not_found() -> None:
     assert not isinstance(caught.value, execnet.HostNotFound)
 
 
+@pytest.mark.parametrize(
+    ("spec", "hinted"),
+    [("ssh=host", True), ("vagrant_ssh=box", True), ("ssh=host//python=python3", False), ("popen//python=x", False)],
+)
+def test_the_error_of_a_host_without_python_says_what_to_write(spec: str, hinted: bool) -> None:
+    class GoneIO(FakeIO):
+        def wait(self) -> int:
+            return 127
+
+    with pytest.raises(GatewayStartError, match=r"127 \(command not found\)") as caught:
+        gateway_bootstrap.bootstrap_exec(GoneIO(b""), ready_spec(spec))
+    assert ("python=NAME in the spec" in str(caught.value)) is hinted
+
+
 # popen
 
 
@@ -394,6 +408,86 @@ def test_a_file_that_may_not_be_executed_is_a_permission_error(group: execnet.Gr
     path.write_text("no program")
     with pytest.raises(PermissionError, match=str(path)):
         group.makegateway(f"popen//python={path}{via}")
+
+
+def test_an_unknown_execmodel_is_told_before_anything_is_started(
+    group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execnet.gateway_io, "Popen2IOMaster", None)
+    for specs in (["popen//execmodel=treads"], ["popen", "popen//id=x//execmodel=treads"]):
+        with pytest.raises(ValueError, match=r"unknown execmodel 'treads', known are: .*thread"):
+            group.makegateways(specs)
+    assert len(group) == 0
+
+
+def test_a_key_that_is_nearly_a_known_one_is_warned_of_once(
+    makegateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("execnet.xspec._asked", set())
+    for _ in range(2):
+        gateway = makegateway("popen//pyton=python2//rack=7//env:PYTON=1")
+        assert (gateway.spec.pyton, gateway.spec.rack) == ("python2", "7")
+    [warning] = recwarn
+    text = "unknown key 'pyton' in 'popen//pyton=python2//rack=7//env:PYTON=1': did you mean 'python'?"
+    assert (str(warning.message), warning.category) == (text, UserWarning)
+
+
+def test_a_warning_of_a_key_names_the_line_that_asked_for_the_gateway(
+    group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execnet.xspec._asked", set())
+    with pytest.warns(UserWarning, match="did you mean 'chdir'") as caught:
+        group.makegateway("popen//chdr=x")
+    assert caught[0].filename == __file__
+
+
+SLOW = "exec sleep 60"
+
+
+@pytest.mark.parametrize("options", [{}, {"stderr": "capture"}])
+@pytest.mark.parametrize("given", ["argument", "spec"])
+def test_a_start_that_takes_too_long_is_given_up(
+    group: execnet.Group, tmp_path: Path, given: str, options: dict[str, str]
+) -> None:
+    children, began = started_processes(), time.monotonic()
+    program = script(tmp_path, f"echo waiting for nothing >&2\n{SLOW}")
+    spec = f"popen//id=slow//python={program}" + "".join(f"//{key}={value}" for key, value in options.items())
+    timeout = 0.7 if given == "argument" else None
+    with pytest.raises(GatewayStartError, match=r"did not start within 0\.7 seconds") as caught:
+        group.makegateway(spec if given == "argument" else f"{spec}//timeout=0.7", timeout=timeout)
+    assert 0.7 <= time.monotonic() - began < 5.0
+    assert isinstance(caught.value, execnet.TimeoutError)
+    assert caught.value.spec.startswith(spec)
+    assert caught.value.command is not None and caught.value.command[0] == str(program)
+    assert ("on stderr: waiting for nothing" in str(caught.value)) is bool(options)
+    assert started_processes() == children
+    assert len(group) == 0
+    group.makegateway("popen//id=slow//timeout=60", timeout=SECONDS)
+
+
+def test_several_starts_of_which_some_take_too_long(group: execnet.Group, tmp_path: Path) -> None:
+    children, slow = started_processes(), script(tmp_path, SLOW)
+    specs = ["popen", f"popen//id=one//python={slow}", "popen//via=one", f"popen//id=other//python={slow}//timeout=60"]
+    with pytest.raises(execnet.TimeoutError) as caught:
+        group.makegateways(specs, timeout=2)
+    assert sorted(str(caught.value).splitlines()) == sorted(
+        f"gateway {spec!r} did not start within 2 seconds" for spec in specs[1:]
+    )
+    assert started_processes() == children
+    assert len(group) == 0
+
+
+def test_the_timeout_of_one_spec_is_not_that_of_others(group: execnet.Group, tmp_path: Path) -> None:
+    later = script(tmp_path, f'sleep 3.5; exec {sys.executable} "$@"')
+    assert len(group.makegateways(["popen//timeout=3", f"popen//python={later}"])) == 2
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon", ""])
+def test_a_timeout_is_a_positive_number_of_seconds(group: execnet.Group, seconds: str) -> None:
+    with pytest.raises(ValueError, match="timeout= needs a positive number of seconds: 'popen//timeout="):
+        group.makegateway(f"popen//timeout={seconds}")
+    with pytest.raises(ValueError, match="timeout must be positive, not 0"):
+        group.makegateway(timeout=0)
 
 
 def test_an_interrupt_while_waiting_for_the_answer_leaves_nothing_behind(group: execnet.Group, tmp_path: Path) -> None:

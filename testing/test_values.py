@@ -504,6 +504,23 @@ def test_channels_are_written_by_id_whatever_their_class(base: ModuleType) -> No
             base.dumps([channel])
 
 
+def test_channels_of_another_gateway_are_refused_where_one_is_named(base: ModuleType) -> None:
+    class Side:
+        def __init__(self, id: str) -> None:
+            self.id = id
+
+    ours, others = Side("ours"), Side("it's theirs, \udc80")
+    channel = Factory(base).new(7)
+    channel.gateway = ours
+    assert (
+        base.dumps_internal([channel], ours) == base.dumps_internal([channel]) == base.dumps_internal([channel], None)
+    )
+    with pytest.raises(base.DumpError) as error:
+        base.dumps_internal([channel], others)
+    shown = f"{type(channel)} at [0]: it belongs to gateway 'ours', not to {others.id!r}"
+    assert str(error.value) == f"can't serialize {shown}"
+
+
 def test_a_channel_where_nobody_holds_channels_is_refused(base: ModuleType) -> None:
     with pytest.raises(base.LoadError):
         base.loads(b"\x02B" + int4(1) + b"Q")

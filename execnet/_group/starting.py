@@ -23,8 +23,8 @@ from __future__ import annotations
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel
-from execnet.xspec import XSpec
+from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel, get_execmodel
+from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ FAILURE_GRACE = 1.0
 UNDO_PATIENCE = 5.0
 
 # Keys that need a text. (`socket` alone goes with installvia.)
-TEXTS = ("chdir", "execmodel", "id", "installvia", "python", "ssh", "ssh_config", "vagrant_ssh", "via")
+TEXTS = ("chdir", "execmodel", "id", "installvia", "python", "ssh", "ssh_config", "timeout", "vagrant_ssh", "via")
+# Frames between who asks for gateways and what warns of their specs.
+WARN_ABOVE = 4
 
 # Runs on the far side, on Python 2.7 and newer.
 SETUP_SOURCE = """
@@ -103,6 +105,9 @@ class Start:
         self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
         self.nice = _niceness(self.spec)
         _check_texts(self.spec)
+        if self.spec.execmodel is not None:
+            get_execmodel(self.spec.execmodel)
+        self.timeout = _seconds(self.spec)
         # What there is to undo.
         self.automatic_id = False
         self.place = Place()
@@ -233,6 +238,27 @@ def _niceness(spec: XSpec) -> int:
         raise ValueError(f"nice= needs a whole number: {spec._spec!r}") from None
 
 
+def _seconds(spec: XSpec) -> float | None:
+    if spec.timeout is None:
+        return None
+    try:
+        return positive(float(spec.timeout))
+    except ValueError:
+        raise ValueError(f"timeout= needs a positive number of seconds: {spec._spec!r}") from None
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    given = [seconds for seconds in (one, other) if seconds is not None]
+    return min(given, default=None)
+
+
+def positive(seconds: float) -> float:
+    """The seconds themselves; ValueError where they are no time that one can wait."""
+    if not seconds > 0:
+        raise ValueError(f"timeout must be positive, not {seconds}")
+    return seconds
+
+
 def _check_texts(spec: XSpec) -> None:
     for key in TEXTS:
         if getattr(spec, key) is True:
@@ -244,15 +270,33 @@ CONDUCTOR, CALLER = "conductor", "caller"
 
 
 class Starts:
-    """Several starts side by side, each behind the one it goes through. Nothing exists before `run`."""
+    """Several starts side by side, each behind the one it goes through. Nothing exists before `run`.
 
-    def __init__(self, group: Home, specs: Iterable[XSpec | str | None], max_parallel: int | None = None) -> None:
+    Each may take its own timeout, or that of all of them, counted in seconds from `run` on. With ``return_errors`` one
+    that fails does not concern the others.
+    """
+
+    def __init__(
+        self,
+        group: Home,
+        specs: Iterable[XSpec | str | None],
+        max_parallel: int | None = None,
+        timeout: float | None = None,
+        return_errors: bool = False,
+    ) -> None:
         self.group = group
+        self.return_errors = return_errors
         self.execmodel = group.execmodel
         self.max_parallel = max_parallel
         self.starts = [Start(group, spec) for spec in specs]
+        general = None if timeout is None else positive(timeout)
+        self.limits = [_shorter(start.timeout, general) for start in self.starts]
+        for start in self.starts:
+            warn_of_likely_mistakes(start.spec, WARN_ABOVE)
         self.waiting: list[Start] = []
         self.failures: dict[Start, BaseException] = {}
+        #: What becomes the failure of those that are not ready; noted before they are told to stop.
+        self.late: dict[Start, OSError] = {}
         self.connections: set[SshConnection] = set()
         #: Nothing new is begun, and what is under way fails.
         self.stopped = False
@@ -262,20 +306,41 @@ class Starts:
 
     # -- the caller's thread
 
-    def run(self) -> list[Gateway]:
-        """Start all, wait for all; the gateways, in the order of the specs.
+    def run(self) -> list[Any]:
+        """Start all, wait for all; the gateways, or why there is none, in the order of the specs.
 
         Raises what the conductor raised; whatever is raised, nothing is left.
         """
         try:
             self.execmodel.start(self._conduct)
-            self._over.wait()
+            self._wait()
             if self._error is not None:
                 raise self._error
-            return [start.gateway for start in self.starts if start.gateway is not None]
+            return [self.failures.get(start, start.gateway) for start in self.starts]
         except BaseException:
             self._give_up()
             raise
+
+    def _wait(self) -> None:
+        """Wait until the conductor is done, or raise for those that take too long."""
+        limits = sorted({limit for limit in self.limits if limit is not None})
+        for limit, deadline in [(limit, Deadline(limit)) for limit in limits]:
+            if self._over.wait(deadline.remaining()):
+                return
+            pairs = zip(self.starts, self.limits)
+            late = [start for start, own in pairs if own == limit and self._is_under_way(start)]
+            if late:
+                from execnet import gateway_bootstrap  # lazy: start-up speed
+
+                if not self.return_errors:
+                    raise gateway_bootstrap.late_error([(start.spec, start.io) for start in late], limit)
+                for start in late:
+                    self.late[start] = gateway_bootstrap.late_error([(start.spec, start.io)], limit)
+                    start.stop()
+        self._over.wait()
+
+    def _is_under_way(self, start: Start) -> bool:
+        return not start.over.is_set() and start not in self.failures
 
     def _give_up(self) -> None:
         if self._over.is_set() and self._error is not None:
@@ -297,7 +362,8 @@ class Starts:
         try:
             self._start_all()
             for start in self.starts:
-                start.enter()
+                if start not in self.failures:
+                    start.enter()
         except BaseException as exc:  # raised by run(), in the caller's thread
             failure = exc
             try:
@@ -322,8 +388,12 @@ class Starts:
         finally:
             for connection in self.connections:
                 connection.all_started()
-        if self.failures or self.stopped:
+        if self._must_stop():
             raise self._failure()
+
+    def _must_stop(self) -> bool:
+        """Whether nothing new is to be begun, because of a failure or of who gave up."""
+        return self.stopped or (bool(self.failures) and not self.return_errors)
 
     def _in_order_of_need(self) -> list[Start]:
         """The starts as given, but each behind the one whose gateway it goes through."""
@@ -386,7 +456,7 @@ class Starts:
                 deadline = Deadline(None)
             else:
                 missing -= 1
-                if self.failures and not self.stopped and deadline.timeout is None:
+                if self._must_stop() and not self.stopped and deadline.timeout is None:
                     deadline = Deadline(FAILURE_GRACE)
 
     # -- the workers
@@ -409,11 +479,17 @@ class Starts:
         if start in self.failures:
             return
         try:
+            self._check_time(start)
             step(start)
+            self._check_time(start)
         except BaseException as exc:  # raised by run(), in the caller's thread
             if not self.stopped:
-                self.failures[start] = exc
+                self.failures[start] = self.late.get(start, exc)
             start.undo()
+
+    def _check_time(self, start: Start) -> None:
+        if start in self.late:
+            raise self.late[start]
 
     def _complete(self, start: Start) -> None:
         if start.needed is not None:
@@ -423,11 +499,11 @@ class Starts:
         if start.connection is not None:
             start.connection.try_begin(start)
         if start.io is None:
-            if self.failures or self.stopped:
+            if self._must_stop():
                 return
             start.begin()
         self.group._ahead.begin()
-        if self.stopped:  # perhaps before there was something to stop
+        if self.stopped or start in self.late:  # perhaps before there was something to stop
             start.stop()
         start.finish()
 
