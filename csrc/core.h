@@ -149,7 +149,7 @@ typedef struct {
     PyObject *dump_error;
     PyObject *load_error;
     PyTypeObject *channel_type;
-    PyObject *str_id, *str_new, *str_read, *str_version;
+    PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
     /* Where values are written before they become a bytes object of the right size. */
     char *scratch; /* NULL: not yet needed */
     bool scratch_in_use;
