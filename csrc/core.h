@@ -27,11 +27,14 @@ core_new_ref(PyObject *object)
 #define Py_NewRef(object) core_new_ref((PyObject *)(object))
 #endif
 
-/* For what is called seldom: inlined, it would have its frequent caller save registers for it. */
+/* For what is called seldom: inlined, it would have its frequent caller save registers for it. And
+   for what has a frequent caller and a rare one. */
 #ifdef __GNUC__
 #define NEVER_INLINE __attribute__((noinline))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 #define NEVER_INLINE
+#define ALWAYS_INLINE inline
 #endif
 
 /* ---- module.c: one module, everything it needs in its own state ---- */

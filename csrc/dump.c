@@ -28,13 +28,8 @@ typedef struct {
     PyObject *path; /* text of the subscripts that lead to it from where the writer is, or NULL */
 } Writer;
 
-static int write_as(Writer *writer, PyObject *value, PyTypeObject *type);
-
-static inline int
-write_value(Writer *writer, PyObject *value)
-{
-    return write_as(writer, value, Py_TYPE(value));
-}
+static int write_value(Writer *writer, PyObject *value);
+static int write_inherited(Writer *writer, PyObject *value, PyTypeObject *base);
 
 /* ---- the buffer ---- */
 
@@ -534,7 +529,7 @@ write_dict(Writer *writer, PyObject *dict)
     if (write_opcode(writer, OP_NEWDICT) < 0) {
         return -1;
     }
-    if (PyODict_Check(dict)) {
+    if (!PyDict_CheckExact(dict) && PyODict_Check(dict)) {
         return write_ordered_pairs(writer, dict);
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
@@ -651,10 +646,10 @@ write_reduced(Writer *writer, PyObject *value, PyObject *reducer)
     PyObject *reduced = PyObject_CallOneArg(reducer, value);
     Outcome outcome = FAILED;
 
-    if (reduced == Py_NotImplemented) {
-        outcome = PASSED_ON;
-    } else if (reduced == value) {
+    if (reduced == value) {
         (void)fail(writer, value, "its reducer gives it back");
+    } else if (reduced == Py_NotImplemented) {
+        outcome = PASSED_ON;
     } else if (reduced != NULL && go_down(writer, value) == 0) {
         if (write_value(writer, reduced) == 0) {
             outcome = WRITTEN;
@@ -686,7 +681,7 @@ write_by_class(Writer *writer, PyObject *value, PyObject *classes, PyObject *red
             return -1;
         }
         if (is_plain((PyTypeObject *)class)) {
-            return write_as(writer, value, (PyTypeObject *)class);
+            return write_inherited(writer, value, (PyTypeObject *)class);
         }
     }
     return fail(writer, value, NULL);
@@ -733,9 +728,8 @@ write_rare(Writer *writer, PyObject *value, PyTypeObject *type)
     return write_other(writer, value);
 }
 
-/* As an object of the type, which is its own or the plain one that its own is a subclass of; the
- * frequent ones first. `value` may be borrowed from a container. */
-static int
+/* As an object of the type, the frequent ones first. */
+static ALWAYS_INLINE int
 write_as(Writer *writer, PyObject *value, PyTypeObject *type)
 {
     if (type == &PyUnicode_Type) {
@@ -762,6 +756,20 @@ write_as(Writer *writer, PyObject *value, PyTypeObject *type)
         return write_container(writer, value, type);
     }
     return write_rare(writer, value, type);
+}
+
+/* By exact type. `value` may be borrowed from a container. */
+static int
+write_value(Writer *writer, PyObject *value)
+{
+    return write_as(writer, value, Py_TYPE(value));
+}
+
+/* As what it inherits from. The object's own methods are not asked. */
+static NEVER_INLINE int
+write_inherited(Writer *writer, PyObject *value, PyTypeObject *base)
+{
+    return write_as(writer, value, base);
 }
 
 /* ---- whole values ---- */

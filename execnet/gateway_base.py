@@ -3165,7 +3165,7 @@ _reducers = {}
 
 
 def _save_other(obj, write):
-    if isinstance(obj, Channel):
+    if issubclass(type(obj), Channel):
         try:
             return write(_op_int4.pack(opcode.CHANNEL, obj.id))
         except struct.error:
