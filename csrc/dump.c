@@ -474,7 +474,7 @@ write_tuple(Writer *writer, PyObject *tuple)
     return write_int4(writer, OP_BUILDTUPLE, (int32_t)size);
 }
 
-static int
+static ALWAYS_INLINE int
 write_pair(Writer *writer, PyObject *key, PyObject *value)
 {
     if (write_value(writer, key) < 0) {
@@ -598,7 +598,7 @@ write_channel(Writer *writer, PyObject *channel)
 }
 
 /* One level further down, unless that is too deep. */
-static int
+static ALWAYS_INLINE int
 go_down(Writer *writer, PyObject *value)
 {
     if (writer->depth == MAX_DEPTH) {

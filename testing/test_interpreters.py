@@ -68,7 +68,8 @@ DERIVED = """
 import collections
 def refuse(*args):
     raise AssertionError("asked")
-methods = dict.fromkeys(("__len__", "__iter__", "__getitem__", "__str__", "__int__", "__float__", "encode", "items"), refuse)
+names = ("__len__", "__iter__", "__getitem__", "__str__", "__int__", "__float__", "encode", "items")
+methods = dict.fromkeys(names, refuse)
 values = [u"text", 7, 2**70, 1.5, 2j, [1], (1, 2), {1: 2}, {3}, frozenset([4])]
 for value in values:
     channel.send(type("Derived", (type(value),), methods)(value))

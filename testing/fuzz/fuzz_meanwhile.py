@@ -1,8 +1,8 @@
 """A fuzzer of the value writer and reader against code that runs meanwhile.
 
-Finalizers, other threads, reducers, properties of channels, the repr of a class and the read of a stream change the containers
-that are written, use the same codec or let go of what is in use. Whatever they do: bytes that are loaded, or one of
-the refusals. ``python testing/fuzz/fuzz_meanwhile.py --seconds 60`` runs it; with a core built under
+Finalizers, other threads, reducers, properties of channels, the repr of a class and the read of a stream change the
+containers that are written, use the same codec or let go of what is in use. Whatever they do: bytes that are loaded, or
+one of the refusals. ``python testing/fuzz/fuzz_meanwhile.py --seconds 60`` runs it; with a core built under
 ``-fsanitize=address,undefined`` it finds what does no harm at once. ``--seed`` repeats a run, as far as threads allow.
 """
 
