@@ -411,15 +411,19 @@ codec_fill(CodecObject *codec, PyObject *names)
     codec->str_id = PyUnicode_InternFromString("id");
     codec->str_new = PyUnicode_InternFromString("new");
     codec->str_read = PyUnicode_InternFromString("read");
+    codec->str_reducers = PyUnicode_InternFromString("_reducers");
     codec->str_version = PyUnicode_InternFromString("DUMPFORMAT_VERSION");
-    return codec->str_id && codec->str_new && codec->str_read && codec->str_version ? 0 : -1;
+    return codec->str_id && codec->str_new && codec->str_read && codec->str_reducers &&
+                   codec->str_version
+               ? 0
+               : -1;
 }
 
 PyDoc_STRVAR(
     codec_doc,
     "Codec(names)\n--\n\n"
     "Writer and reader of values for the gateway module whose globals are given: its DumpError, "
-    "LoadError and Channel now, its DUMPFORMAT_VERSION at each call.");
+    "LoadError and Channel now, its DUMPFORMAT_VERSION and _reducers at each call.");
 
 static PyObject *
 codec_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -470,6 +474,7 @@ codec_dealloc(CodecObject *codec)
     Py_CLEAR(codec->str_id);
     Py_CLEAR(codec->str_new);
     Py_CLEAR(codec->str_read);
+    Py_CLEAR(codec->str_reducers);
     Py_CLEAR(codec->str_version);
     for (int i = 0; i < KEY_CACHE_SLOTS; i++) {
         Py_CLEAR(codec->key_cache[i]);

@@ -12,11 +12,14 @@
 #include <stdint.h>
 #include <string.h>
 
-/* For what is called seldom: inlined, it would have its frequent caller save registers for it. */
+/* For what is called seldom: inlined, it would have its frequent caller save registers for it. And
+   for what has a frequent caller and a rare one. */
 #ifdef __GNUC__
 #define NEVER_INLINE __attribute__((noinline))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 #define NEVER_INLINE
+#define ALWAYS_INLINE inline
 #endif
 
 /* ---- module.c: one module, everything it needs in its own state ---- */
@@ -134,7 +137,7 @@ typedef struct {
     PyObject *dump_error;
     PyObject *load_error;
     PyTypeObject *channel_type;
-    PyObject *str_id, *str_new, *str_read, *str_version;
+    PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
     /* Where values are written before they become a bytes object of the right size. */
     char *scratch; /* NULL: not yet needed */
     bool scratch_in_use;

@@ -1,10 +1,10 @@
 /* The value writer: one pass over the value into one growing buffer.
 
-   Python code runs where one might not look for it: finalizers, whenever the garbage collector does
-   (at the making of a set's iterator, of an exception) or a last reference is let go of. It may do
-   anything to the containers on the way down. So values are borrowed from the container they stand
-   in only as long as nothing runs; who is about to run something holds what it needs afterwards,
-   and a container that then has another size is an error.
+   Python code runs in reducers, and where one might not look for it: finalizers, whenever the
+   garbage collector does (at the making of a set's iterator, of an exception) or a last reference
+   is let go of. It may do anything to the containers on the way down. So values are borrowed from
+   the container they stand in only as long as nothing runs; who is about to run something holds
+   what it needs afterwards, and a container that then has another size is an error.
 
    An error is noted where it is found and gets its path while the containers are left, innermost
    first. */
@@ -31,6 +31,7 @@ typedef struct {
 } Writer;
 
 static int write_value(Writer *writer, PyObject *value);
+static int write_inherited(Writer *writer, PyObject *value, PyTypeObject *base);
 
 /* ---- the buffer ---- */
 
@@ -94,6 +95,22 @@ buffer_take(DumpBuffer *buffer, Py_ssize_t count)
     return at;
 }
 
+/* ---- plain types ---- */
+
+static bool
+is_scalar(PyTypeObject *type)
+{
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type ||
+           type == &PyFloat_Type || type == &PyComplex_Type || type == &PyBool_Type;
+}
+
+static bool
+is_plain(PyTypeObject *type)
+{
+    return is_scalar(type) || type == &PyList_Type || type == &PyDict_Type ||
+           type == &PyTuple_Type || type == &PySet_Type || type == &PyFrozenSet_Type;
+}
+
 /* ---- errors ---- */
 
 static NEVER_INLINE int
@@ -104,22 +121,12 @@ fail(Writer *writer, PyObject *value, const char *reason)
     return -1;
 }
 
-static bool
-has_short_repr(PyObject *key)
-{
-    PyTypeObject *type = Py_TYPE(key);
-
-    return key == Py_None || type == &PyUnicode_Type || type == &PyLong_Type ||
-           type == &PyBytes_Type || type == &PyFloat_Type || type == &PyComplex_Type ||
-           type == &PyBool_Type;
-}
-
 static PyObject *
 subscript_text(PyObject *key)
 {
     PyObject *text = NULL;
 
-    if (has_short_repr(key)) {
+    if (key == Py_None || is_scalar(Py_TYPE(key))) { /* its repr is short */
         text = PyObject_Repr(key);
         if (text == NULL) {
             /* An int beyond the interpreter's digit limit. */
@@ -264,7 +271,10 @@ write_huge_int(Writer *writer, PyObject *value)
         return -1;
     }
     Py_INCREF(value);
-    PyObject *digits = PyObject_CallOneArg(convert, value);
+    /* Itself, or the int that is in the object of a subclass, whose methods shall not be asked. */
+    PyObject *number = PyLong_Type.tp_as_number->nb_positive(value);
+    PyObject *digits = number == NULL ? NULL : PyObject_CallOneArg(convert, number);
+    Py_XDECREF(number);
     Py_DECREF(convert);
     int result = -1;
     if (digits == NULL) {
@@ -453,7 +463,7 @@ write_tuple(Writer *writer, PyObject *tuple)
     return write_int4(writer, OP_BUILDTUPLE, (int32_t)size);
 }
 
-static int
+static ALWAYS_INLINE int
 write_pair(Writer *writer, PyObject *key, PyObject *value)
 {
     if (write_value(writer, key) < 0) {
@@ -467,6 +477,35 @@ write_pair(Writer *writer, PyObject *key, PyObject *value)
     return write_opcode(writer, OP_SETITEM);
 }
 
+/* The order of an OrderedDict is its own, beside that of the dict it is. */
+static int
+write_ordered_pairs(Writer *writer, PyObject *dict)
+{
+    PyObject *iterator = PyODict_Type.tp_iter(dict);
+    if (iterator == NULL) {
+        return -1;
+    }
+    PyObject *key;
+    int result = 0;
+
+    while (result == 0 && (key = PyIter_Next(iterator)) != NULL) {
+        PyObject *value = PyDict_GetItemWithError(dict, key);
+        if (value != NULL) {
+            Py_INCREF(value);
+            result = write_pair(writer, key, value);
+            Py_DECREF(value);
+        } else {
+            result = -1;
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_RuntimeError, "dict changed while it was serialized");
+            }
+        }
+        Py_DECREF(key);
+    }
+    Py_DECREF(iterator);
+    return PyErr_Occurred() ? -1 : result;
+}
+
 static int
 write_dict(Writer *writer, PyObject *dict)
 {
@@ -478,6 +517,9 @@ write_dict(Writer *writer, PyObject *dict)
 
     if (write_opcode(writer, OP_NEWDICT) < 0) {
         return -1;
+    }
+    if (!PyDict_CheckExact(dict) && PyODict_Check(dict)) {
+        return write_ordered_pairs(writer, dict);
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
         Py_INCREF(key);
@@ -502,7 +544,7 @@ write_dict(Writer *writer, PyObject *dict)
 static int
 write_set(Writer *writer, PyObject *set, char opcode)
 {
-    PyObject *iterator = PyObject_GetIter(set);
+    PyObject *iterator = PySet_Type.tp_iter(set); /* a frozenset's as well */
     if (iterator == NULL) {
         return -1;
     }
@@ -571,16 +613,29 @@ write_channel(Writer *writer, PyObject *channel)
     return write_int4(writer, OP_CHANNEL, (int32_t)number);
 }
 
+/* One level further down, unless that is too deep. */
+static ALWAYS_INLINE int
+go_down(Writer *writer, PyObject *value)
+{
+    if (writer->depth == MAX_DEPTH) {
+        writer->without_path = true;
+        return fail(writer, value,
+                    is_plain(Py_TYPE(value))
+                        ? "nested deeper than " Py_STRINGIFY(MAX_DEPTH)
+                        : "nested or reduced deeper than " Py_STRINGIFY(MAX_DEPTH));
+    }
+    writer->depth++;
+    return 0;
+}
+
 static NEVER_INLINE int
 write_container(Writer *writer, PyObject *value, PyTypeObject *type)
 {
     int result;
 
-    if (writer->depth == MAX_DEPTH) {
-        writer->without_path = true;
-        return fail(writer, value, "nested deeper than " Py_STRINGIFY(MAX_DEPTH));
+    if (go_down(writer, value) < 0) {
+        return -1;
     }
-    writer->depth++;
     Py_INCREF(value);
     if (type == &PyList_Type) {
         result = write_list(writer, value);
@@ -596,10 +651,88 @@ write_container(Writer *writer, PyObject *value, PyTypeObject *type)
     return result;
 }
 
-static NEVER_INLINE int
-write_rare(Writer *writer, PyObject *value)
+/* ---- objects of other classes ---- */
+
+typedef enum { WRITTEN, FAILED, PASSED_ON } Outcome;
+
+/* Write what `reducer` gives in the place of `value`; the caller holds both. */
+static Outcome
+write_reduced(Writer *writer, PyObject *value, PyObject *reducer)
 {
-    if (PyComplex_CheckExact(value)) {
+    PyObject *reduced = PyObject_CallOneArg(reducer, value);
+    Outcome outcome = FAILED;
+
+    if (reduced == value) {
+        (void)fail(writer, value, "its reducer gives it back");
+    } else if (reduced == Py_NotImplemented) {
+        outcome = PASSED_ON;
+    } else if (reduced != NULL && go_down(writer, value) == 0) {
+        if (write_value(writer, reduced) == 0) {
+            outcome = WRITTEN;
+        } else {
+            note_name(writer, "<reduced>");
+        }
+        writer->depth--;
+    }
+    Py_XDECREF(reduced);
+    return outcome;
+}
+
+/* By the nearest of its classes that has a reducer or is a plain type. The caller holds `value`;
+   `classes`, its method resolution order; and `reducers`, which may be NULL. */
+static int
+write_by_class(Writer *writer, PyObject *value, PyObject *classes, PyObject *reducers)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(classes); i++) {
+        PyObject *class = PyTuple_GET_ITEM(classes, i);
+        PyObject *reducer = reducers == NULL ? NULL : PyDict_GetItemWithError(reducers, class);
+        if (reducer != NULL) {
+            Py_INCREF(reducer);
+            Outcome outcome = write_reduced(writer, value, reducer);
+            Py_DECREF(reducer);
+            if (outcome != PASSED_ON) {
+                return outcome == WRITTEN ? 0 : -1;
+            }
+        } else if (reducers != NULL && PyErr_Occurred()) {
+            return -1;
+        }
+        if (is_plain((PyTypeObject *)class)) {
+            return write_inherited(writer, value, (PyTypeObject *)class);
+        }
+    }
+    return fail(writer, value, NULL);
+}
+
+static int
+write_other(Writer *writer, PyObject *value)
+{
+    CodecObject *codec = writer->codec;
+    PyObject *classes = Py_TYPE(value)->tp_mro;
+    int result = -1;
+
+    if (classes == NULL) {
+        return fail(writer, value, NULL); /* the collector takes its class apart */
+    }
+    Py_INCREF(value);
+    Py_INCREF(classes);
+    PyObject *reducers = PyDict_GetItemWithError(codec->names, codec->str_reducers);
+    Py_XINCREF(reducers);
+    if (reducers == NULL && PyErr_Occurred()) {
+        goto done;
+    }
+    bool any = reducers != NULL && PyDict_CheckExact(reducers) && PyDict_GET_SIZE(reducers) > 0;
+    result = write_by_class(writer, value, classes, any ? reducers : NULL);
+done:
+    Py_XDECREF(reducers);
+    Py_DECREF(classes);
+    Py_DECREF(value);
+    return result;
+}
+
+static NEVER_INLINE int
+write_rare(Writer *writer, PyObject *value, PyTypeObject *type)
+{
+    if (type == &PyComplex_Type) {
         return write_complex(writer, value);
     }
     if (PyObject_TypeCheck(value, writer->codec->channel_type)) {
@@ -608,15 +741,13 @@ write_rare(Writer *writer, PyObject *value)
         Py_DECREF(value);
         return result;
     }
-    return fail(writer, value, NULL);
+    return write_other(writer, value);
 }
 
-/* By exact type, the frequent ones first. `value` may be borrowed from a container. */
-static int
-write_value(Writer *writer, PyObject *value)
+/* As an object of the type, the frequent ones first. */
+static ALWAYS_INLINE int
+write_as(Writer *writer, PyObject *value, PyTypeObject *type)
 {
-    PyTypeObject *type = Py_TYPE(value);
-
     if (type == &PyUnicode_Type) {
         return write_text(writer, value);
     }
@@ -640,7 +771,21 @@ write_value(Writer *writer, PyObject *value)
         type == &PySet_Type || type == &PyFrozenSet_Type) {
         return write_container(writer, value, type);
     }
-    return write_rare(writer, value);
+    return write_rare(writer, value, type);
+}
+
+/* By exact type. `value` may be borrowed from a container. */
+static int
+write_value(Writer *writer, PyObject *value)
+{
+    return write_as(writer, value, Py_TYPE(value));
+}
+
+/* As what it inherits from. The object's own methods are not asked. */
+static NEVER_INLINE int
+write_inherited(Writer *writer, PyObject *value, PyTypeObject *base)
+{
+    return write_as(writer, value, base);
 }
 
 /* ---- whole values ---- */

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     )
     from .gateway_bootstrap import HostNotFound
     from .multi import Group, MultiChannel, default_group, makegateway, set_execmodel
+    from .reducers import reduce_common_types as reduce_common_types
+    from .reducers import register_reducer as register_reducer
     from .rsync import RSync
     from .xspec import XSpec
 
@@ -65,6 +67,8 @@ _HOME = {
     "load": "gateway_base",
     "loads": "gateway_base",
     "makegateway": "multi",
+    "reduce_common_types": "reducers",
+    "register_reducer": "reducers",
     "set_execmodel": "multi",
 }
 _MODULES = (

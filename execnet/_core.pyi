@@ -27,8 +27,8 @@ _StrConfig = tuple[bool, bool] | None
 class Codec:
     """Writer and reader of values for one gateway_base.
 
-    names: its globals, which give DumpError, LoadError and Channel now, DUMPFORMAT_VERSION and the helpers for
-    huge ints (_digits_from_int, _int_from_digits) at each use.
+    names: its globals, which give DumpError, LoadError and Channel now, DUMPFORMAT_VERSION, _reducers (if it is
+    there) and the helpers for huge ints (_digits_from_int, _int_from_digits) at each use.
     """
 
     def __new__(cls, names: dict[str, Any]) -> Codec: ...

@@ -10,6 +10,7 @@ is at hand it takes over at the bottom of this file (values), in ``Channel`` (se
 in ``BaseGateway`` (the connection).
 """
 
+import _collections
 import os
 import sys
 import time
@@ -3001,56 +3002,48 @@ def _save(root, write, gateway):
     # The containers being written are generators on a stack: depth costs memory, not recursion.
     containers = []
     current = iter((root,))
-    while True:
-        for obj in current:
-            kind = type(obj)
-            leaf = _LEAVES.get(kind)
-            if leaf is not None:
-                try:
-                    leaf(obj, write)
-                except _Unwritable as exc:
-                    raise DumpError("can't serialize %s%s: %s" % (kind, _path_to_unwritable(root), exc))
-            elif kind in _CONTAINERS:
-                containers.append(current)
-                if len(containers) > MAX_DEPTH:
-                    raise DumpError("can't serialize %s: nested deeper than %d" % (kind, MAX_DEPTH))
-                current = _CONTAINERS[kind](obj, write)
-                break
-            elif isinstance(obj, Channel):
-                write(_channel_id(kind, obj, root, gateway))
+    saver = _SAVERS.get
+    try:
+        while True:
+            for obj in current:
+                save = saver(type(obj))
+                inside = save(obj, write) if save is not None else _save_other(obj, write, gateway)
+                if inside is not None:
+                    if len(containers) == MAX_DEPTH:
+                        nested = "nested" if type(obj) in _SAVERS else "nested or reduced"
+                        raise DumpError("can't serialize %s: %s deeper than %d" % (type(obj), nested, MAX_DEPTH))
+                    containers.append(current)
+                    current = inside
+                    break
             else:
-                raise DumpError("can't serialize %s%s" % (kind, _path_to_unwritable(root)))
-        else:
-            if not containers:
-                return
-            current = containers.pop()
+                if not containers:
+                    return
+                current = containers.pop()
+    except _Unwritable as exc:
+        for container in reversed((containers + [current])[1:]):
+            try:
+                container.throw(exc)
+            except _Unwritable:
+                pass
+        text = "can't serialize %s%s%s" % (type(obj), exc.path and " at " + exc.path, exc)
+    raise DumpError(text)
 
 
 class _Unwritable(Exception):
-    """Why an object of a type that can be written can't."""
+    """Why an object can't be written; thrown into the containers that it stands in, each of which adds its step."""
+
+    path = ""
+
+    def leave(self, step):
+        self.path = step + self.path
+        raise self
 
 
 def _sized(op, data, write):
     if len(data) > MAX_INT4:
-        raise _Unwritable("too large")
+        raise _Unwritable(": too large")
     write(_op_int4.pack(op, len(data)))
     write(data)
-
-
-def _is_foreign(channel, gateway):
-    return gateway is not None and channel.gateway is not gateway
-
-
-def _channel_id(kind, channel, root, gateway):
-    # It means another channel, or none, on the other side of another gateway.
-    if _is_foreign(channel, gateway):
-        ids = (channel.gateway.id, gateway.id)
-        path = _path_to_unwritable(root, gateway)
-        raise DumpError("can't serialize %s%s: it belongs to gateway %r, not to %r" % ((kind, path) + ids))
-    try:
-        return _op_int4.pack(opcode.CHANNEL, channel.id)
-    except struct.error:
-        raise DumpError("can't serialize %s%s: its id is not an int of 32 bits" % (kind, _path_to_unwritable(root)))
 
 
 def _save_text(op):
@@ -3058,7 +3051,7 @@ def _save_text(op):
         try:
             _sized(op, text.encode("utf-8"), write)
         except UnicodeEncodeError:
-            raise _Unwritable("strings must be utf-8 encodable")
+            raise _Unwritable(": strings must be utf-8 encodable")
 
     return save
 
@@ -3079,34 +3072,51 @@ def _save_integer(short_op, long_op):
 def _save_list(items, write):
     size, index = len(items), -1
     write(_op_int4.pack(opcode.NEWLIST, size))
-    for index, item in zip(range(size), items):
-        write(_op_int4.pack(b"F", index))
-        yield item
-        write(b"P")
+    try:
+        for index, item in zip(range(size), items):
+            write(_op_int4.pack(b"F", index))
+            yield item
+            write(b"P")
+    except _Unwritable as exc:
+        exc.leave("[%d]" % index)
     if not index + 1 == size == len(items):
         raise RuntimeError("list changed size while it was serialized")
 
 
-def _save_dict(items, write):
+def _save_dict(items, write, pairs=dict.items):
     write(opcode.NEWDICT)
-    for key, value in items.items():
-        yield key
-        yield value
+    for key, value in pairs(items):
+        try:
+            yield key
+        except _Unwritable as exc:
+            exc.leave("<key>")
+        try:
+            yield value
+        except _Unwritable as exc:
+            exc.leave("[%s]" % _subscript(key))
         write(b"P")
 
 
 def _save_tuple(items, write):
-    for item in items:
-        yield item
+    index = -1
+    try:
+        for item in items:
+            index += 1
+            yield item
+    except _Unwritable as exc:
+        exc.leave("[%d]" % index)
     write(_op_int4.pack(opcode.BUILDTUPLE, len(items)))
 
 
 def _save_set(op):
     def save(items, write):
         count = 0
-        for item in items:
-            count += 1
-            yield item
+        try:
+            for item in items:
+                count += 1
+                yield item
+        except _Unwritable as exc:
+            exc.leave("<element>")
         write(_op_int4.pack(op, count))
 
     return save
@@ -3135,36 +3145,55 @@ _CONTAINERS = {
 }
 
 
-def _path_to_unwritable(root, gateway=None):
-    """Where in root the first object stands that can't be written, as `` at [3]['report']``."""
-    pending = [(root, "")]
-    while pending:
-        obj, path = pending.pop()
-        kind = type(obj)
-        if kind in _CONTAINERS:
-            pending.extend((inside, path + step) for step, inside in reversed(_steps_into(kind, obj)))
-        elif not _is_leaf(kind, obj, gateway):
-            return path and " at " + path
-    return ""
+_SAVERS = dict(_LEAVES)
+_SAVERS.update(_CONTAINERS)
+
+# An object of a subclass is written as its base has it: none of its own methods is asked.
 
 
-def _is_leaf(kind, obj, gateway):
+def _inherited(base, method, *args):
+    save = _SAVERS[base]
+    return lambda obj, write: save(method(obj, *args), write)
+
+
+_INHERITED = {base: _inherited(base, base.__getitem__, slice(None)) for base in (bytes, unicode, list, tuple)}
+_INHERITED.update({base: _inherited(base, base.__add__, 0) for base in (int, long)})
+_INHERITED.update({base: _inherited(base, base.__pos__) for base in (float, complex)})
+_INHERITED.update({base: _inherited(base, base.__iter__) for base in (set, frozenset)})
+_INHERITED[dict] = _save_dict
+_OrderedDict = getattr(_collections, "OrderedDict", dict)  # has an order beside that of the dict it is
+_INHERITED[_OrderedDict] = lambda items, write: _save_dict(items, write, _OrderedDict.items)
+
+# What is written of objects of other classes, by class; reducers.py fills it.
+_reducers = {}
+
+
+def _save_other(obj, write, gateway):
+    if issubclass(type(obj), Channel):
+        # It means another channel, or none, on the other side of another gateway.
+        if gateway is not None and obj.gateway is not gateway:
+            raise _Unwritable(": it belongs to gateway %r, not to %r" % (obj.gateway.id, gateway.id))
+        try:
+            return write(_op_int4.pack(opcode.CHANNEL, obj.id))
+        except struct.error:
+            raise _Unwritable(": its id is not an int of 32 bits")
+    for base in type(obj).__mro__:
+        if base in _reducers:
+            reduced = _reducers[base](obj)
+            if reduced is obj:
+                raise _Unwritable(": its reducer gives it back")
+            if reduced is not NotImplemented:
+                return _save_reduced(reduced)
+        if base in _INHERITED:
+            return _INHERITED[base](obj, write)
+    raise _Unwritable("")
+
+
+def _save_reduced(reduced):
     try:
-        if kind in _LEAVES:
-            _LEAVES[kind](obj, [].append)
-            return True
-        return isinstance(obj, Channel) and not _is_foreign(obj, gateway) and bool(_int4.pack(obj.id))
-    except (_Unwritable, struct.error):
-        return False
-
-
-def _steps_into(kind, items):
-    if kind is dict:
-        pairs = [(("<key>", key), ("[%s]" % _subscript(key), value)) for key, value in items.items()]
-        return [step for pair in pairs for step in pair]
-    if kind is set or kind is frozenset:
-        return [("<element>", item) for item in items]
-    return [("[%d]" % index, item) for index, item in enumerate(items)]
+        yield reduced
+    except _Unwritable as exc:
+        exc.leave("<reduced>")
 
 
 def _subscript(key):
@@ -3180,8 +3209,8 @@ def _subscript(key):
 def dumps(obj):
     """Serialize obj to bytes, as any execnet reads them.
 
-    Built-in types only: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset.
-    DumpError for anything else.
+    None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset; their subclasses, as what they are
+    subclasses of; what register_reducer() knows.  DumpError for anything else.
     """
     return _serialized(obj, [DUMPFORMAT_VERSION])
 

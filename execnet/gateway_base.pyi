@@ -486,6 +486,11 @@ class Unserializer:
     def load_frozenset(self) -> None: ...
     def load_channel(self) -> None: ...
 
+#: What is written of objects of other classes than plain ones, by class.
+_reducers: dict[type, Callable[[Any], object]]
+#: What writes the objects of exactly these classes.
+_SAVERS: dict[type, Callable[[Any, Callable[[bytes], object]], Iterator[object] | None]]
+
 class _Serializer:
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None: ...
     def save(self, obj: object, versioned: bool = False) -> Any: ...  # bytes, None where write was given

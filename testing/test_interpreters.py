@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import subprocess
 import sys
@@ -61,6 +62,30 @@ def test_values_come_back_as_they_went(other: execnet.Gateway) -> None:
         channel.send(value)
         answer = channel.receive(SECONDS)
         assert (type(answer), answer) == (type(value), value)
+
+
+DERIVED = """
+import collections
+def refuse(*args):
+    raise AssertionError("asked")
+names = ("__len__", "__iter__", "__getitem__", "__str__", "__int__", "__float__", "encode", "items")
+methods = dict.fromkeys(names, refuse)
+values = [u"text", 7, 2**70, 1.5, 2j, [1], (1, 2), {1: 2}, {3}, frozenset([4])]
+for value in values:
+    channel.send(type("Derived", (type(value),), methods)(value))
+channel.send(collections.OrderedDict([(1, collections.namedtuple("Pair", "x y")(1, collections.defaultdict(list)))]))
+channel.send(channel.receive())
+"""
+
+
+def test_objects_of_subclasses_come_and_go_as_their_bases(other: execnet.Gateway) -> None:
+    channel = other.remote_exec(DERIVED)
+    for value in ["text", 7, 2**70, 1.5, 2j, [1], (1, 2), {1: 2}, {3}, frozenset([4]), {1: (1, {})}]:
+        answer = channel.receive(SECONDS)
+        assert (type(answer), answer) == (type(value), value)
+    channel.send(collections.OrderedDict(a=type("Text", (str,), {})("b")))
+    answer = channel.receive(SECONDS)
+    assert (type(answer), type(answer["a"]), answer) == (dict, str, {"a": "b"})
 
 
 def test_bytes_stay_bytes_from_python_3_and_are_text_from_python_2(

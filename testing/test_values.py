@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
 import gc
+import http
 import importlib
 import io
 import itertools
@@ -14,13 +21,15 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
+import uuid
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from textwrap import dedent
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -213,7 +222,9 @@ def twin() -> ModuleType:
 UNWRITABLE: list[Any] = [
     object(),
     bytearray(b"x"),
-    type("Text", (str,), {})("x"),
+    type("Text", (str,), {})("\ud800"),
+    [{type("Text", (str,), {})("key"): object()}],
+    collections.OrderedDict(a=collections.OrderedDict({(1, 2): object()})),
     "\ud800",
     ["ok", {"report": [object()]}],
     {object(): 1},
@@ -978,6 +989,485 @@ def test_whatever_runs_meanwhile_values_are_whole_or_refused(base: ModuleType, s
     assert run_alone(program, base.core, PYTHONMALLOC="debug") == "300\n"
 
 
+# subclasses of plain types
+
+
+class Asked(AssertionError):
+    """A method of a subclass was called."""
+
+
+def obstinate(kind: type, hashes: bool = False) -> Any:
+    """A subclass of kind all of whose methods raise; hashes: but those by which it is a key."""
+
+    def refuse(*args: object, **kwargs: object) -> Any:
+        raise Asked
+
+    needed = {
+        "__new__",
+        "__init__",
+        "__class__",
+        "__dict__",
+        "__init_subclass__",
+        "__subclasshook__",
+        "__setattr__",
+        "__del__",
+    }
+    if hashes:
+        needed |= {"__hash__", "__eq__"}
+    names = {*dir(kind), "__bool__", "__index__", "__buffer__", "__missing__"} - needed
+    return type("Obstinate", (kind,), dict.fromkeys(names, refuse))
+
+
+PLAIN: list[Any] = [
+    "",
+    "text",
+    "größer €",
+    "x" * 100_000,
+    "€" * 5_000_000,
+    0,
+    -7,
+    2**31,
+    -(2**64),
+    10**700,
+    -(10**5000),
+    -0.0,
+    float("inf"),
+    1 - 2j,
+    b"",
+    b"bytes",
+    b"b" * 100_000,
+    [],
+    [1, [2, "three"]],
+    (),
+    (1, (2.5, None)),
+    {},
+    {"a": 1, 2: [b"c"]},
+    set(),
+    {7, "a", (1, 2)},
+    frozenset(),
+    frozenset([7, b"a"]),
+]
+
+
+@pytest.mark.parametrize("plain", PLAIN, ids=lambda plain: repr(plain)[:20] if plain != -(10**5000) else "huge")
+def test_a_subclass_is_written_as_its_base_and_no_method_of_it_is_called(base: ModuleType, plain: Any) -> None:
+    kind = type(plain)
+    dressed = obstinate(kind)(plain)
+    assert base.dumps(dressed) == base.dumps(plain)
+    stream = io.BytesIO()
+    base.dump(stream, dressed)
+    assert stream.getvalue() == base.dumps(plain)
+    assert base.dumps_internal([(dressed, {1: dressed})]) == base.dumps_internal([(plain, {1: plain})])
+    if kind not in (list, dict, set):
+        key = obstinate(kind, hashes=True)(plain)
+        assert base.dumps({key: key}) == base.dumps({plain: plain})
+        assert base.dumps(({key}, frozenset([key]))) == base.dumps(({plain}, frozenset([plain])))
+
+
+def test_what_the_standard_library_derives_from_plain_types_is_written(base: ModuleType) -> None:
+    class Level(enum.IntEnum):
+        LOW = 1
+
+    class Colour(str, enum.Enum):
+        RED = "red"
+
+    class Mode(enum.IntFlag):
+        READ = 1
+        WRITE = 2
+
+    class Point(NamedTuple):
+        x: int
+        y: Any
+
+    moment = time.gmtime(0)
+    value = [Level.LOW, Colour.RED, Mode.READ | Mode.WRITE, Point(1, Point(2, Level.LOW)), moment, http.HTTPStatus.OK]
+    plain = [1, "red", 3, (1, (2, 1)), tuple(moment), 200]
+    assert shape(base.loads(base.dumps(value))) == shape(plain)
+    counted = collections.Counter("aab")
+    grouped = collections.defaultdict(list, {Colour.RED: [counted]})
+    assert shape(base.loads(base.dumps(grouped))) == shape({"red": [{"a": 2, "b": 1}]})
+    if sys.version_info >= (3, 11):
+        assert base.loads(base.dumps(enum.StrEnum("Word", "A").A)) == "a"
+
+
+def test_an_ordered_dict_is_written_in_its_own_order(base: ModuleType) -> None:
+    for kind in (collections.OrderedDict, obstinate(collections.OrderedDict)):
+        ordered = kind.__new__(kind)
+        for key in "abc":
+            collections.OrderedDict.__setitem__(ordered, key, [key])
+        collections.OrderedDict.move_to_end(ordered, "a")
+        assert base.dumps(ordered) == base.dumps({"b": ["b"], "c": ["c"], "a": ["a"]})
+
+
+def dressed(value: Any, choose: Any) -> Any:
+    """The value with some of what is in it, by choose(), of subclasses."""
+    if isinstance(value, dict):
+        made: Any = {dressed(key, choose): dressed(item, choose) for key, item in value.items()}
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        made = type(value)([dressed(item, choose) for item in value])
+    else:
+        made = value
+    return SUBCLASSES[type(made)](made) if type(made) in SUBCLASSES and choose() else made
+
+
+SUBCLASSES: dict[type, Any] = {
+    kind: type(f"Sub{kind.__name__}", (kind,), {})
+    for kind in (str, int, float, complex, bytes, list, tuple, dict, set, frozenset)
+}
+
+
+@given(VALUES, st.randoms())
+@settings(examples, max_examples=150)
+def test_values_dressed_as_subclasses_arrive_plain(base: ModuleType, value: Any, rng: random.Random) -> None:
+    data = base.dumps(dressed(value, lambda: rng.random() < 0.5))
+    assert shape(base.loads(data)) == shape(value)
+
+
+def at_depth(levels: int, innermost: Any) -> Any:
+    """The value inside so many lists of a subclass."""
+    for _ in range(levels):
+        innermost = SUBCLASSES[list]([innermost])
+    return innermost
+
+
+def test_subclasses_are_nested_as_deep_as_their_bases(base: ModuleType) -> None:
+    assert base.dumps(at_depth(base.MAX_DEPTH - 1, [])) == base.dumps(nested(base.MAX_DEPTH - 1))
+    kind = SUBCLASSES[tuple]
+    with pytest.raises(base.DumpError, match=f"can't serialize {kind!r}: nested or reduced deeper than"):
+        base.dumps(at_depth(base.MAX_DEPTH, kind()))
+
+
+def test_an_error_inside_a_subclass_names_class_and_path(base: ModuleType) -> None:
+    text = SUBCLASSES[str]
+    with pytest.raises(base.DumpError, match=rf"{text!r} at \[0\]\['a'\]: strings must be utf-8 encodable$"):
+        base.dumps(SUBCLASSES[list]([SUBCLASSES[dict](a=text("\ud800"))]))
+    with pytest.raises(base.DumpError, match=rf"<class 'object'> at \[{text!r}\]\[1\]$"):
+        base.dumps({text("key"): (1, object())})
+
+
+def test_a_channel_stays_a_channel_whatever_else_it_is(base: ModuleType, reduce: Any) -> None:
+    class Mixin:
+        pass
+
+    class Channel(Mixin, Factory(base).new):  # type: ignore[misc]
+        pass
+
+    reduce(Mixin, lambda channel: 1 / 0)
+    reduce(object, lambda channel: 1 / 0)
+    assert base.dumps_internal(Channel(7)) == b"B" + int4(7) + b"Q"
+
+
+# reducers
+
+
+@pytest.fixture
+def reduce(base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Registers a reducer for the test, with the core."""
+    monkeypatch.setattr(base, "_reducers", {})
+    return lambda kind, function: base._reducers.__setitem__(kind, function)
+
+
+class Box:
+    def __init__(self, inside: Any) -> None:
+        self.inside = inside
+
+
+def inside(box: Box) -> Any:
+    return box.inside
+
+
+def test_the_reducer_of_the_nearest_class_counts(base: ModuleType, reduce: Any) -> None:
+    class Inner(Box):
+        pass
+
+    class Innermost(Inner):
+        pass
+
+    def load(value: Any) -> Any:
+        return base.loads(base.dumps(value))
+
+    reduce(Box, lambda box: "box")
+    assert load([Box(1), Inner(1), Innermost(1)]) == ["box", "box", "box"]
+    reduce(Inner, lambda box: "inner")
+    assert load([Box(1), Inner(1), Innermost(1)]) == ["box", "inner", "inner"]
+    reduce(Innermost, lambda box: NotImplemented)
+    assert load([Innermost(1)]) == ["inner"]
+    reduce(Inner, lambda box: NotImplemented)
+    reduce(Box, lambda box: NotImplemented)
+    reduce(object, lambda box: "object")
+    assert load([Innermost(1), Ellipsis]) == ["object", "object"]
+
+
+def test_a_reducer_wins_over_the_plain_base_that_is_further_up_and_over_no_other(base: ModuleType, reduce: Any) -> None:
+    class Text(str):
+        pass
+
+    class Longer(Text):
+        pass
+
+    class Mixin:
+        pass
+
+    class Before(Mixin, str):
+        pass
+
+    class Behind(str, Mixin):
+        pass
+
+    reduce(Text, lambda text: ["text", str(text)])
+    reduce(Mixin, lambda text: "mixin")
+    reduce(object, lambda text: 1 / 0)
+    reduce(collections.OrderedDict, lambda ordered: list(ordered))
+    value = ["a", Text("b"), Longer("c"), Before("d"), Behind("e"), {"f": 1}, collections.OrderedDict(g=2)]
+    assert base.loads(base.dumps(value)) == ["a", ["text", "b"], ["text", "c"], "mixin", "e", {"f": 1}, ["g"]]
+
+
+@given(VALUES, st.randoms())
+@settings(examples, max_examples=100)
+def test_what_is_reduced_arrives_as_its_reducers_give_it(base: ModuleType, value: Any, rng: random.Random) -> None:
+    def boxed(value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {boxed(key): boxed(item) for key, item in value.items()}
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            value = type(value)([boxed(item) for item in value])
+        return Box(value) if rng.random() < 0.3 else value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "_reducers", {Box: inside})
+        assert shape(base.loads(base.dumps(boxed(value)))) == shape(value)
+
+
+def test_no_reducer_is_called_for_what_it_is_not_registered_for(base: ModuleType, reduce: Any) -> None:
+    reduce(Box, lambda box: 1 / 0)
+    for value in SAMPLES + [SUBCLASSES[type(value)](value) for value in SAMPLES]:
+        assert base.loads(base.dumps(value)) == value
+    with pytest.raises(base.DumpError, match=r"<class 'object'> at \[0\]$"):
+        base.dumps([object()])
+
+
+def test_an_error_in_what_a_reducer_gave_names_the_path_there(base: ModuleType, reduce: Any) -> None:
+    reduce(Box, inside)
+    for value, path in (
+        (Box(object()), " at <reduced>"),
+        ([0, Box(object())], r" at \[1\]<reduced>"),
+        ({"a": Box([{"b": object()}])}, r" at \['a'\]<reduced>\[0\]\['b'\]"),
+        ({Box(Box((1, object()))): 2}, r" at <key><reduced><reduced>\[1\]"),
+        ({Box(1): object()}, rf" at \[{Box!r}\]"),
+    ):
+        with pytest.raises(base.DumpError, match=f"^can't serialize <class 'object'>{path}$"):
+            base.dumps(value)
+
+
+def test_reducers_without_end_are_an_error(base: ModuleType, reduce: Any) -> None:
+    reduce(Box, lambda box: box)
+    with pytest.raises(base.DumpError, match=rf"^can't serialize {Box!r} at \[0\]: its reducer gives it back$"):
+        base.dumps([Box(1)])
+    refusal = f"^can't serialize {Box!r}: nested or reduced deeper than {base.MAX_DEPTH}$"
+    for endless in (lambda box: Box(box), lambda box: [box], lambda box: {"a": (1, Box(1))}):
+        reduce(Box, endless)
+        with pytest.raises(base.DumpError, match="deeper than"):
+            base.dumps([Box(1)])
+    reduce(Box, lambda box: Box(1))
+    with pytest.raises(base.DumpError, match=refusal):
+        base.dumps([Box(1)])
+
+
+def test_a_reducer_is_a_level_of_nesting(base: ModuleType, reduce: Any) -> None:
+    reduce(Box, inside)
+    chain: Any = None
+    for _ in range(base.MAX_DEPTH):
+        chain = Box(chain)
+    assert base.loads(base.dumps(chain)) is None
+    with pytest.raises(base.DumpError, match="nested or reduced deeper than"):
+        base.dumps(Box(chain))
+    with pytest.raises(base.DumpError, match="<class 'list'>: nested deeper than"):
+        base.dumps(Box(nested(base.MAX_DEPTH - 1)))
+
+
+def test_what_a_reducer_raises_is_raised(base: ModuleType, reduce: Any) -> None:
+    error = KeyError("own")
+
+    def fail(box: Box) -> None:
+        raise error
+
+    reduce(Box, fail)
+    for value in (Box(1), [{"a": Box(1)}], {Box(1)}):
+        with pytest.raises(KeyError) as caught:
+            base.dumps(value)
+        assert caught.value is error
+    with pytest.raises(TypeError):
+        base.dumps([type("Unhashable", (type,), {"__eq__": lambda cls, other: True})("Kind", (), {})()])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["list", "dict", "ordered", "set"])
+def test_a_reducer_that_changes_the_size_of_a_container_is_an_error(
+    base: ModuleType, reduce: Any, kind: str, change: str
+) -> None:
+    value: Any = container_with("dict" if kind == "ordered" else kind, Box(1))
+    if kind == "ordered":
+        value = collections.OrderedDict(value)
+
+    def meddle(box: Box) -> int:
+        CHANGES[change](value)
+        return 1
+
+    reduce(Box, meddle)
+    if kind == "set" and list(value)[-1] not in ("first", "third"):
+        return  # the set's order put the box last: who ends there does not look again
+    with pytest.raises(RuntimeError):
+        base.dumps([value])
+
+
+def test_a_reducer_may_use_the_codec_replace_reducers_and_let_go_of_what_it_was_given(
+    base: ModuleType, reduce: Any
+) -> None:
+    value: list[Any] = [Box("first"), Box("second"), "behind"]
+
+    def meddle(box: Box) -> Any:
+        value[0] = None
+        reduce(Box, lambda box: f"then {box.inside}")
+        box.__class__ = type("Other", (Box,), {})
+        assert base.loads(base.dumps([{"key": [1] * 9000}, Box(2)])) == [{"key": [1] * 9000}, "then 2"]
+        base._reducers = dict(base._reducers)
+        return f"now {box.inside}"
+
+    reduce(Box, meddle)
+    assert base.loads(base.dumps(value)) == ["now first", "then second", "behind"]
+
+
+def test_without_reducers_other_classes_are_refused(base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_reducers", {})
+    for value in (
+        Box(1),
+        Path("a"),
+        datetime.date(2020, 1, 1),
+        decimal.Decimal(1),
+        uuid.uuid4(),
+        enum.Enum("E", "a").a,
+    ):
+        with pytest.raises(base.DumpError, match="can't serialize"):
+            base.dumps(value)
+
+
+@pytest.fixture
+def fresh(local: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package, without the reducers that others registered, for the time of the test."""
+    monkeypatch.setattr(local.gateway_base, "_reducers", {})
+    return local
+
+
+def test_register_reducer_refuses_what_it_would_never_be_asked_for(fresh: ModuleType) -> None:
+    for kind in (int, str, type(None), bool, dict, frozenset, fresh.Channel, type("Mine", (fresh.Channel,), {})):
+        with pytest.raises(ValueError, match="written as it is"):
+            fresh.register_reducer(kind, str)
+    with pytest.raises(TypeError):
+        fresh.register_reducer("Box", str)
+    with pytest.raises(TypeError, match="can't be called: 'text'"):
+        fresh.register_reducer(Box, "text")
+    fresh.register_reducer(type=Box, function=inside)
+    assert fresh.loads(fresh.dumps(Box([1]))) == [1]
+
+
+@dataclasses.dataclass
+class Job:
+    name: str
+    at: Any
+    rest: list[Any] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Counted(dict):  # type: ignore[type-arg]
+    number: int = 0
+
+
+class Size(enum.Enum):
+    SMALL = (1, 2)
+    PLACE = Path("a")
+
+
+COMMON: list[tuple[Any, Any]] = [
+    (Path("a/b"), str(Path("a/b"))),
+    (PurePosixPath("/a/ü"), "/a/ü"),
+    (PureWindowsPath("c:/a"), "c:\\a"),
+    (datetime.date(2020, 1, 2), "2020-01-02"),
+    (datetime.datetime(2020, 1, 2, 3, 4, 5, 6), "2020-01-02T03:04:05.000006"),
+    (datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc), "2020-01-02T00:00:00+00:00"),
+    (datetime.time(1, 2, 3), "01:02:03"),
+    (datetime.timedelta(days=1, microseconds=5), 86400.000005),
+    (decimal.Decimal("1.10"), "1.10"),
+    (fractions.Fraction(1, 3), "1/3"),
+    (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    (Size.SMALL, (1, 2)),
+    (Size.PLACE, "a"),
+    (http.HTTPStatus.OK, 200),
+    (
+        Job("one", Path("x"), [Job("two", Size.SMALL)]),
+        {"name": "one", "at": "x", "rest": [{"name": "two", "at": (1, 2), "rest": []}]},
+    ),
+    (Counted(3), {}),  # the dict that it is
+]
+
+
+def test_the_common_types_are_reduced_once_that_is_asked_for(fresh: ModuleType) -> None:
+    assert not fresh.gateway_base._reducers
+    for _ in range(2):
+        fresh.reduce_common_types()
+        for value, plain in COMMON:
+            assert shape(fresh.loads(fresh.dumps([value]))) == shape([plain]), value
+    with pytest.raises(fresh.DumpError, match=r"^can't serialize <class 'object'> at \['job'\]<reduced>\['at'\]$"):
+        fresh.dumps({"job": Job("", object())})
+    with pytest.raises(fresh.DumpError, match=rf"^can't serialize {type!r} at \[0\]$"):
+        fresh.dumps([Job])
+
+
+@given(
+    st.one_of(
+        st.dates(),
+        st.datetimes(),
+        st.times(),
+        st.timedeltas(datetime.timedelta(days=-36500), datetime.timedelta(days=36500)),
+        st.decimals(allow_nan=False),
+        st.fractions(),
+        st.uuids(),
+    )
+)
+@settings(examples)
+def test_what_common_types_are_written_as_is_read_by_their_constructors(value: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execnet.gateway_base, "_reducers", {})
+        execnet.reduce_common_types()
+        plain = execnet.loads(execnet.dumps(value))
+    if isinstance(value, datetime.timedelta):
+        assert datetime.timedelta(seconds=plain) == value
+    else:
+        assert getattr(type(value), "fromisoformat", type(value))(plain) == value
+
+
+def test_subclasses_and_reduced_objects_travel(pair: execnet.Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = sys.modules["execnet"].gateway_base
+    monkeypatch.setattr(base, "_reducers", {Path: str})
+
+    def work(channel, path, level):  # type: ignore[no-untyped-def]
+        import collections
+
+        class Text(str):
+            def __str__(self):
+                raise AssertionError
+
+        channel.send([path, level])
+        channel.send(Text("x"))
+        channel.send(collections.OrderedDict([(Text("a"), collections.namedtuple("Pair", "x y")(1, Text("b")))]))
+        channel.send(channel.receive())
+
+    channel = pair.remote_exec(work, path=Path("a"), level=http.HTTPStatus.OK)
+    assert channel.receive(10) == ["a", 200]
+    assert [type(item) for item in (channel.receive(10), "x")] == [str, str]
+    assert shape(channel.receive(10)) == shape({"a": (1, "b")})
+    channel.send(collections.OrderedDict({1: Path("b"), "channel": [SUBCLASSES[bytes](b"x" * 100_000)]}))
+    assert shape(channel.receive(10)) == shape({1: "b", "channel": [b"x" * 100_000]})
+
+
 # the C core's Codec
 
 
@@ -1101,6 +1591,13 @@ def test_nothing_leaks(base: ModuleType) -> None:
             def id(self):
                 Meddling.calls()
                 return 1
+        import collections
+        class Text(str):
+            pass
+        class Box:
+            def __init__(self, inside):
+                self.inside = inside
+        base._reducers[Box] = lambda box: box.inside
         value = {SAMPLE}
         good = base.dumps(value)
         short = base.dumps(["text", {{"key": b"bytes"}}, 10**30])
@@ -1116,7 +1613,9 @@ def test_nothing_leaks(base: ModuleType) -> None:
                         load(data)
                     except (base.LoadError, EOFError):
                         pass
-            for wrong in ([object()], {{"a": [object()]}}, {{object(): 1}}, {{(1, object())}}, ["\\ud800"]):
+            base.dumps([Text("\\xe9"), collections.OrderedDict({{1: Box([Box((1, 2))])}}), collections.Counter("aab")])
+            for wrong in ([object()], {{"a": [object()]}}, {{object(): 1}}, {{(1, object())}}, ["\\ud800"],
+                          Text("\\ud800"), collections.OrderedDict(a=[Text("\\ud800")]), Box({{"a": object()}})):
                 try:
                     base.dumps(wrong)
                 except base.DumpError:
@@ -1160,7 +1659,16 @@ def test_no_memory_is_a_memory_error_at_every_allocation() -> None:
     if execnet.gateway_base.core != "c":
         return  # only C allocates by hand
     program = f"""
-        import _testcapi, io
+        import _testcapi, collections, io
+        class Text(str):
+            pass
+        class Number(int):
+            pass
+        class Box:
+            def __init__(self, inside):
+                self.inside = inside
+        base._reducers[Box] = lambda box: box.inside
+        other = [Text("\\xe9" * 300), Number(10**700), collections.OrderedDict(a=Box([Box(Text("a"))]))]
         value = {SAMPLE} + ["x" * 3000] + [[[[[(1, 2)] * 30]]]] + list(range(300))
         value[2] = 10**500
         deep = b"\\x02" + b"J" * 200 + b"Q"
@@ -1171,7 +1679,8 @@ def test_no_memory_is_a_memory_error_at_every_allocation() -> None:
         short = base.dumps(["text", {{"key": b"bytes"}}, 10**30])
         names = {{"DumpError": base.DumpError, "LoadError": base.LoadError, "Channel": base.Channel}}
         Codec = type(base._codec)
-        calls = [lambda: base.dumps(value), lambda: base.loads(data), lambda: base.load(io.BytesIO(data)),
+        calls = [lambda: base.dumps(value), lambda: base.dumps(other), lambda: base.dumps([Box([object()])]),
+                 lambda: base.loads(data), lambda: base.load(io.BytesIO(data)),
                  lambda: base.load(Bytewise(short)), lambda: base.loads(bytearray(data)), lambda: Codec(names),
                  lambda: base.dumps([{{"a": {{1.5: ["\\ud800"]}}}}]), lambda: base.dumps(["\\xe9" * 5_000_000]),
                  lambda: base.dumps([{{"a": object()}}]), lambda: base.loads(deep),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support import packages, xdistsuite
@@ -165,6 +166,59 @@ def test_a_crashed_worker_is_reported_and_replaced(client: Client, tmp_path: Pat
     assert re.search(r"worker 'gw\d' crashed while running '.*test_crash.py::test_crash'", output), output
     assert "replacing crashed worker" in output
     assert "1 failed, 40 passed" in output
+
+
+# Objects of subclasses, and of registered classes, in all that a report carries.
+OWN_TYPES = {
+    "conftest.py": """
+import execnet
+execnet.reduce_common_types()
+""",
+    "test_own_types.py": """
+import collections, enum, pathlib
+import pytest
+
+class Colour(str, enum.Enum):
+    RED, BLUE = "red", "blue"
+
+class Level(enum.IntEnum):
+    LOW, HIGH = 1, 2
+
+class Text(str):
+    def __str__(self):
+        return "another text"
+
+Pair = collections.namedtuple("Pair", "left right")
+PARAMETERS = [*Colour, *Level, pathlib.PurePosixPath("a/b"), Text("text"), Pair(Level.LOW, Text("x")),
+              collections.OrderedDict(a=Colour.RED), collections.defaultdict(list, {Level.LOW: [1]})]
+
+@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=str)
+def test_it(parameter, number, record_property, subtests):
+    record_property("parameter", parameter)
+    record_property(Text("all"), PARAMETERS)
+    with subtests.test(msg=Text("message"), parameter=parameter, number=Level.LOW):
+        assert number >= 0
+    assert parameter
+""",
+}
+
+
+def outcomes(client: Client, folder: Path, *arguments: str) -> dict[str, str]:
+    """How each test of a passing suite ended, and the properties that its reports have in the process started."""
+    (folder / "junit.xml").unlink(missing_ok=True)
+    done = client.pytest(folder / "reports", "--junitxml=junit.xml", "-q", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout.decode()[-5000:]
+    cases = ElementTree.parse(folder / "junit.xml").iter("testcase")
+    return {case.attrib["name"]: f"{[child.tag for child in case]}" for case in cases}
+
+
+def test_own_types_in_reports_pass_as_without_xdist(client: Client, tmp_path: Path) -> None:
+    for name, text in OWN_TYPES.items():
+        (tmp_path / name).write_text(text)
+    alone = outcomes(client, tmp_path, "-p", "no:xdist")
+    assert len(alone) >= 180 and set(alone.values()) == {"['properties']"}
+    assert outcomes(client, tmp_path, "-n", "2") == alone
 
 
 COVERED_TESTS = """

@@ -1,8 +1,8 @@
 """A fuzzer of the value writer and reader against code that runs meanwhile.
 
-Finalizers, other threads, properties of channels, the repr of a class and the read of a stream change the containers
-that are written, use the same codec or let go of what is in use. Whatever they do: bytes that are loaded, or one of
-the refusals. ``python testing/fuzz/fuzz_meanwhile.py --seconds 60`` runs it; with a core built under
+Finalizers, other threads, reducers, properties of channels, the repr of a class and the read of a stream change the
+containers that are written, use the same codec or let go of what is in use. Whatever they do: bytes that are loaded, or
+one of the refusals. ``python testing/fuzz/fuzz_meanwhile.py --seconds 60`` runs it; with a core built under
 ``-fsanitize=address,undefined`` it finds what does no harm at once. ``--seed`` repeats a run, as far as threads allow.
 """
 
@@ -14,6 +14,7 @@ import random
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,10 @@ def scalar(rng: random.Random) -> Any:
     return complex(rng.random(), 1)
 
 
+class List(list):  # type: ignore[type-arg]
+    """Written as a list."""
+
+
 class Values:
     """Makes values in which something meddles wherever Python code can run."""
 
@@ -141,7 +146,21 @@ class Values:
             def __del__(self) -> None:
                 meddler()
 
-        self.channel, self.unwritable, self.trap = Channel, Unwritable, Trap
+        class Reduced:
+            """What a reducer gives in its place may be in use elsewhere."""
+
+            def __init__(self, inside: Any) -> None:
+                self.inside = inside
+
+            def reduce(self) -> Any:
+                meddler()
+                trap = Trap()
+                del trap
+                return self.inside if rng.random() < 0.9 else rng.choice((self, NotImplemented, object()))
+
+        base._reducers.clear()
+        base._reducers[Reduced] = Reduced.reduce
+        self.channel, self.unwritable, self.trap, self.reduced = Channel, Unwritable, Trap, Reduced
 
     def new(self, number: int) -> Any:
         """As a channel factory does."""
@@ -162,9 +181,11 @@ class Values:
         return scalar(self.rng)
 
     def value(self, levels: int) -> Any:
-        kind = self.rng.randrange(6)
+        kind = self.rng.randrange(8)
         if levels == 0 or kind == 0:
             return self.leaf()
+        if kind == 6:
+            return self.reduced(self.value(levels - 1))
         inside = [self.value(levels - 1) for _ in range(self.rng.randint(0, 6))]
         if kind == 1:
             return tuple(inside)
@@ -174,6 +195,8 @@ class Values:
             made = {self.leaf() for _ in inside}
         else:
             made = inside
+        if kind == 7:
+            made = self.rng.choice((List(inside), OrderedDict((self.leaf(), item) for item in inside)))
         self.meddler.containers.append(made)
         return made
 
