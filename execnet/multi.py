@@ -173,7 +173,8 @@ class Group:
         or ``installvia``, HostNotFound or another OSError where the start failed, and
         RemoteError where ``chdir``, ``nice`` or ``env`` could not be applied. With a
         ``timeout`` (seconds, also as ``timeout=`` in the spec) a start that takes longer
-        is given up: an OSError that is a TimeoutError, too.
+        is given up: an OSError that is a TimeoutError, too. It is raised when nothing of
+        the start is left, at most five seconds later.
         """
         gateway: Gateway = self._start([spec], None, timeout)[0]
         return gateway
