@@ -2999,11 +2999,10 @@ def _save(root, write):
     # The containers being written are generators on a stack: depth costs memory, not recursion.
     containers = []
     current = iter((root,))
-    saver = _SAVERS.get
     try:
         while True:
             for obj in current:
-                inside = saver(type(obj), _save_other)(obj, write)
+                inside = _saver_of(type(obj), _save_other)(obj, write)
                 if inside is not None:
                     if len(containers) == MAX_DEPTH:
                         nested = "nested" if type(obj) in _SAVERS else "nested or reduced"
@@ -3140,9 +3139,9 @@ _CONTAINERS = {
     frozenset: _save_set(opcode.FROZENSET),
 }
 
-
 _SAVERS = dict(_LEAVES)
 _SAVERS.update(_CONTAINERS)
+_saver_of = _SAVERS.get
 
 # An object of a subclass is written as its base has it: none of its own methods is asked.
 
