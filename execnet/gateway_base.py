@@ -3002,11 +3002,10 @@ def _save(root, write, gateway):
     # The containers being written are generators on a stack: depth costs memory, not recursion.
     containers = []
     current = iter((root,))
-    saver = _SAVERS.get
     try:
         while True:
             for obj in current:
-                save = saver(type(obj))
+                save = _saver_of(type(obj))
                 inside = save(obj, write) if save is not None else _save_other(obj, write, gateway)
                 if inside is not None:
                     if len(containers) == MAX_DEPTH:
@@ -3144,9 +3143,9 @@ _CONTAINERS = {
     frozenset: _save_set(opcode.FROZENSET),
 }
 
-
 _SAVERS = dict(_LEAVES)
 _SAVERS.update(_CONTAINERS)
+_saver_of = _SAVERS.get
 
 # An object of a subclass is written as its base has it: none of its own methods is asked.
 

@@ -6,7 +6,6 @@ from . import gateway_base
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import datetime
     import enum
     from collections.abc import Callable
     from typing import Any, TypeVar
@@ -51,15 +50,12 @@ def reduce_common_types() -> None:
 
     for kind in (pathlib.PurePath, decimal.Decimal, fractions.Fraction, uuid.UUID):
         register_reducer(kind, str)
-    for moment in (datetime.date, datetime.time):  # a datetime is a date
-        register_reducer(moment, _iso_text)
+    register_reducer(datetime.date, datetime.date.isoformat)
+    register_reducer(datetime.datetime, datetime.datetime.isoformat)
+    register_reducer(datetime.time, datetime.time.isoformat)
     register_reducer(datetime.timedelta, datetime.timedelta.total_seconds)
     register_reducer(enum.Enum, _value_of_member)
     register_reducer(object, _fields_by_name)
-
-
-def _iso_text(moment: datetime.date | datetime.time) -> str:
-    return moment.isoformat()
 
 
 def _value_of_member(member: enum.Enum) -> Any:
@@ -72,4 +68,4 @@ def _fields_by_name(obj: object) -> Any:
 
     if not dataclasses.is_dataclass(type(obj)):
         return NotImplemented
-    return {field.name: getattr(obj, field.name) for field in dataclasses.fields(type(obj))}
+    return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}  # type: ignore[arg-type]
