@@ -107,13 +107,23 @@ is_for_callback(const ItemQueueObject *queue)
     return queue->callback != Py_None && queue->arrived.callback == CALLBACK_DIRECT;
 }
 
+/* With so many items waiting, as gateway_base says, the receiver waits for a callback that was set
+ * while it was busy. */
+enum { MOST_BEHIND = 100 };
+
+static bool
+is_behind(const ItemQueueObject *queue)
+{
+    return queue->arrived.callback == CALLBACK_DRAINING && queue->arrived.count >= MOST_BEHIND;
+}
+
 static PlainOutcome
 plain_data(ItemQueueObject *queue, const char *payload, size_t size)
 {
     if (queue->dropped && queue->callback == Py_None) {
         return PLAIN_DONE;
     }
-    if (is_for_callback(queue) || holds_channel(payload, size)) {
+    if (is_for_callback(queue) || is_behind(queue) || holds_channel(payload, size)) {
         return PLAIN_NOT;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
@@ -192,7 +202,7 @@ plain_large(ConnectionObject *connection)
         ItemQueueObject *queue = find_queue(connection, large->frame.channel);
         if (queue == NULL) {
             outcome = PyErr_Occurred() ? PLAIN_ERROR : PLAIN_DONE;
-        } else if (is_for_callback(queue)) {
+        } else if (is_for_callback(queue) || is_behind(queue)) {
             outcome = PLAIN_NOT;
         } else if (!queue->dropped || queue->callback != Py_None) {
             outcome = plain_put(queue, large->bytes, true);
@@ -297,6 +307,15 @@ call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyOb
     return outcome;
 }
 
+static int
+catch_up(ConnectionObject *connection, ItemQueueObject *queue, int32_t id)
+{
+    step_out(connection, true);
+    PyObject *result = PyObject_CallMethod(connection->factory, "_catch_up", "iO", (int)id, queue);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* A message that is no item. Others may receive while it is done, but for what is meant for the
    messages that follow. */
 static int
@@ -344,7 +363,7 @@ python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is
     }
     switch (itemqueue_put(queue, is_unreadable ? payload : value, !is_unreadable)) {
     case PUT_DONE:
-        outcome = 0;
+        outcome = is_behind(queue) ? catch_up(connection, queue, id) : 0;
         break;
     case PUT_IS_FOR_CALLBACK:
         outcome = is_unreadable ? 0 : call_back(connection, queue, id, value);

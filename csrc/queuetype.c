@@ -293,6 +293,12 @@ queue_take_endmarker(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+queue_count(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(queue->arrived.count);
+}
+
+static PyObject *
 queue_get_callback(ItemQueueObject *queue, void *Py_UNUSED(closure))
 {
     return Py_NewRef(queue->callback);
@@ -342,6 +348,7 @@ static PyMethodDef queue_methods[] = {
      "As get_nowait, and puts the item into a list as well; where there is none, what arrives goes "
      "to "
      "the callback from here on."},
+    {"count", (PyCFunction)queue_count, METH_NOARGS, "How many items wait."},
     {"put_back", (PyCFunction)queue_put_back, METH_O,
      "What next_for_callback put into the list is the next item again."},
     {"abandon_callback", (PyCFunction)queue_abandon_callback, METH_NOARGS,

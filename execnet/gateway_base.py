@@ -166,17 +166,27 @@ class LoadError(DataFormatError):
 
 
 def geterrortext(exc):
-    """The traceback of exception exc as text, as far as it can be formatted."""
-    # lazy: start-up speed
-    import traceback
-
-    tb = getattr(exc, "__traceback__", None) if PY3 else sys.exc_info()[2]
+    """The traceback of exception exc as text that can be sent, as far as it can be formatted."""
     try:
-        return "".join(traceback.format_exception(type(exc), exc, tb))
+        # lazy: start-up speed
+        import traceback
+
+        tb = getattr(exc, "__traceback__", None) if PY3 else sys.exc_info()[2]
+        text = "".join(traceback.format_exception(type(exc), exc, tb))
     except sysex:
         raise
     except BaseException as formaterror:
-        return "%s (its traceback can't be formatted: %s)" % (type(exc).__name__, type(formaterror).__name__)
+        text = "%s (its traceback can't be formatted: %s)" % (_without_its_traceback(exc), type(formaterror).__name__)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") if PY3 else text
+
+
+def _without_its_traceback(exc):
+    name = type.__dict__["__name__"].__get__(type(exc))  # a metaclass may raise
+    try:
+        text = str(exc)
+    except Exception:
+        text = ""
+    return name + (text and ": " + text)
 
 
 def _without_traceback(exc):
@@ -1332,6 +1342,26 @@ class _Delivery(object):
         self.baton.acquire()
 
 
+#: With so many items waiting, the receiver waits for a callback that was set while it was busy.
+MOST_BEHIND = 100
+
+
+class _Drain(object):
+    # What a thread does that sets a callback: it gives the callback what waits.
+
+    is_wanted = is_handed_over = False
+
+    def __init__(self, queue, execmodel):
+        self._own = queue.count()
+        self.over = OneShot(execmodel)
+
+    def hands_over(self):
+        # After each item: whether the receiver goes on, which wants to.
+        self._own -= 1
+        self.is_handed_over = self.is_wanted and self._own <= 0
+        return self.is_handed_over
+
+
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
@@ -1487,6 +1517,10 @@ class ItemQueue(object):
         if taken and taken[0] is ENDMARKER:
             return taken.pop()
         return taken[0] if taken else None
+
+    def count(self):
+        """How many items wait."""
+        return len(self.items)
 
     def is_waiting(self):
         """Whether the callback has still to be called."""
@@ -1729,7 +1763,7 @@ class Channel(PortableChannel if _core is None else _core.Channel):
             if refused:
                 raise IOError("%r has callback already registered" % (self,))
             getattr(self.gateway, "_callback_begins", bool)()
-            self.gateway._channelfactory._deliver(queue)
+            self.gateway._channelfactory._deliver_waiting(self.id, queue)
         except BaseException:  # also of a signal handler, at any of these steps
             if not refused and queue.callback is callback:
                 queue.abandon_callback()
@@ -1792,6 +1826,8 @@ class ChannelFactory(object):
         self._ids = count(startcount, 2)
         # Finalizers take queues out, anywhere: whoever goes through it makes a list of the keys first.
         self._queues = {}
+        # What threads deliver that have just set a callback, by channel id.
+        self._drains = {}
 
     def new(self, id=None):
         """The channel of that id, or a new one; OSError once the connection has ended."""
@@ -1895,6 +1931,8 @@ class ChannelFactory(object):
         else:
             queue.put(self._as_item(data, queue))
             delivery = queue.delivery
+            if delivery is not None and queue.count() >= MOST_BEHIND:
+                self._catch_up(id, queue)
         # A callback may have been set just now, or what it did let something wait.
         if delivery is not None and queue.is_waiting() and delivery.baton.acquire(False):
             try:
@@ -1914,11 +1952,34 @@ class ChannelFactory(object):
                 pass  # told to who receives it
         return data
 
-    def _deliver(self, queue):
+    def _deliver_waiting(self, id, queue):
+        # To a callback that has just been set.
+        drain = self._drains[id] = _Drain(queue, self.gateway.execmodel)
+        try:
+            self._deliver(queue, drain)
+        finally:
+            self._drains.pop(id, None)
+            drain.over.set()
+
+    def _catch_up(self, id, queue):
+        # The receiver, when a callback that has been set is slower than what arrives: nothing more is read until the
+        # thread that gives it what waits is done with what waited at first; the receiver goes on in its place.
+        drain = self._drains.get(id)
+        if drain is None:
+            return
+        drain.is_wanted = True
+        drain.over.wait()
+        if drain.is_handed_over:
+            try:
+                self._deliver(queue)
+            except Exception as exc:
+                self._callback_failed(id, exc)
+
+    def _deliver(self, queue, drain=None):
         # What waits, to the callback, by who has begun it or has its baton.
         taken = []
         try:
-            ends = self._deliver_items(queue, taken)
+            ends = self._deliver_items(queue, taken, drain)
         except (DataFormatError, EOFError):
             raise
         except BaseException:
@@ -1927,7 +1988,7 @@ class ChannelFactory(object):
         if ends:
             self._end_callback(queue)
 
-    def _deliver_items(self, queue, taken):
+    def _deliver_items(self, queue, taken, drain):
         # Whether the end came. A function of its own, as _write_up_to is.
         callback, item = queue.callback, queue.next_for_callback(taken)
         while item is not None and item is not ENDMARKER:
@@ -1937,6 +1998,8 @@ class ChannelFactory(object):
             returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
             if not returned:
                 raise RuntimeError("callback raised StopIteration")
+            if drain is not None and drain.hands_over():
+                return False
             item = queue.next_for_callback(taken)
         return item is ENDMARKER
 
@@ -2494,7 +2557,12 @@ class WorkerGateway(BaseGateway):
         except BaseException as exc:
             # A task that received all there was has ended, not failed. What else raises EOFError has failed.
             ended = isinstance(exc, EOFError) and getattr(exc, "gateway_id", None) == self.id
-            self._end_task(channel, None if ended else self._geterrortext(exc))
+            try:
+                errortext = None if ended else self._geterrortext(exc)
+            except BaseException:  # Ctrl-C
+                self._end_task(channel, INTERRUPT_TEXT)
+                raise
+            self._end_task(channel, errortext)
         else:
             self._end_task(channel)
 

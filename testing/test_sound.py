@@ -445,6 +445,104 @@ def test_no_item_is_left_behind_by_setcallback(interval: float, program: Any) ->
     assert program(source, rounds(1500, rare=100), 0.01) == ["done"]
 
 
+SLOW_CALLBACK = """
+gateway = execnet.makegateway("popen")
+channel = gateway.remote_exec('''
+    import itertools
+    for number in itertools.count():
+        channel.send(number)
+        if number == 19:
+            channel.receive()
+''')
+wait_until(lambda: channel._queue.count() == 20, PATIENCE, "the items")
+seen = []
+def callback(item):
+    seen.append(item)
+    time.sleep(0.001)
+channel.send("go on")
+channel.setcallback(callback)
+at_return = len(seen)
+wait_until(lambda: len(seen) > at_return + 500, PATIENCE, "more items")
+waiting = channel._queue.count()
+if not 20 <= at_return or waiting > 200 or seen[:500] != list(range(500)):
+    fail("%d items when setcallback returned, %d waiting, %s" % (at_return, waiting, seen[:500]))
+say("done")
+os._exit(0)
+"""
+
+
+def test_setcallback_returns_though_items_come_faster_than_the_callback_takes_them(program: Any) -> None:
+    assert program("from support.processes import wait_until\n" + SLOW_CALLBACK, rounds(2), 5) == ["done"]
+
+
+HARD_TO_TELL = {
+    "no module is found any more": "import sys; sys.path[:] = []; sys.path_importer_cache.clear(); 1 / 0",
+    "no descriptor is left": """
+        import os, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4000))
+        while True:
+            os.open("/etc/passwd", os.O_RDONLY)
+    """,
+    "its text is not UTF-8": "raise ValueError('\\udc80')",
+    "its traceback raises": """
+        class Failure(Exception):
+            @property
+            def __traceback__(self):
+                raise OSError("no traceback")
+        raise Failure
+    """,
+    "its class raises": """
+        class Meta(type):
+            @property
+            def __name__(self):
+                raise OSError("no name")
+        class Failure(Exception, metaclass=Meta):
+            pass
+        raise Failure
+    """,
+}
+FAILED_TASK = """
+gateway = execnet.makegateway("popen")
+channel = gateway.remote_exec(FAILURE)
+try:
+    channel.waitclose(PATIENCE)
+except channel.RemoteError:
+    pass
+status = gateway.remote_status()
+say([channel.isclosed(), status.numexecuting, status.numchannels])
+os._exit(0)
+"""
+FAILED_CALLBACK = """
+gateway = execnet.makegateway("popen")
+other = gateway.remote_exec("for item in channel: channel.send(item)")
+channel = gateway.remote_exec("channel.receive(); channel.send(1); channel.receive()")
+def callback(item):
+    exec(textwrap.dedent(FAILURE))
+channel.setcallback(callback)
+channel.send("go on")
+try:
+    channel.waitclose(PATIENCE)
+except channel.RemoteError:
+    pass
+other.send("still there")
+say([channel.isclosed(), other.receive(PATIENCE)])
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("failure", HARD_TO_TELL)
+def test_a_failure_that_is_hard_to_tell_ends_its_task_all_the_same(failure: str, program: Any) -> None:
+    assert program(f"FAILURE = {textwrap.dedent(HARD_TO_TELL[failure])!r}\n" + FAILED_TASK) == [[True, 0, 0]]
+
+
+@pytest.mark.parametrize("failure", HARD_TO_TELL)
+def test_a_failure_that_is_hard_to_tell_ends_the_channel_of_its_callback_and_no_other(
+    failure: str, program: Any
+) -> None:
+    source = f"import textwrap\nFAILURE = {HARD_TO_TELL[failure]!r}\n" + FAILED_CALLBACK
+    assert program(source) == [[True, "still there"]]
+
+
 def lines_of(function: Any) -> list[int]:
     code = function.__code__
     return sorted({line for _, _, line in code.co_lines() if line and line > code.co_firstlineno})

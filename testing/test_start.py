@@ -20,6 +20,7 @@ from support.interpreters import Interpreter
 
 import execnet
 from execnet import gateway_base, gateway_bootstrap, gateway_io
+from execnet._group import starting
 from execnet.gateway_bootstrap import GatewayStartError, strip_source
 from execnet.xspec import XSpec
 
@@ -572,3 +573,14 @@ def test_via_an_unknown_gateway_and_via_for_a_socket(group: execnet.Group) -> No
     group.makegateway("popen//id=master")
     with pytest.raises(ValueError, match="socket=host:1//via=master"):
         group.makegateway("socket=host:1//via=master")
+
+
+def test_a_start_whose_thread_dies_before_its_first_line_is_an_error(
+    group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "CONDUCTOR_PATIENCE", 0.05)
+    monkeypatch.setattr(type(group.execmodel), "start", lambda self, function, args=(): None)
+    with pytest.raises(OSError, match="the thread that starts gateways has not begun"):
+        group.makegateway("popen//id=a")
+    monkeypatch.undo()
+    assert group.makegateway("popen//id=a").remote_exec("channel.send(1)").receive(10) == 1

@@ -265,6 +265,8 @@ def _check_texts(spec: XSpec) -> None:
             raise ValueError(f"{key}= needs a value: {spec._spec!r}")
 
 
+# Seconds after which a conductor that has not begun never will: its thread had no memory to start with.
+CONDUCTOR_PATIENCE = 30.0
 # Who was first: the conductor, or the caller who gave up before it ran.
 CONDUCTOR, CALLER = "conductor", "caller"
 
@@ -337,6 +339,8 @@ class Starts:
                 for start in late:
                     self.late[start] = gateway_bootstrap.late_error([(start.spec, start.io)], limit)
                     start.stop()
+        if not self._over.wait(CONDUCTOR_PATIENCE) and self._first.setdefault("first", CALLER) == CALLER:
+            raise OSError("out of resources: the thread that starts gateways has not begun")
         self._over.wait()
 
     def _is_under_way(self, start: Start) -> bool:
