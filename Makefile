@@ -14,8 +14,8 @@ RUN_TESTS = cd $(VENV) && EXECNET_TEST_INSTALLED=1 EXECNET_TEST_WORKERS=$(WORKER
   $(CURDIR)/testing/support/run_tests.py -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR)
 # More arguments for pytest and the benchmarks: make test ARGS="-k rsync"
 ARGS ?=
-# How many tests run side by side.
-WORKERS ?= 2
+# How many tests run side by side; most of them wait most of the time.
+WORKERS ?= 3
 # make fuzz: has libFuzzer with it (Debian: clang and libclang-rt-14-dev), and how long each fuzzer runs
 CLANG ?= clang
 FUZZ_SECONDS ?= 30

@@ -35,6 +35,10 @@ def test_over_interpreters_again(other_python):
 def test_of_packages():
     pass
 
+@pytest.mark.needs("free-threaded")
+def test_without_the_gil():
+    pass
+
 def test_of_nothing():
     pass
 """

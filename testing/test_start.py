@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import os
 import signal
@@ -316,7 +317,8 @@ def started_processes() -> list[int]:
     """The pids of the children of this process, zombies too, but for those of the session's fixtures."""
     children = []
     for task in os.listdir("/proc/self/task"):
-        children += Path(f"/proc/self/task/{task}/children").read_text().split()
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            children += Path(f"/proc/self/task/{task}/children").read_text().split()
     return [int(pid) for pid in children if int(pid) not in leaks.KEPT]
 
 
