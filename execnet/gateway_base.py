@@ -204,13 +204,16 @@ def _without_traceback(exc):
 # use the gateway that they interrupt, and wait for other threads. So no thread holds a lock here that another one, or
 # what interrupts it, blocks on, and what must happen in one step is one call of something that is written in C.
 
+# Nor may anything that the collector counts be made within that step: it collects there. That is why removing() calls
+# pop(): for __delitem__() a tuple of arguments would be made.
+
 #: Run an iterator to its end.
 exhaust = deque((), 0).extend
 
 
 def removing(values, key, value):
     """An iterator that takes key out of the dict values when it is run, if its value is that very one then."""
-    return imap(values.__delitem__, compress((key,), imap(is_, imap(values.get, (key,)), (value,))))
+    return imap(values.pop, compress((key,), imap(is_, imap(values.get, (key,)), (value,))), (None,))
 
 
 #: Who waits looks again after so many seconds: what every platform's locks, and every model, can wait for.
@@ -1342,24 +1345,50 @@ class _Delivery(object):
         self.baton.acquire()
 
 
-#: With so many items waiting, the receiver waits for a callback that was set while it was busy.
+#: With so many items waiting, the receiver waits for a callback that was set while it was busy ...
 MOST_BEHIND = 100
+#: ... but no longer than so many seconds for one call of it, which may itself wait for what the receiver has to read.
+CALL_PATIENCE = 1.0
 
 
 class _Drain(object):
-    # What a thread does that sets a callback: it gives the callback what waits.
+    # What a thread does that sets a callback: it gives the callback what waited then, and hands over to the receiver if
+    # that has asked for it. Who takes the wish out of its list, the thread or the receiver, has decided.
 
-    is_wanted = is_handed_over = False
+    is_handed_over = False
+    _stuck_at = -1
 
     def __init__(self, queue, execmodel):
         self._own = queue.count()
+        self._calls = 0
+        self._wishes = []
         self.over = OneShot(execmodel)
 
     def hands_over(self):
-        # After each item: whether the receiver goes on, which wants to.
-        self._own -= 1
-        self.is_handed_over = self.is_wanted and self._own <= 0
+        # After each call.
+        self._calls += 1
+        self.is_handed_over = self._calls >= self._own and self._take_wish()
         return self.is_handed_over
+
+    def await_turn(self):
+        # The receiver's: whether it is to go on in the thread's place.
+        calls = self._calls
+        if calls == self._stuck_at:
+            return False
+        self._wishes.append(None)
+        while not self.over.wait(CALL_PATIENCE):
+            if self._calls == calls and self._take_wish():
+                self._stuck_at = calls
+                return False
+            calls = self._calls
+        return self.is_handed_over
+
+    def _take_wish(self):
+        try:
+            self._wishes.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class ItemQueue(object):
@@ -1965,15 +1994,20 @@ class ChannelFactory(object):
         # The receiver, when a callback that has been set is slower than what arrives: nothing more is read until the
         # thread that gives it what waits is done with what waited at first; the receiver goes on in its place.
         drain = self._drains.get(id)
-        if drain is None:
+        if drain is None or not drain.await_turn():
             return
-        drain.is_wanted = True
-        drain.over.wait()
-        if drain.is_handed_over:
-            try:
-                self._deliver(queue)
-            except Exception as exc:
+        try:
+            self._deliver(queue)
+        except BaseException as exc:
+            is_failure = isinstance(exc, Exception)
+            if is_failure:
                 self._callback_failed(id, exc)
+            item = ()
+            while item is not None and item is not ENDMARKER:  # which leaves the end marker to the next who asks
+                item = queue.next_for_callback([])
+            if not is_failure:
+                raise
+            self._end_callback(queue)
 
     def _deliver(self, queue, drain=None):
         # What waits, to the callback, by who has begun it or has its baton.

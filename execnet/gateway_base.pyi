@@ -99,6 +99,7 @@ def geterrortext(exc: BaseException) -> str: ...
 LONGEST_WAIT: float
 SIGNALS_WAIT: float
 MOST_BEHIND: int
+CALL_PATIENCE: float
 MAIN_THREAD: int | None
 
 def now() -> float: ...

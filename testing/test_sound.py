@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import random
 import subprocess
@@ -29,6 +30,7 @@ from support.processes import wait_until
 from support.socketserver import SocketServer
 
 import execnet
+from execnet import gateway_base
 
 LONG = int(os.environ.get("EXECNET_SOUND_ROUNDS", "0"))
 # Where nothing should take any time: what a loaded machine may need for it all the same.
@@ -475,6 +477,58 @@ def test_setcallback_returns_though_items_come_faster_than_the_callback_takes_th
     assert program("from support.processes import wait_until\n" + SLOW_CALLBACK, rounds(2), 5) == ["done"]
 
 
+# The receiver goes on in the place of the thread that sets the callback, which fails then.
+CALLBACK_FAILS_LATER = (
+    SLOW_CALLBACK.partition("seen = []")[0]
+    + """
+seen, receiver_called = [], threading.Event()
+def callback(item):
+    seen.append(item)
+    time.sleep(0.001)
+    if item != "end" and threading.current_thread() is not threading.main_thread():
+        receiver_called.set()
+        raise ValueError("of the callback")
+channel.send("go on")
+channel.setcallback(callback, endmarker="end")
+if not receiver_called.wait(PATIENCE):
+    fail("the receiver did not go on")
+kind(channel.waitclose, PATIENCE)
+wait_until(lambda: seen[-1] == "end", PATIENCE, "the end marker")
+if seen[:-1] != list(range(len(seen) - 1)) or seen.count("end") != 1:
+    fail(str(seen[-10:]))
+say(kind(gateway.remote_exec("channel.send(1)").receive, PATIENCE))
+os._exit(0)
+"""
+)
+
+
+def test_a_callback_that_fails_when_the_receiver_has_taken_over_ends_as_any_other(program: Any) -> None:
+    assert program("from support.processes import wait_until\n" + CALLBACK_FAILS_LATER, rounds(2), 5) == [1]
+
+
+CALLBACK_WAITS = (
+    SLOW_CALLBACK.partition("seen = []")[0]
+    + """
+other = gateway.remote_exec("for item in channel: channel.send(item)")
+answers = []
+def callback(item):
+    if not answers:
+        wait_until(lambda: channel._queue.count() > 200, PATIENCE, "items that the receiver has read on to")
+        other.send("asked")
+        answers.append(other.receive(20))
+channel.send("go on")
+threading.Thread(target=channel.setcallback, args=(callback,), daemon=True).start()
+wait_until(lambda: answers, 3 * PATIENCE, "an answer to what the callback asks")
+say(answers)
+os._exit(0)
+"""
+)
+
+
+def test_a_callback_that_waits_for_an_answer_gets_it_behind_many_items(program: Any) -> None:
+    assert program("from support.processes import wait_until\n" + CALLBACK_WAITS, rounds(1), 15) == [["asked"]]
+
+
 HARD_TO_TELL = {
     "no module is found any more": "import sys; sys.path[:] = []; sys.path_importer_cache.clear(); 1 / 0",
     "no descriptor is left": """
@@ -710,6 +764,34 @@ say(echo.send(7) or echo.receive(PATIENCE))
 def test_a_finalizer_uses_channels_wherever_the_garbage_collector_runs_it(uses: str, act: str, program: Any) -> None:
     source = COLLECTED.format(uses=FINALIZER_USES[uses], act=COLLECTED_IN[act])
     assert program(f"FIRST = {random.randrange(40)}" + source, rounds(20), 0.1) == [True, 7]
+
+
+@pytest.mark.parametrize("allocations", range(30))
+def test_the_collector_comes_before_or_after_a_key_is_taken_out(allocations: int) -> None:
+    kept = [(number,) for number in range(5000)]  # so that each further tuple is allocated, and counted
+    mine, others = object(), object()
+    values = {9: mine}
+
+    class Replaces:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            values[9] = others
+
+    threshold = gc.get_threshold()
+    gc.disable()
+    try:
+        Replaces()
+        gc.set_threshold(gc.get_count()[0] + allocations)
+        gc.enable()
+        gateway_base.exhaust(gateway_base.removing(values, 9, mine))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    gc.collect()
+    assert values == {9: others}
+    del kept
 
 
 # Its hook was there before the package, whose own comes behind it.
