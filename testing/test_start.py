@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import gc
 import os
 import signal
@@ -315,11 +314,8 @@ def test_the_worker_runs_the_model_it_is_asked_for(makegateway: MakeGateway, mod
 
 def started_processes() -> list[int]:
     """The pids of the children of this process, zombies too, but for those of the session's fixtures."""
-    children = []
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-            children += Path(f"/proc/self/task/{task}/children").read_text().split()
-    return [int(pid) for pid in children if int(pid) not in leaks.KEPT]
+    parents = leaks.parents_of_all()
+    return sorted(pid for pid, parent in parents.items() if parent == os.getpid() and pid not in leaks.KEPT)
 
 
 def script(folder: Path, text: str) -> Path:

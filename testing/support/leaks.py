@@ -32,7 +32,8 @@ def mark_session() -> str:
     return mark
 
 
-def _parents() -> dict[int, int]:
+def parents_of_all() -> dict[int, int]:
+    """Each process of this machine and its parent; not by /proc's "children", which miss some when a thread ends."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -63,7 +64,7 @@ def _command(pid: int) -> str:
 
 def processes() -> dict[int, str]:
     """The processes of this test session except this one: pid to command."""
-    parents = _parents()
+    parents = parents_of_all()
     mark = f"{MARK}={os.environ[MARK]}".encode()
     own = {os.getpid()}
     grown = True
