@@ -51,7 +51,7 @@ pure: $(VENV)/installed-strict $(VENV)/requirements
 lint: $(VENV)/installed-strict $(VENV)/requirements
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict execnet
-	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch]
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.[ch]')
 	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html
 	rm -rf $(VENV)/lint/dist && $(BIN)/python -m build --outdir $(VENV)/lint/dist . >$(VENV)/lint/build.log
 	$(BIN)/twine check --strict $(VENV)/lint/dist/*
@@ -72,7 +72,7 @@ fuzz: $(VENV)/installed-strict $(VENV)/requirements
 	$(BIN)/python testing/fuzz/fuzz_values.py --seconds $(FUZZ_SECONDS)
 	mkdir -p $(VENV)/fuzz
 	$(CLANG) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
-	  testing/fuzz/fuzz_frame.c csrc/frame.c -o $(VENV)/fuzz/fuzz_frame
+	  testing/fuzz/fuzz_frame.c csrc/io/frame.c -o $(VENV)/fuzz/fuzz_frame
 	cd $(VENV)/fuzz && ./fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=512 -verbosity=0
 
 model:

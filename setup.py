@@ -60,8 +60,9 @@ def core_extensions():
     return [
         Extension(
             "execnet._core",
-            sources=sorted(glob.glob("csrc/*.c")),
-            depends=sorted(glob.glob("csrc/*.h")),
+            sources=sorted(glob.glob("csrc/**/*.c", recursive=True)),
+            include_dirs=["csrc"],
+            depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
             optional=WANTED != "1",
         )
     ]

@@ -2,7 +2,7 @@
 #ifndef EXECNET_TYPES_H
 #define EXECNET_TYPES_H
 
-#include "core.h"
+#include "state.h"
 
 int codec_add_types(PyObject *module);
 int channel_add_types(PyObject *module);

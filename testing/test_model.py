@@ -1,4 +1,4 @@
-"""The state machines of csrc/reading.c and csrc/writing.c, in all states of small worlds: the short `make model`."""
+"""The state machines of csrc/connection, in all states of small worlds: the short `make model`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-/* A libFuzzer target for csrc/frame.c: a stream of frames, cut into pieces at any byte, gives the
+/* A libFuzzer target for csrc/io/frame.c: a stream of frames, cut into pieces at any byte, gives the
    frames it gives in one piece; frame_put_header writes what frame_peek reads.
 
    Built and run by `make fuzz`. */
-#include "frame.h"
+#include "io/frame.h"
 
 #include <stdio.h>
 #include <stdlib.h>

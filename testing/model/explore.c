@@ -3,7 +3,7 @@
 #define _DEFAULT_SOURCE
 #include "explore.h"
 
-#include "sleeper.h"
+#include "connection/sleeper.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -10,14 +10,15 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MACHINES = [HERE.parents[1] / "csrc" / name for name in ("reading.c", "writing.c")]
+CSRC = HERE.parents[1] / "csrc"
+MACHINES = [CSRC / "connection" / name for name in ("reading.c", "writing.c")]
 WORLDS = sorted(HERE.glob("*.c"))
 FLAGS = "-std=c11 -O2 -g -Wall -Wextra -Wno-missing-field-initializers -DEXECNET_MODEL".split()
 
 
 def compiler(flags: list[str] | None = None) -> list[str]:
     """The command that compiles, with -Werror unless other `flags` are given."""
-    includes = [f"-I{folder}" for folder in (HERE / "include", MACHINES[0].parent)]
+    includes = [f"-I{folder}" for folder in (HERE / "include", CSRC)]
     return [*os.environ.get("CC", "cc").split(), *FLAGS, *(["-Werror"] if flags is None else flags), *includes]
 
 

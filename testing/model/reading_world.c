@@ -2,7 +2,7 @@
    and in dispatch.c, and those that close, drop and set callbacks, as in queuetype.c. */
 #include "explore.h"
 
-#include "reading.h"
+#include "connection/reading.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,7 @@
    helper and the end, as in sending.c, over a pipe that takes so many parts of messages. */
 #include "explore.h"
 
-#include "writing.h"
+#include "connection/writing.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,0 +1,88 @@
+/* What a connection consists of. Who may do what with it is said by the headers above this one:
+   sending.h, itemqueue.h, dispatch.h, receiving.h.
+
+   The GIL guards every field, but for those that say otherwise. */
+#ifndef EXECNET_CONNECTION_H
+#define EXECNET_CONNECTION_H
+
+#include "pycompat.h"
+
+#include "connection/reading.h"
+#include "connection/writing.h"
+#include "io/fdio.h"
+#include "io/frame.h"
+#include "io/outlet.h"
+#include "io/sentinel.h"
+#include "values/codec.h"
+#include "values/dump.h"
+#include "values/load.h"
+#include "wire.h"
+
+#include <stdatomic.h>
+
+enum { STATUS_NAME = 32 };
+
+/* A large payload on its way into its own object. */
+typedef struct {
+    PyObject *bytes; /* NULL: none is under way */
+    char *to;        /* its memory */
+    bool is_complete;
+    size_t filled, size;
+    Frame frame;
+    bool is_value; /* the payload was a bytes value: `bytes` is that, not the payload */
+} LargePayload;
+
+/* Why nothing more can be read. */
+typedef enum {
+    BROKEN_NOT,
+    BROKEN_END,    /* of input */
+    BROKEN_READ,   /* read_errno */
+    BROKEN_HEADER, /* what stands in the buffer is no message */
+    BROKEN_MEMORY,
+} Broken;
+
+/* The rest of a message that a signal interrupted. */
+typedef struct Rest Rest;
+
+/* A thread's wait for an item, or for the end. */
+typedef struct Wait Wait;
+
+typedef struct {
+    PyObject_HEAD
+    CodecObject *codec;
+    int read_fd;
+    PyObject *module;          /* its state may be asked until the connection is gone */
+    const ForkMark *fork_mark; /* the module's */
+    bool disowned;             /* this is a forked child: the connection is the parent's */
+    Sentinel *sentinel;        /* ends a worker that lost its connection, or NULL */
+
+    /* Sending. Whose turn it is has the outlet and the rest, with or without the GIL. */
+    Writing writing;
+    Outlet outlet;
+    int write_errno;
+    Rest *rest;
+
+    /* Receiving. Who has the reader role has what follows, with or without the GIL. */
+    Reading reading;
+    FrameBuffer buffer;
+    LargePayload large;
+    Broken broken;
+    int read_errno;
+    FdioSpin spin;
+
+    PyThread_type_lock receiver_wakeup;
+    _Atomic(Wait *) spare_wait; /* of one that is over, for the next */
+    bool has_kick;
+    FdioKick kick; /* wakes the thread that polls */
+
+    PyObject *queues;   /* dict: id -> ItemQueue; NULL until attach() */
+    PyObject *factory;  /* makes channels */
+    PyObject *received; /* called with (code, channel id, payload) for what is done in Python */
+
+    /* What STATUS tells (status.c); looked at without the GIL. */
+    atomic_int open_channels;
+    atomic_int running_tasks;
+    char execmodel[STATUS_NAME]; /* empty: STATUS is answered in Python */
+} ConnectionObject;
+
+#endif

@@ -1,0 +1,339 @@
+/* The type Connection: what Python's cold half does with a connection. */
+#include "connection/disown.h"
+#include "connection/receiving.h"
+#include "connection/sending.h"
+#include "types.h"
+#include "connection/waking.h"
+
+/* ---- what Python's cold half calls ---- */
+
+PyDoc_STRVAR(send_doc, "send($self, msgcode, channelid, data, /)\n--\n\n"
+                       "Send one message; OSError if the connection is closed.");
+
+static PyObject *
+connection_send(ConnectionObject *connection, PyObject *args)
+{
+    int code, channel;
+    PyObject *data;
+    char header[FRAME_HEADER];
+
+    if (!PyArg_ParseTuple(args, "iiS:send", &code, &channel, &data)) {
+        return NULL;
+    }
+    if (PyBytes_GET_SIZE(data) > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "a payload of %zd bytes, a message takes %d",
+                     PyBytes_GET_SIZE(data), INT32_MAX);
+        return NULL;
+    }
+    frame_put_header(header, code, channel, (int32_t)PyBytes_GET_SIZE(data));
+    Piece pieces[2] = {
+        {header, FRAME_HEADER, NULL},
+        {PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), data},
+    };
+    if (send_message(connection, pieces, pieces[1].size > 0 ? 2 : 1) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(send_soon_doc,
+             "send_soon($self, msgcode, channelid, /)\n--\n\n"
+             "Send a message without payload, without ever waiting: where the other side "
+             "does not read, it goes out when there is room.");
+
+static PyObject *
+connection_send_soon(ConnectionObject *connection, PyObject *args)
+{
+    int code, channel;
+
+    if (!PyArg_ParseTuple(args, "ii:send_soon", &code, &channel)) {
+        return NULL;
+    }
+    if (send_soon(connection, code, channel) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_write_doc,
+             "close_write($self, timeout=0.0, /)\n--\n\n"
+             "Send nothing more. Returns whether, after timeout seconds, no thread is "
+             "writing, so that the descriptor may be closed.");
+
+static PyObject *
+connection_close_write(ConnectionObject *connection, PyObject *args)
+{
+    double seconds = 0;
+
+    if (!PyArg_ParseTuple(args, "|d:close_write", &seconds)) {
+        return NULL;
+    }
+    return PyBool_FromLong(disown_if_forked(connection) ||
+                           send_end(connection, (int64_t)(seconds * 1000)));
+}
+
+PyDoc_STRVAR(attach_doc,
+             "attach($self, factory, queues, received, /)\n--\n\n"
+             "Name, once, what messages are for: the ChannelFactory, its dict of item queues, and "
+             "received(code, channelid, data) for what is done in Python.");
+
+static PyObject *
+connection_attach(ConnectionObject *connection, PyObject *args)
+{
+    PyObject *factory, *queues, *received;
+
+    if (!PyArg_ParseTuple(args, "OO!O:attach", &factory, &PyDict_Type, &queues, &received)) {
+        return NULL;
+    }
+    if (connection->queues != NULL) {
+        PyErr_SetString(PyExc_ValueError, "the connection is attached already");
+        return NULL;
+    }
+    connection->factory = Py_NewRef(factory);
+    connection->received = Py_NewRef(received);
+    connection->queues = Py_NewRef(queues);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(receive_doc,
+             "receive($self, /)\n--\n\n"
+             "Be the receiver: returns never, raises EOFError at the end of input, or what "
+             "received() raised. From then on nobody reads the descriptor.");
+
+static PyObject *
+connection_receive(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    if (connection->queues == NULL) {
+        PyErr_SetString(PyExc_ValueError, "the connection is not attached");
+        return NULL;
+    }
+    receive_run(connection);
+    return NULL;
+}
+
+PyDoc_STRVAR(stop_doc,
+             "stop($self, /)\n--\n\n"
+             "The receiver has ended and told all queues: whoever still waits stops waiting.");
+
+static PyObject *
+connection_stop(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    receive_stopped(connection);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(answer_status_doc, "answer_status($self, execmodel, /)\n--\n\n"
+                                "Answer STATUS here, naming the execution model.");
+
+static PyObject *
+connection_answer_status(ConnectionObject *connection, PyObject *name)
+{
+    const char *text = PyUnicode_AsUTF8(name);
+
+    if (text == NULL) {
+        return NULL;
+    }
+    if (strlen(text) < STATUS_NAME) {
+        strcpy(connection->execmodel, text);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(count_task_doc, "count_task($self, change, /)\n--\n\n"
+                             "One task more (1) or less (-1) is running.");
+
+static PyObject *
+connection_count_task(ConnectionObject *connection, PyObject *change)
+{
+    long value = PyLong_AsLong(change);
+
+    if (value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    (void)atomic_fetch_add(&connection->running_tasks, (int)value);
+    Py_RETURN_NONE;
+}
+
+/* ---- ends ---- */
+
+PyDoc_STRVAR(watch_doc,
+             "watch($self, seconds, /)\n--\n\n"
+             "From now on this process leaves, whatever it does, seconds after the other side is "
+             "gone. Returns whether that can be had here.");
+
+static PyObject *
+connection_watch(ConnectionObject *connection, PyObject *args)
+{
+    double seconds;
+
+    if (!PyArg_ParseTuple(args, "d:watch", &seconds)) {
+        return NULL;
+    }
+    if (connection->sentinel == NULL) {
+        connection->sentinel =
+            sentinel_start(connection->read_fd, connection->outlet.fd, (int64_t)(seconds * 1000),
+                           connection->outlet.is_socket ? send_probe : NULL, connection);
+    }
+    return PyBool_FromLong(connection->sentinel != NULL);
+}
+
+PyDoc_STRVAR(leave_in_doc, "leave_in($self, seconds, /)\n--\n\n"
+                           "Let the process leave seconds from now, or with None not at all.");
+
+static PyObject *
+connection_leave_in(ConnectionObject *connection, PyObject *seconds)
+{
+    Sentinel *sentinel = connection->sentinel;
+
+    if (seconds != Py_None) {
+        double value = PyFloat_AsDouble(seconds);
+        if (value == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        if (sentinel != NULL) {
+            sentinel_leave_in(sentinel, (int64_t)(value * 1000));
+        }
+    } else if (sentinel != NULL) {
+        connection->sentinel = NULL;
+        Py_BEGIN_ALLOW_THREADS
+            sentinel_stop(sentinel);
+        Py_END_ALLOW_THREADS
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(disown_doc, "disown($self, /)\n--\n\n"
+                         "In a forked child: let go of the connection, which is the parent's.");
+
+static PyObject *
+connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    disown(connection);
+    Py_RETURN_NONE;
+}
+
+/* ---- the type ---- */
+
+/* Connection(codec, read_fd, write_fd, lends=False) */
+static PyObject *
+connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    ModuleState *state = PyType_GetModuleState(type);
+    PyObject *codec;
+    int read_fd, write_fd, lends = false;
+
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Connection() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O!ii|p:Connection", state->codec_type, &codec, &read_fd, &write_fd,
+                          &lends)) {
+        return NULL;
+    }
+    ConnectionObject *connection = (ConnectionObject *)type->tp_alloc(type, 0);
+    if (connection == NULL) {
+        return NULL;
+    }
+    connection->codec = (CodecObject *)Py_NewRef(codec);
+    connection->read_fd = read_fd;
+    connection->module = Py_NewRef(PyType_GetModule(type));
+    connection->fork_mark = &state->fork_mark;
+    connection->outlet = outlet_on(write_fd, lends);
+    reading_init(&connection->reading);
+    writing_init(&connection->writing);
+    connection->receiver_wakeup = waking_new();
+    connection->reading.receiver.sleeper.wakeup = connection->receiver_wakeup;
+    if (connection->receiver_wakeup == NULL) {
+        Py_CLEAR(connection);
+    }
+    return (PyObject *)connection;
+}
+
+static int
+connection_traverse(ConnectionObject *connection, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(connection));
+    Py_VISIT(connection->module);
+    Py_VISIT(connection->codec);
+    Py_VISIT(connection->factory);
+    Py_VISIT(connection->queues);
+    Py_VISIT(connection->received);
+    return 0;
+}
+
+static int
+connection_clear(ConnectionObject *connection)
+{
+    Py_CLEAR(connection->factory);
+    Py_CLEAR(connection->queues);
+    Py_CLEAR(connection->received);
+    return 0;
+}
+
+static void
+connection_dealloc(ConnectionObject *connection)
+{
+    PyTypeObject *type = Py_TYPE(connection);
+
+    PyObject_GC_UnTrack(connection);
+    (void)disown_if_forked(connection);
+    (void)connection_clear(connection);
+    waking_close_kick(connection);
+    if (connection->sentinel != NULL) {
+        sentinel_stop(connection->sentinel);
+    }
+    Py_CLEAR(connection->large.bytes);
+    Py_CLEAR(connection->codec);
+    frame_release(&connection->buffer);
+    send_release(connection);
+    receive_release(connection);
+    /* In a forked child, it may be held by a thread that is not there: it is left. */
+    if (connection->receiver_wakeup != NULL && !connection->disowned) {
+        PyThread_free_lock(connection->receiver_wakeup);
+    }
+    Py_CLEAR(connection->module);
+    type->tp_free((PyObject *)connection);
+    Py_DECREF(type);
+}
+
+static PyMethodDef connection_methods[] = {
+    {"send", (PyCFunction)connection_send, METH_VARARGS, send_doc},
+    {"send_soon", (PyCFunction)connection_send_soon, METH_VARARGS, send_soon_doc},
+    {"close_write", (PyCFunction)connection_close_write, METH_VARARGS, close_write_doc},
+    {"attach", (PyCFunction)connection_attach, METH_VARARGS, attach_doc},
+    {"receive", (PyCFunction)connection_receive, METH_NOARGS, receive_doc},
+    {"stop", (PyCFunction)connection_stop, METH_NOARGS, stop_doc},
+    {"answer_status", (PyCFunction)connection_answer_status, METH_O, answer_status_doc},
+    {"count_task", (PyCFunction)connection_count_task, METH_O, count_task_doc},
+    {"watch", (PyCFunction)connection_watch, METH_VARARGS, watch_doc},
+    {"leave_in", (PyCFunction)connection_leave_in, METH_O, leave_in_doc},
+    {"disown", (PyCFunction)connection_disown, METH_NOARGS, disown_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot connection_slots[] = {
+    {Py_tp_doc, "A connection over a pair of descriptors, which stay the caller's to close."},
+    {Py_tp_new, connection_new},
+    {Py_tp_traverse, connection_traverse},
+    {Py_tp_clear, connection_clear},
+    {Py_tp_dealloc, connection_dealloc},
+    {Py_tp_methods, connection_methods},
+    {0, NULL},
+};
+
+static PyType_Spec connection_spec = {
+    .name = "execnet._core.Connection",
+    .basicsize = sizeof(ConnectionObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = connection_slots,
+};
+
+int
+connection_add_types(PyObject *module)
+{
+    ModuleState *state = module_state(module);
+
+    state->connection_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &connection_spec, NULL);
+    return state->connection_type == NULL ? -1 : PyModule_AddType(module, state->connection_type);
+}

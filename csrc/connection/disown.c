@@ -1,0 +1,26 @@
+/* A connection in a forked child, whose parent it belongs to. */
+#include "connection/disown.h"
+
+#include "connection/waking.h"
+
+void
+disown(ConnectionObject *connection)
+{
+    connection->disowned = true;
+    reading_disown(&connection->reading);
+    writing_disown(&connection->writing);
+    waking_close_kick(connection);
+    if (connection->sentinel != NULL) {
+        sentinel_forget(connection->sentinel);
+        connection->sentinel = NULL;
+    }
+}
+
+bool
+disown_if_forked(ConnectionObject *connection)
+{
+    if (!connection->disowned && fork_is_unsettled(connection->fork_mark)) {
+        disown(connection);
+    }
+    return connection->disowned;
+}

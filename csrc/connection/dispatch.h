@@ -1,0 +1,26 @@
+/* What becomes of a message that was read. */
+#ifndef EXECNET_DISPATCH_H
+#define EXECNET_DISPATCH_H
+
+#include "connection/itemqueue.h"
+
+typedef enum {
+    DISPATCH_READ, /* all that was read is done: more is needed, or `broken` says why none comes */
+    DISPATCH_PYTHON, /* a message that takes Python code is next */
+} DispatchOutcome;
+
+/* With the role: do what the whole messages ask that have been read, as far as that takes no Python
+   code. */
+DispatchOutcome dispatch_plain(ConnectionObject *connection);
+
+/* The receiver does what the message asks at which dispatch_plain stopped. -1 with an exception.
+   Whose the role is afterwards, reading_receiver_back tells. */
+int dispatch_python(ConnectionObject *connection);
+
+/* With the role, without the GIL: whether there is something to dispatch before more is read. */
+bool dispatch_is_due(const ConnectionObject *connection);
+
+/* Raise what `broken` says. */
+void dispatch_set_error(ConnectionObject *connection);
+
+#endif

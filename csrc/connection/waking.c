@@ -1,0 +1,104 @@
+/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its kick. */
+#include "connection/waking.h"
+
+/* ThreadSanitizer does not know sem_clockwait(), by which a lock is waited for with a timeout: it
+   is told that who wakes is done before who slept goes on. */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define SLEPT(lock) __tsan_acquire(lock)
+#define WAKES(lock) __tsan_release(lock)
+#else
+#define SLEPT(lock) ((void)(lock))
+#define WAKES(lock) ((void)(lock))
+#endif
+
+enum { SIGNALS_MS = 50 };
+
+PyThread_type_lock
+waking_new(void)
+{
+    PyThread_type_lock wakeup = PyThread_allocate_lock();
+
+    if (wakeup == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    (void)PyThread_acquire_lock(wakeup, NOWAIT_LOCK);
+    return wakeup;
+}
+
+bool
+waking_sleep(PyThread_type_lock wakeup, int64_t milliseconds)
+{
+    PY_TIMEOUT_T microseconds = milliseconds < 0 ? -1 : (PY_TIMEOUT_T)milliseconds * 1000;
+
+    if (PyThread_acquire_lock_timed(wakeup, microseconds, 1) != PY_LOCK_ACQUIRED) {
+        return false;
+    }
+    SLEPT(wakeup);
+    return true;
+}
+
+void
+waking_take(const ConnectionObject *connection, const Sleeper *sleeper)
+{
+    if (sleeper->by_kick) {
+        fdio_kick_take(&connection->kick);
+    } else {
+        (void)PyThread_acquire_lock(sleeper->wakeup, WAIT_LOCK);
+    }
+}
+
+void
+waking_wake(const ConnectionObject *connection, Told told)
+{
+    while (told != NULL) {
+        /* Once woken, the thread may be gone, and its Sleeper with it. */
+        Sleeper *next = told->next_told;
+        if (told->by_kick) {
+            fdio_kick(&connection->kick);
+        } else {
+            WAKES(told->wakeup);
+            PyThread_release_lock(told->wakeup);
+        }
+        told = next;
+    }
+}
+
+void
+waking_close_kick(ConnectionObject *connection)
+{
+    if (connection->has_kick) {
+        connection->has_kick = false;
+        fdio_kick_close(&connection->kick);
+    }
+}
+
+bool
+waking_is_main_thread(const ConnectionObject *connection)
+{
+    ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
+
+    return PyThread_get_thread_ident() == atomic_load(&state->main_thread);
+}
+
+int64_t
+waking_time_left(int64_t deadline)
+{
+    if (deadline == FDIO_FOREVER) {
+        return FDIO_FOREVER;
+    }
+    int64_t left = deadline - fdio_now();
+    return left > 0 ? left : 0;
+}
+
+int64_t
+waking_longest_sleep(bool is_main_thread, int64_t deadline)
+{
+    int64_t left = waking_time_left(deadline);
+
+    if (is_main_thread && (left < 0 || left > SIGNALS_MS)) {
+        return SIGNALS_MS;
+    }
+    return left;
+}

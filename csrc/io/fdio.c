@@ -1,0 +1,201 @@
+/* System calls on descriptors, to be made without the GIL. */
+#define _GNU_SOURCE
+#include "io/fdio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/eventfd.h>
+#endif
+
+/* Large enough that reader and writer seldom wait for each other, small enough for the system's
+   quota of pipe pages per user, and for the CPU's caches. */
+enum { LARGE_PIPE = 256 * 1024 };
+
+int64_t
+fdio_now(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* ---- waiting ---- */
+
+enum {
+    SPIN_NANOSECONDS = 50 * 1000,
+    MOST_TO_SKIP = 1023,
+};
+
+static int64_t
+nanoseconds_since(const struct timespec *start)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)(now.tv_sec - start->tv_sec) * 1000000000 + now.tv_nsec - start->tv_nsec;
+}
+
+bool
+fdio_spin_pays(FdioSpin *spin)
+{
+    if (spin->to_skip == 0) {
+        return true;
+    }
+    spin->to_skip--;
+    return false;
+}
+
+bool
+fdio_spin(FdioSpin *spin, int fd)
+{
+    struct timespec start;
+    int present;
+
+    if (ioctl(fd, FIONREAD, &present) == 0 && present > 0) {
+        return true;
+    }
+    (void)clock_gettime(CLOCK_MONOTONIC, &start);
+    while (nanoseconds_since(&start) < SPIN_NANOSECONDS && ioctl(fd, FIONREAD, &present) == 0) {
+        if (present > 0) {
+            spin->penalty /= 2;
+            return true;
+        }
+    }
+    if (spin->penalty < MOST_TO_SKIP) {
+        spin->penalty = 2 * spin->penalty + 1;
+    }
+    spin->to_skip = spin->penalty;
+    return false;
+}
+
+static int
+poll_timeout(int64_t milliseconds)
+{
+    return milliseconds < 0 ? -1 : milliseconds > INT_MAX ? INT_MAX : (int)milliseconds;
+}
+
+FdioOutcome
+fdio_wait(int fd, int kick, int64_t milliseconds)
+{
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = kick, .events = POLLIN}};
+    int ready = poll(fds, 2, poll_timeout(milliseconds));
+
+    if (ready < 0) {
+        return errno == EINTR || errno == EAGAIN ? FDIO_INTERRUPTED : FDIO_READY;
+    }
+    if (ready == 0) {
+        return FDIO_TIMED_OUT;
+    }
+    return fds[0].revents != 0 ? FDIO_READY : FDIO_KICKED;
+}
+
+bool
+fdio_writable(int fd)
+{
+    return fdio_wait_for_room(fd, 0);
+}
+
+bool
+fdio_wait_for_room(int fd, int milliseconds)
+{
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+
+    return poll(&one, 1, milliseconds) > 0;
+}
+
+/* ---- kicks ---- */
+
+bool
+fdio_kick_open(FdioKick *kick)
+{
+#ifdef __linux__
+    kick->to_wait = kick->to_write = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return kick->to_wait >= 0;
+#else
+    int fds[2];
+
+    if (pipe(fds) < 0) {
+        return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        (void)fcntl(fds[i], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(fds[i], F_SETFL, O_NONBLOCK);
+    }
+    kick->to_wait = fds[0];
+    kick->to_write = fds[1];
+    return true;
+#endif
+}
+
+void
+fdio_kick_close(const FdioKick *kick)
+{
+    (void)close(kick->to_wait);
+    if (kick->to_write != kick->to_wait) {
+        (void)close(kick->to_write);
+    }
+}
+
+void
+fdio_kick(const FdioKick *kick)
+{
+    uint64_t one = 1;
+
+    /* It can only fail where enough kicks wait to be noticed. */
+    (void)!write(kick->to_write, &one, sizeof one);
+}
+
+void
+fdio_kick_drain(const FdioKick *kick)
+{
+    uint64_t counts[8];
+
+    while (read(kick->to_wait, counts, sizeof counts) == (ssize_t)sizeof counts) {
+    }
+}
+
+void
+fdio_kick_take(const FdioKick *kick)
+{
+    struct pollfd one = {.fd = kick->to_wait, .events = POLLIN};
+
+    while (poll(&one, 1, -1) <= 0) {
+    }
+    fdio_kick_drain(kick);
+}
+
+/* ---- reading ---- */
+
+ssize_t
+fdio_read(int fd, char *to, size_t size)
+{
+    for (;;) {
+        ssize_t count = read(fd, to, size < SSIZE_MAX ? size : SSIZE_MAX);
+        if (count >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
+            return count;
+        }
+        struct pollfd one = {.fd = fd, .events = POLLIN};
+        if (poll(&one, 1, -1) < 0) {
+            return -1;
+        }
+    }
+}
+
+void
+fdio_enlarge_pipe(int fd)
+{
+#ifdef F_SETPIPE_SZ
+    if (fcntl(fd, F_GETPIPE_SZ) < LARGE_PIPE) {
+        (void)fcntl(fd, F_SETPIPE_SZ, LARGE_PIPE);
+    }
+#else
+    (void)fd;
+#endif
+}

@@ -1,0 +1,197 @@
+/* The sentinel: a thread without Python that ends the process when its connection is lost.
+
+   Whatever the process does (a loop in C that holds the GIL, a wait that nobody ends, an exit that
+   hangs), it is gone a while after its initiator is: the thread needs neither the GIL nor anything
+   else but poll() and _exit(). */
+#define _GNU_SOURCE
+#include "io/sentinel.h"
+
+#include "io/fdio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
+enum {
+    NEVER = -1,
+    LONGEST_WAIT = 1000000, /* milliseconds */
+    PROBE_EVERY = 500,
+    STACK_SIZE = 64 * 1024,
+    EXIT_STATUS = 1,
+};
+
+struct Sentinel {
+    pthread_t thread;
+    int read_fd, write_fd; /* its own duplicates */
+    int64_t grace;
+    void (*probe)(void *argument);
+    void *argument;
+    FdioKick kick;
+    _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
+    atomic_bool stopped;
+    bool hung_up;     /* the input has ended, for the sentinel's thread only */
+    atomic_bool lost; /* nobody reads the output any more */
+};
+
+enum { KICK, INPUT, OUTPUT, WATCHED };
+
+/* From the moment that the connection is lost, grace is left; or less, if it was to leave sooner.
+ */
+static void
+lose(Sentinel *sentinel)
+{
+    int64_t at_latest = fdio_now() + sentinel->grace;
+    int64_t leave_at = atomic_load(&sentinel->leave_at);
+
+    while ((leave_at == NEVER || leave_at > at_latest) &&
+           !atomic_compare_exchange_weak(&sentinel->leave_at, &leave_at, at_latest)) {
+    }
+}
+
+/* The input ends when the initiator is gone, and also when it has nothing more to say, whether or
+   not its goodbye was read by then. The output is broken only when the initiator is gone. */
+static void
+note_ends(Sentinel *sentinel, struct pollfd fds[WATCHED])
+{
+    if (fds[INPUT].revents != 0) {
+        fds[INPUT].fd = -1;
+        sentinel->hung_up = true;
+    }
+    if (fds[OUTPUT].revents != 0) {
+        atomic_store(&sentinel->lost, true);
+        lose(sentinel);
+    }
+}
+
+/* Wait for something to note. The output is not watched before it is needed: a descriptor that is
+   polled keeps open what others close. */
+static bool
+wait_for_ends(Sentinel *sentinel, struct pollfd fds[WATCHED], int64_t left)
+{
+    bool watches_output = (sentinel->hung_up || left != NEVER) && !atomic_load(&sentinel->lost);
+    bool probes = sentinel->hung_up && watches_output && sentinel->probe != NULL;
+    int64_t longest = probes ? PROBE_EVERY : LONGEST_WAIT;
+
+    fds[OUTPUT].fd = watches_output ? sentinel->write_fd : -1;
+    if (probes) {
+        sentinel->probe(sentinel->argument);
+    }
+    /* NEVER is what poll() takes for no limit. */
+    int64_t wait = left != NEVER && left < longest ? left
+                   : probes || left != NEVER       ? longest
+                                                   : left;
+    return poll(fds, WATCHED, (int)wait) > 0;
+}
+
+static void *
+sentinel_run(void *argument)
+{
+    Sentinel *sentinel = argument;
+    struct pollfd fds[WATCHED] = {
+        [KICK] = {.fd = sentinel->kick.to_wait, .events = POLLIN},
+        [INPUT] = {.fd = sentinel->read_fd, .events = POLLRDHUP},
+        [OUTPUT] = {.fd = -1},
+    };
+
+    for (;;) {
+        int64_t leave_at = atomic_load(&sentinel->leave_at);
+        int64_t left = leave_at == NEVER ? NEVER : leave_at - fdio_now();
+        if (leave_at != NEVER && left <= 0) {
+            _exit(EXIT_STATUS);
+        }
+        if (!wait_for_ends(sentinel, fds, left)) {
+            continue;
+        }
+        if (fds[KICK].revents != 0) {
+            fdio_kick_drain(&sentinel->kick);
+            if (atomic_load(&sentinel->stopped)) {
+                return NULL;
+            }
+        }
+        note_ends(sentinel, fds);
+    }
+}
+
+/* Signals are for the threads of Python. */
+static int
+start_thread(Sentinel *sentinel)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+
+    if (pthread_attr_init(&attributes) != 0) {
+        return -1;
+    }
+    (void)pthread_attr_setstacksize(&attributes, STACK_SIZE);
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&sentinel->thread, &attributes, sentinel_run, sentinel);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attributes);
+    return error == 0 ? 0 : -1;
+}
+
+Sentinel *
+sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(void *argument),
+               void *argument)
+{
+    Sentinel *sentinel = calloc(1, sizeof *sentinel);
+
+    if (sentinel == NULL) {
+        return NULL;
+    }
+    sentinel->grace = milliseconds;
+    sentinel->probe = probe;
+    sentinel->argument = argument;
+    atomic_init(&sentinel->leave_at, NEVER);
+    atomic_init(&sentinel->stopped, false);
+    atomic_init(&sentinel->lost, false);
+    if (!fdio_kick_open(&sentinel->kick)) {
+        free(sentinel);
+        return NULL;
+    }
+    sentinel->read_fd = fcntl(read_fd, F_DUPFD_CLOEXEC, 3);
+    sentinel->write_fd = fcntl(write_fd, F_DUPFD_CLOEXEC, 3);
+    if (sentinel->read_fd < 0 || sentinel->write_fd < 0 || start_thread(sentinel) < 0) {
+        sentinel_forget(sentinel);
+        return NULL;
+    }
+    return sentinel;
+}
+
+void
+sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds)
+{
+    atomic_store(&sentinel->leave_at, fdio_now() + milliseconds);
+    if (atomic_load(&sentinel->lost)) {
+        lose(sentinel);
+    }
+    fdio_kick(&sentinel->kick);
+}
+
+void
+sentinel_stop(Sentinel *sentinel)
+{
+    atomic_store(&sentinel->stopped, true);
+    fdio_kick(&sentinel->kick);
+    (void)pthread_join(sentinel->thread, NULL);
+    sentinel_forget(sentinel);
+}
+
+void
+sentinel_forget(Sentinel *sentinel)
+{
+    fdio_kick_close(&sentinel->kick);
+    (void)close(sentinel->read_fd);
+    (void)close(sentinel->write_fd);
+    free(sentinel);
+}

@@ -1,0 +1,35 @@
+/* The module's state: one module, everything it needs in its own. */
+#ifndef EXECNET_STATE_H
+#define EXECNET_STATE_H
+
+#include "pycompat.h"
+
+#include "io/forked.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* For what is called seldom: inlined, it would have its frequent caller save registers for it. And
+   for what has a frequent caller and a rare one. */
+#ifdef __GNUC__
+#define NEVER_INLINE __attribute__((noinline))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define NEVER_INLINE
+#define ALWAYS_INLINE inline
+#endif
+
+typedef struct {
+    PyTypeObject *codec_type;
+    PyTypeObject *channel_type;
+    PyTypeObject *itemqueue_type;
+    PyTypeObject *connection_type;
+    atomic_ulong
+        main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
+    ForkMark fork_mark;
+} ModuleState;
+
+ModuleState *module_state(PyObject *module);
+
+#endif

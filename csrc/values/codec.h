@@ -1,0 +1,45 @@
+/* What one gateway_base module and its values belong to. */
+#ifndef EXECNET_CODEC_H
+#define EXECNET_CODEC_H
+
+#include "state.h"
+
+enum {
+    KEY_CACHE_SLOTS = 256,
+    KEY_CACHE_LONGEST = 32,
+    SCRATCH_BYTES = 64 * 1024,
+};
+
+/* Made by gateway_base from its own globals, so that a value raises the very exceptions of the
+   module that was asked, even where two such modules live in one process (a shipped text as
+   __main__, and the import). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *names; /* the gateway module's globals */
+    PyObject *dump_error;
+    PyObject *load_error;
+    PyTypeObject *channel_type;
+    PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
+    /* Where values are written before they become a bytes object of the right size. */
+    char *scratch; /* NULL: not yet needed */
+    bool scratch_in_use;
+    /* Short dictionary keys seen lately: the same few come in message after message. Entries may be
+     * NULL. */
+    PyObject *key_cache[KEY_CACHE_SLOTS];
+} CodecObject;
+
+/* Whether what is raised says of bytes that they are no value. */
+bool codec_finds_unreadable(const CodecObject *codec);
+
+/* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
+PyObject *codec_name(PyObject *names, const char *name);
+
+/* Limits that both cores share (gateway_base.py has the same names). */
+
+/* Containers inside containers a writer accepts; also tuples inside a hashed tuple a reader
+ * accepts. */
+#define MAX_DEPTH 400
+/* List elements one value may claim without ever assigning them. */
+#define MAX_UNASSIGNED 65536
+
+#endif
