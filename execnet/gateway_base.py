@@ -685,11 +685,11 @@ class Popen2IO(object):
         # A green file does not tell its descriptor while it is read.
         fds = isinstance(self.execmodel, ThreadExecModel) and self.descriptors()
         if fds and sys.platform.startswith("linux"):
-            import fcntl  # lazy: start-up speed
-
             try:
+                import fcntl  # lazy: start-up speed
+
                 fcntl.fcntl(fds[0], F_SETPIPE_SZ, ENLARGED_PIPE)
-            except (IOError, OSError):
+            except (ImportError, IOError, OSError):
                 pass  # it is no pipe, or the system grants no larger one
 
     def write(self, data):
@@ -1301,10 +1301,18 @@ def _raise_unless_interrupted(exc):
         raise exc
 
 
+def _select():
+    # The module, lazily: start-up speed; None where a task has seen to it that nothing can be imported.
+    try:
+        import select
+    except (ImportError, OSError):
+        return None
+    return select
+
+
 def is_ready_for(event, fd, unknown=True):
     """Whether fd is ready for event (poll's name for it, or None), or broken; unknown if that can't be asked."""
-    import select  # lazy: start-up speed
-
+    select = _select()
     if not hasattr(select, "poll"):
         return unknown
     poll = select.poll()
@@ -1353,37 +1361,56 @@ CALL_PATIENCE = 1.0
 
 class _Drain(object):
     # What a thread does that sets a callback: it gives the callback what waited then, and hands over to the receiver if
-    # that has asked for it. Who takes the wish out of its list, the thread or the receiver, has decided.
+    # that has asked for it. The receiver asks by a wish, a lock that it waits for. Who takes the wish out of its list
+    # has decided, in one step: the thread that the receiver goes on, or does without; the receiver that it waits no
+    # longer for a call, which may itself wait for what the receiver has to read.
 
-    is_handed_over = False
     _stuck_at = -1
 
     def __init__(self, queue, execmodel):
         self._own = queue.count()
+        self._execmodel = execmodel
         self._calls = 0
         self._wishes = []
-        self.over = OneShot(execmodel)
+        self._granted = []
+
+    def is_handed_over(self):
+        """Whether the receiver goes on; it has the baton then."""
+        return bool(self._granted)
 
     def hands_over(self):
-        # After each call.
+        """After each call, the thread's: whether the receiver goes on."""
         self._calls += 1
-        self.is_handed_over = self._calls >= self._own and self._take_wish()
-        return self.is_handed_over
+        if self._wishes and self._calls >= self._own:
+            try:
+                self._granted.extend(starmap(self._wishes.pop, _ONCE))
+            except IndexError:
+                pass  # taken back just now
+            exhaust(imap(_release, self._granted))
+        return self.is_handed_over()
+
+    def end(self):
+        """The thread's last step: the receiver waits no longer."""
+        try:
+            exhaust(imap(_release, starmap(self._wishes.pop, _ONCE)))
+        except IndexError:
+            pass  # there is no wish, or it was taken back
 
     def await_turn(self):
-        # The receiver's: whether it is to go on in the thread's place.
+        """The receiver's: whether it is to go on in the thread's place."""
         calls = self._calls
         if calls == self._stuck_at:
             return False
-        self._wishes.append(None)
-        while not self.over.wait(CALL_PATIENCE):
-            if self._calls == calls and self._take_wish():
+        wish = self._execmodel._waiter()
+        self._wishes.append(wish)
+        while not (wish.acquire(True, CALL_PATIENCE) or self.is_handed_over()):
+            if calls == self._calls and self._take_back():
                 self._stuck_at = calls
                 return False
             calls = self._calls
-        return self.is_handed_over
+        return self.is_handed_over()
 
-    def _take_wish(self):
+    def _take_back(self):
         try:
             self._wishes.pop()
         except IndexError:
@@ -1780,21 +1807,23 @@ class Channel(PortableChannel if _core is None else _core.Channel):
 
         With an endmarker, callback(endmarker) is the last call.  OSError if a callback is set already.
 
-        What the callback raises for an item that waits is raised here, and then no callback is set.  In the receiver
+        What the callback raises for an item that waits is raised here, and then no callback is set; nor is one when a
+        signal handler raises here, unless the receiver has taken over by then.  In the receiver
         thread, an Exception closes the channel, with its traceback for both sides; KeyboardInterrupt and SystemExit
         end the receiver: all channels of the gateway end, with an EOFError that says so.  A process that the callback
         forked is left when the callback returns.
         """
         queue = self._queue
+        drain = _Drain(queue, self.gateway.execmodel)
         refused = False
         try:
             refused = not queue.begin_callback(callback, endmarker)
             if refused:
                 raise IOError("%r has callback already registered" % (self,))
             getattr(self.gateway, "_callback_begins", bool)()
-            self.gateway._channelfactory._deliver_waiting(self.id, queue)
+            self.gateway._channelfactory._deliver_waiting(self.id, queue, drain)
         except BaseException:  # also of a signal handler, at any of these steps
-            if not refused and queue.callback is callback:
+            if not refused and queue.callback is callback and not drain.is_handed_over():
                 queue.abandon_callback()
             raise
 
@@ -1981,14 +2010,14 @@ class ChannelFactory(object):
                 pass  # told to who receives it
         return data
 
-    def _deliver_waiting(self, id, queue):
+    def _deliver_waiting(self, id, queue, drain):
         # To a callback that has just been set.
-        drain = self._drains[id] = _Drain(queue, self.gateway.execmodel)
+        self._drains[id] = drain
         try:
             self._deliver(queue, drain)
         finally:
             self._drains.pop(id, None)
-            drain.over.set()
+            drain.end()
 
     def _catch_up(self, id, queue):
         # The receiver, when a callback that has been set is slower than what arrives: nothing more is read until the
@@ -2032,7 +2061,7 @@ class ChannelFactory(object):
             returned.extend(imap(callback, compress((value,), starmap(taken.pop, _ONCE))))
             if not returned:
                 raise RuntimeError("callback raised StopIteration")
-            if drain is not None and drain.hands_over():
+            if drain is not None and (getattr(self.gateway, "_disowned", False) or drain.hands_over()):
                 return False
             item = queue.next_for_callback(taken)
         return item is ENDMARKER
@@ -2532,10 +2561,9 @@ class WorkerGateway(BaseGateway):
             self.execmodel.start(self._leave_when_lost)
 
     def _leave_when_lost(self):
-        # lazy: start-up speed
-        import select
-        import stat
+        import stat  # lazy: start-up speed
 
+        select = _select()
         # A socket does not tell whether its other end has only nothing more to say.
         fd = self._outlet.fd
         try:
@@ -2589,9 +2617,10 @@ class WorkerGateway(BaseGateway):
             self._end_task(channel, INTERRUPT_TEXT)
             raise
         except BaseException as exc:
-            # A task that received all there was has ended, not failed. What else raises EOFError has failed.
-            ended = isinstance(exc, EOFError) and getattr(exc, "gateway_id", None) == self.id
             try:
+                # A task that received all there was has ended, not failed. What else raises EOFError has failed.
+                is_end = type(exc) is EOFError or type(exc) is GatewayDied
+                ended = is_end and getattr(exc, "gateway_id", None) == self.id
                 errortext = None if ended else self._geterrortext(exc)
             except BaseException:  # Ctrl-C
                 self._end_task(channel, INTERRUPT_TEXT)

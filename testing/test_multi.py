@@ -467,7 +467,7 @@ class TestMakegateways:
         assert group.makegateway("popen//id=a").id == "a"
 
     def test_an_interrupted_start_leaves_no_process(self, group, monkeypatch):
-        def interrupted(self, over, missing):
+        def interrupted(self, missing):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(starting.Starts, "_await_all", interrupted)

@@ -529,6 +529,58 @@ def test_a_callback_that_waits_for_an_answer_gets_it_behind_many_items(program: 
     assert program("from support.processes import wait_until\n" + CALLBACK_WAITS, rounds(1), 15) == [["asked"]]
 
 
+# A signal handler, in the steps after it was decided that the receiver goes on; the profile function is called there.
+HANDED_OVER = (
+    SLOW_CALLBACK.partition("seen = []")[0]
+    + """
+other = gateway.remote_exec("for item in channel: channel.send(item)")
+seen, steps = [], [0]
+
+def handler():
+    if HANDLER == "raises":
+        raise InterruptedError
+    other.send(1)
+    other.receive(5)
+
+def profile(frame, event, argument):
+    if frame.f_code.co_name == "hands_over" and frame.f_locals["self"].is_handed_over():
+        steps.append(0)
+    if len(steps) > 1:
+        steps[0] += 1
+        if steps[0] == STEP:
+            sys.setprofile(None)
+            handler()
+
+def callback(item):
+    seen.append(item)
+    if item < 600:
+        time.sleep(0.0003)
+
+channel.send("go on")
+sys.setprofile(profile)
+try:
+    channel.setcallback(callback, endmarker=-1)
+except InterruptedError:
+    pass
+finally:
+    sys.setprofile(None)
+began = len(seen)
+wait_until(lambda: len(seen) >= began + 1000, PATIENCE, "more items, after %d" % began)
+channel.close()
+wait_until(lambda: seen[-1] == -1, PATIENCE, "the end marker")
+say(seen[:-1] == list(range(len(seen) - 1)))
+os._exit(0)
+"""
+)
+
+
+@pytest.mark.parametrize("handler", ["raises", "waits"])
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_handler_between_the_last_call_and_the_receiver_s_first_one(handler: str, step: int, program: Any) -> None:
+    source = f"HANDLER, STEP = {handler!r}, {step}\nfrom support.processes import wait_until\n" + HANDED_OVER
+    assert program(source, rounds(1), 10) == [True]
+
+
 HARD_TO_TELL = {
     "no module is found any more": "import sys; sys.path[:] = []; sys.path_importer_cache.clear(); 1 / 0",
     "no descriptor is left": """
@@ -552,6 +604,12 @@ HARD_TO_TELL = {
                 raise OSError("no name")
         class Failure(Exception, metaclass=Meta):
             pass
+        raise Failure
+    """,
+    "it can't be looked at": """
+        class Failure(EOFError):
+            def __getattribute__(self, name):
+                raise OSError("no " + name)
         raise Failure
     """,
 }

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from support import leaks
 from support.interpreters import Interpreter
+from support.lines import AtLine, functions_of
+from support.processes import wait_until
 
 import execnet
 from execnet import gateway_base, gateway_bootstrap, gateway_io
@@ -477,6 +479,47 @@ def test_several_starts_of_which_some_take_too_long(group: execnet.Group, tmp_pa
 def test_the_timeout_of_one_spec_is_not_that_of_others(group: execnet.Group, tmp_path: Path) -> None:
     later = script(tmp_path, f'sleep 3.5; exec {sys.executable} "$@"')
     assert len(group.makegateways(["popen//timeout=3", f"popen//python={later}"])) == 2
+
+
+@pytest.mark.parametrize("far", ["popen//via=stopped", "socket//installvia=stopped"])
+def test_what_can_t_be_hurried_is_left_behind(group: execnet.Group, far: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "UNDO_PATIENCE", 0.5)
+    stopped = group.makegateway("popen//id=stopped")
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        gateway, error = group.makegateways(["popen", f"{far}//id=far"], timeout=2, return_errors=True)
+        assert time.monotonic() - began < 10.0
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    assert isinstance(error, execnet.TimeoutError)
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    assert list(group) == [stopped, gateway]
+    wait_until(lambda: group._membership.is_free("far"), SECONDS, "the end of what was left behind")
+    # Nothing of it is left there, too: the tests' own look at all processes tells.
+    stopped.remote_exec("channel.send(1)").receive(SECONDS)
+
+
+def test_an_interrupt_at_any_line_of_giving_up_leaves_nothing_behind(group: execnet.Group, tmp_path: Path) -> None:
+    slow, children = script(tmp_path, SLOW), started_processes()
+    chosen = functions_of(starting.__file__, ("run", "_conducted", "_give_up"))
+    calls = functions_of(starting.Call.__init__.__code__.co_filename, ("__init__", "done_within"))
+    wheres, number = [], 0
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    while True:
+        at_line = AtLine(number, interrupt, lambda code: chosen(code) or calls(code))
+        with at_line, pytest.raises((KeyboardInterrupt, execnet.TimeoutError)):
+            group.makegateway(f"popen//python={slow}", timeout=0.1)
+        if not at_line.where:
+            break
+        wheres.append(at_line.where)
+        wait_until(lambda: started_processes() == children, SECONDS, f"the end of it all, after {at_line.where}")
+        number += 1
+    assert any(where.startswith("_give_up") for where in wheres)
+    assert len(group) == 0
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon", ""])

@@ -147,7 +147,8 @@ class Start:
 
     def can_begin_at_once(self) -> bool:
         """Whether begin() depends on no other start and does not block."""
-        return self.needed is None and not self.spec.socket and self.connection is None
+        spec = self.spec
+        return self.needed is None and self.connection is None and not (spec.socket or spec.via)
 
     def _create_io(self) -> Any:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
@@ -304,7 +305,10 @@ class Starts:
         self.stopped = False
         self._first: dict[str, str] = {}
         self._error: BaseException | None = None
+        self._undoing: Call | None = None
         self._over = OneShot(self.execmodel)
+        # Where several are awaited: a queue that gets each that is over.
+        self._overs: Any = None
 
     # -- the caller's thread
 
@@ -313,6 +317,13 @@ class Starts:
 
         Raises what the conductor raised; whatever is raised, nothing is left.
         """
+        try:
+            return self._conducted()
+        except BaseException:  # perhaps of a Ctrl-C in the middle of giving up
+            self._give_up()
+            raise
+
+    def _conducted(self) -> list[Any]:
         try:
             self.execmodel.start(self._conduct)
             self._wait()
@@ -338,10 +349,23 @@ class Starts:
                     raise gateway_bootstrap.late_error([(start.spec, start.io) for start in late], limit)
                 for start in late:
                     self.late[start] = gateway_bootstrap.late_error([(start.spec, start.io)], limit)
-                    start.stop()
+                self.execmodel.start(self._leave_behind, (late,))
         if not self._over.wait(CONDUCTOR_PATIENCE) and self._first.setdefault("first", CALLER) == CALLER:
             raise OSError("out of resources: the thread that starts gateways has not begun")
         self._over.wait()
+
+    def _leave_behind(self, late: list[Start]) -> None:
+        """Have starts fail that took too long, and the others not wait for those that can't be hurried.
+
+        In a thread of its own: to stop one may block, too.
+        """
+        stops = [Call(self.execmodel, start.stop) for start in late]
+        deadline = Deadline(UNDO_PATIENCE)
+        for start, stop in zip(late, stops):
+            stop.done_within(deadline)
+            if not start.over.wait(deadline.remaining()):
+                self.failures.setdefault(start, self.late[start])
+                self._is_over(start)
 
     def _is_under_way(self, start: Start) -> bool:
         return not start.over.is_set() and start not in self.failures
@@ -350,7 +374,8 @@ class Starts:
         if self._over.is_set() and self._error is not None:
             return  # all is undone
         if self._first.setdefault("first", CALLER) == CONDUCTOR:
-            Call(self.execmodel, self._take_back).done_within(Deadline(UNDO_PATIENCE))
+            self._undoing = self._undoing or Call(self.execmodel, self._take_back)
+            self._undoing.done_within(Deadline(UNDO_PATIENCE))
 
     def _take_back(self) -> None:
         self._stop()
@@ -434,14 +459,14 @@ class Starts:
 
     def _finish_all(self, waiting: list[Start]) -> None:
         self.waiting, count = waiting, len(waiting)
-        if count == 1:
+        if count == 1 and not self.return_errors:
             self._work()
             return
-        over = getattr(self.execmodel.queue, "SimpleQueue", self.execmodel.queue.Queue)()
+        self._overs = getattr(self.execmodel.queue, "SimpleQueue", self.execmodel.queue.Queue)()
         try:
             for _ in range(count if self.max_parallel is None else min(self.max_parallel, count)):
-                self.execmodel.start(self._work, (over.put,))
-            self._await_all(over, count)
+                self.execmodel.start(self._work)
+            self._await_all(set(waiting))
         except BaseException:
             self._stop()
             self._work()  # what nobody took
@@ -449,23 +474,22 @@ class Starts:
                 start.over.wait()
             raise
 
-    def _await_all(self, over: Any, missing: int) -> None:
+    def _await_all(self, missing: set[Start]) -> None:
         """Wait for all starts; after a failure, not for long: those that have not failed with it are stopped."""
         deadline = Deadline(None)
         while missing:
             try:
-                over.get(timeout=deadline.remaining())
+                missing.discard(self._overs.get(timeout=deadline.remaining()))
             except self.execmodel.queue.Empty:
                 self._stop()
                 deadline = Deadline(None)
             else:
-                missing -= 1
                 if self._must_stop() and not self.stopped and deadline.timeout is None:
                     deadline = Deadline(FAILURE_GRACE)
 
     # -- the workers
 
-    def _work(self, tell: Callable[[Start], object] | None = None) -> None:
+    def _work(self) -> None:
         """Take starts that nobody works on, until none is left."""
         while True:
             try:
@@ -475,12 +499,16 @@ class Starts:
             try:
                 self._attempt(start, self._complete)
             finally:
-                start.over.set()
-                if tell is not None:
-                    tell(start)
+                self._is_over(start)
+
+    def _is_over(self, start: Start) -> None:
+        start.over.set()
+        if self._overs is not None:
+            self._overs.put(start)
 
     def _attempt(self, start: Start, step: Callable[[Start], None]) -> None:
         if start in self.failures:
+            start.undo()  # again, or for the first time: of one that was left behind before it began
             return
         try:
             self._check_time(start)
