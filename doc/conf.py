@@ -24,12 +24,16 @@ nitpicky = True
 nitpick_ignore = [(f"py:{role}", name) for role in ("class", "exc") for name in dir(builtins)]
 nitpick_ignore += [("py:class", name) for name in ("ExecModel", "Iterable")]
 
+# Signatures with one parameter a line where they are longer; short names in the contents of a page.
+python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
+
 html_theme = "furo"
 html_title = f"execnet {version}"
-html_theme_options = {"sidebar_hide_name": False}
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_sourcelink = False
-pygments_style = "sphinx"
-pygments_dark_style = "monokai"
-# Prompts, output and tracebacks are not copied.
-copybutton_exclude = ".linenos, .gp, .go, .gt, .gr"
+# Of a dialogue, what was typed is copied, without its prompts.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True

@@ -1,10 +1,10 @@
-"""Call a function with each of many arguments, in several processes; an error is told, and keeps nothing else back."""
+"""Call a function with many arguments, in several processes; errors have their place."""
 
 import execnet
 
 
 def work(channel):
-    """Runs in each worker: answers (number, argument) with (number, error or None, result)."""
+    """Runs in each worker: answers (number, argument) by (number, error, result)."""
     import traceback
 
     def function(text):  # what is to be done, with all that it needs
@@ -19,7 +19,7 @@ def work(channel):
 
 
 def parallel_map(arguments, workers=3):
-    """Yield (argument, error or None, result) in the order in which they are found."""
+    """Yield (argument, error, result) as they come; the error is a text, or None."""
     waiting = list(enumerate(arguments))
     unanswered = len(waiting)
     with execnet.Group(["popen"] * workers) as group:

@@ -4,7 +4,7 @@ import execnet
 
 
 def serve(channel):
-    """Runs on Python 2.7: answers each name with its price, or with None and why there is none."""
+    """Runs on Python 2.7: answers each name by (price, None) or (None, error)."""
     import prices
 
     for name in channel:

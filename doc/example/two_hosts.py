@@ -1,4 +1,4 @@
-"""Ask two hosts for their free disk space; one of them is down, and the other one answers all the same."""
+"""Ask two hosts whether they have disk space; one is down, and the other one answers."""
 
 import execnet
 
@@ -13,7 +13,8 @@ def free_space(channel, path):
 
 
 if __name__ == "__main__":
-    specs = [f"ssh={host}//id={host}//ssh_config=hosts.conf//python=python3" for host in HOSTS]
+    spec = "ssh={0}//id={0}//ssh_config=hosts.conf//python=python3"
+    specs = [spec.format(host) for host in HOSTS]
     with execnet.Group() as group:
         started = group.makegateways(specs, timeout=30, return_errors=True)
         for host, gateway in zip(HOSTS, started):
