@@ -31,7 +31,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"execnet {version}"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["execnet.css"]
 html_copy_source = False
 html_show_sourcelink = False
 # Of a dialogue, what was typed is copied, without its prompts.
