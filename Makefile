@@ -148,7 +148,7 @@ $(VENV)/installed-strict: $(SOURCES) | $(BIN)/python
 	EXECNET_BUILD_CORE=1 EXECNET_WERROR=1 $(PIP_INSTALL) --force-reinstall --no-deps .
 	touch $@
 
-$(VENV)/requirements: testing/requirements.txt | $(BIN)/python
+$(VENV)/requirements: testing/requirements.txt doc/requirements.txt | $(BIN)/python
 	$(PIP_INSTALL) -r testing/requirements.txt
 	touch $@
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load,
         loads,
     )
+    from .gateway_base import GatewayDied as GatewayDied
     from .gateway_bootstrap import HostNotFound
     from .multi import Group, MultiChannel, default_group, makegateway, set_execmodel
     from .reducers import reduce_common_types as reduce_common_types

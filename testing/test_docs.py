@@ -27,6 +27,13 @@ PAGES = [CHECKOUT / "README.rst", *sorted(DOC.rglob("*.rst"))]
 PAGES_WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text("utf-8")]
 SCRIPTS = sorted(path.with_suffix(".py") for path in EXAMPLES.glob("*.out"))
 SSH_HOST_IN_DOCS = "build1"
+# A further host of the examples, which is down.
+LOST_HOST_CONFIG = """\
+Host build2
+    HostName 127.0.0.1
+    Port 1
+    LogLevel QUIET
+"""
 # The page about ssh shows two starts that fail; ssh and the far shell say so on standard error.
 SAID_BY_SSH = re.compile(r"nowhere\.invalid|python9\.9")
 SSH_PAGES = [page for page in PAGES_WITH_EXAMPLES if f'("ssh={SSH_HOST_IN_DOCS}' in page.read_text("utf-8")]
@@ -45,9 +52,12 @@ def name_of(path: Path) -> str:
 
 
 def with_needs(script: Path) -> object:
-    """The script as a parameter, marked with the interpreters that it starts by name."""
+    """The script as a parameter, marked with the interpreters that it starts by name and with ssh."""
     text = script.read_text("utf-8")
-    return pytest.param(script, marks=pytest.mark.needs(*(name for name in NAMED_PYTHONS if f"python={name}" in text)))
+    parts = [name for name in NAMED_PYTHONS if f"python={name}" in text]
+    if SSH_HOST_IN_DOCS in text:
+        parts.append("ssh")
+    return pytest.param(script, marks=pytest.mark.needs(*parts))
 
 
 class Place:
@@ -100,7 +110,7 @@ class Place:
     def add_ssh_host(self, server: SshServer) -> None:
         """Let the host of the examples be `server`."""
         config = server.config.read_text().replace(f"Host {server.host}\n", f"Host {SSH_HOST_IN_DOCS}\n")
-        self.folder.joinpath("hosts.conf").write_text(config)
+        self.folder.joinpath("hosts.conf").write_text(config + LOST_HOST_CONFIG)
 
 
 @pytest.fixture
@@ -140,8 +150,11 @@ def test_examples_with_ssh_give_what_the_page_shows_and_leave_nothing(
 @pytest.mark.parametrize("script", [with_needs(script) for script in SCRIPTS], ids=name_of)
 def test_script_prints_what_the_page_shows(script: Path, place: Place, request: pytest.FixtureRequest) -> None:
     arguments = []
-    if "sys.argv[1]" in script.read_text("utf-8"):
+    text = script.read_text("utf-8")
+    if "sys.argv[1]" in text:
         arguments.append(request.getfixturevalue("socket_server").hostport)
+    if SSH_HOST_IN_DOCS in text:
+        place.add_ssh_host(request.getfixturevalue("ssh_server"))
     result = place.run(sys.executable, script.name, *arguments)
     assert result.returncode == 0, result.stderr
     assert not result.stderr
@@ -186,8 +199,9 @@ def test_commands_print_what_the_page_shows(console: Console, place: Place) -> N
 
 
 def test_each_example_file_is_shown_on_a_page() -> None:
-    shown = {name for page in PAGES for name in re.findall(r"literalinclude:: (\S+)", page.read_text("utf-8"))}
-    assert {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".out")} <= shown
+    included = ((page, re.findall(r"literalinclude:: (\S+)", page.read_text("utf-8"))) for page in PAGES)
+    shown = {(page.parent / name).resolve() for page, names in included for name in names}
+    assert {path for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".out")} <= shown
 
 
 def test_each_example_script_has_its_output_or_is_used_by_a_page() -> None:

@@ -81,6 +81,8 @@ def test_the_sdist_holds_what_its_own_tests_and_docs_need(sdist: Path) -> None:
         found = {name.partition("/")[2] for name in archive.getnames()}
     for needed in ("Makefile", "tox.ini", "LICENSE", "CHANGELOG.rst", "testing/conftest.py", "doc/conf.py"):
         assert needed in found
+    for text in ("CONTRIBUTING.rst", "SECURITY.md", "CODE_OF_CONDUCT.md", "CITATION.cff"):  # some are part of pages
+        assert text in found
     assert not [name for name in found if name.endswith((".so", ".pyc"))]
 
 

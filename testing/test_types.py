@@ -190,6 +190,8 @@ try:
     channel.waitclose(2)
 except channel.RemoteError as error:
     assert_type(error.formatted, str)
+except execnet.GatewayDied as died:
+    assert_type(died.returncode, int | None)
 channels = group.remote_exec("channel.send(1)")
 assert_type(channels, execnet.MultiChannel)
 rsync = execnet.RSync("folder")
