@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -66,18 +67,24 @@ class Builder:
         self.epoch = epoch
         self.sources = copy_with_plain_modes(folder / "sources")
 
-    def _tools(self, python: Interpreter) -> Path:
-        """What builds with that interpreter: written in Python, it need not be installed into it."""
+    def tools(self, python: Interpreter) -> Path:
+        """pip and what builds, both as that interpreter wants them: for PYTHONPATH, nothing is installed."""
         tools = self.folder / f"tools-{python.name}"
         if not tools.exists():
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", os.path.realpath(python)]
-            packages.run([*pip, "install", "--target", tools, BACKEND], cwd=self.folder)
+            wheels = self.folder / f"wheels-of-tools-{python.name}"
+            version = ".".join(map(str, python.version))
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--dest", wheels]
+            options = ["--no-deps", "--only-binary=:all:", "--python-version", version]
+            packages.run([*pip, *options, BACKEND, "pip"], cwd=self.folder)
+            for wheel in wheels.iterdir():
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(tools)
         return tools
 
     def _one(self, kind: str, python: Interpreter, into: Path, **extra: str) -> Path:
         source = Path(shutil.copytree(self.sources, into / "source"))
         built = into / "built"
-        environment = {**STRIPPED, **extra, "PYTHONPATH": str(self._tools(python)), "SOURCE_DATE_EPOCH": self.epoch}
+        environment = {**STRIPPED, **extra, "PYTHONPATH": str(self.tools(python)), "SOURCE_DATE_EPOCH": self.epoch}
         packages.run([os.path.realpath(python), "-c", BUILD, kind, built], cwd=source, **environment)
         (path,) = built.iterdir()
         return path
@@ -155,12 +162,14 @@ def has_own_wheel(python: Interpreter) -> bool:
     return python.implementation == "cpython" and not python.free_threaded
 
 
-def check(python: Interpreter, files: Path, folder: Path, pure: bool) -> None:
+def check(python: Interpreter, tools: Path, files: Path, folder: Path, pure: bool) -> None:
     """Install what pip takes for that interpreter and send a value there and back, with no compiler on the PATH."""
     venv = packages.Venv(folder / f"venv-{python.name}", os.path.realpath(python))
-    venv.install("--no-index", "--only-binary=:all:", "--find-links", files, "execnet")
+    path = str(venv.python.parent)
+    install = ["-m", "pip", "install", "--no-index", "--only-binary=:all:", "--find-links", files, "execnet"]
+    venv.run(*install, PYTHONPATH=str(tools), PATH=path)
     core = "c" if has_own_wheel(python) and not pure else "portable"
-    said = venv.run(ROUND_TRIP, core, PATH=str(venv.python.parent)).strip()
+    said = venv.run(ROUND_TRIP, core, PATH=path).strip()
     print(f"installed on {python.name}: {said}", flush=True)
 
 
@@ -199,7 +208,7 @@ def main(arguments: list[str]) -> int:
             print(f"built twice, the same: {built.name}", flush=True)
             shutil.move(built, files)
         for python in pythons:
-            check(python, files, folder, options.pure)
+            check(python, builder.tools(python), files, folder, options.pure)
     made = sorted(files.iterdir())
     print(table(made))
     large = too_large(made)
