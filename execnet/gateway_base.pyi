@@ -49,6 +49,7 @@ long = int
 CORE_ABI: str
 core: Literal["c", "portable"]
 _core: ModuleType | None
+_posix_core: ModuleType | None
 _codec: _c.Codec
 
 sysex: tuple[type[KeyboardInterrupt], type[SystemExit]]

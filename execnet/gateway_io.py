@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import suppress
 
-from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError
+from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError, is_ready_for
 from execnet.gateway_died import REAP_TIME
 
 TYPE_CHECKING = False
@@ -111,11 +111,7 @@ class Popen2IOMaster(Popen2IO):
         return os.read(self.infile.fileno(), 1)
 
     def _reads_no_more(self) -> bool:
-        import select  # lazy: start-up speed
-
-        poll = select.poll()
-        poll.register(self.outfile.fileno(), 0)  # POLLERR, where nobody holds the other end
-        return self.popen.poll() is not None or bool(poll.poll(0))
+        return self.popen.poll() is not None or is_ready_for(None, self.outfile.fileno(), False)
 
     def abandon(self) -> tuple[bytes, int | None]:
         """End a process that failed to start: returns the rest of its output and its exit status.
@@ -182,9 +178,14 @@ def _end(popen: subprocess.Popen[bytes]) -> None:
 
 
 def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) -> bool:
-    """Wait at most ``timeout`` seconds (None: no limit) until ``descriptor`` has input or its end; whether it has."""
+    """Wait at most ``timeout`` seconds (None: no limit) until ``descriptor`` has input or its end; whether it has.
+
+    Yes, where that can't be asked: then whoever reads waits.
+    """
     import select  # lazy: start-up speed
 
+    if sys.platform == "win32" or not hasattr(select, "poll"):
+        return True
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     if execmodel.backend in ("thread", "main_thread_only"):

@@ -14,6 +14,7 @@ one terminal, or where the first opens the user's own connection for the others.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import suppress
 
@@ -208,6 +209,8 @@ class SshConnection:
     def _echoes(self) -> bool:
         import select  # lazy: start-up speed
 
+        if sys.platform == "win32":  # here and below for mypy: connections are shared on POSIX only
+            return False
         assert self._popen is not None and self._popen.stdout is not None
         if self._popen.stdout.closed:
             return False
@@ -285,6 +288,8 @@ def _end(popen: subprocess.Popen[bytes], patience: float) -> None:
     import signal  # lazy: start-up speed
     import subprocess  # lazy: start-up speed
 
+    if sys.platform == "win32":
+        return
     for signum in (signal.SIGTERM, signal.SIGKILL):
         try:
             popen.wait(patience)
@@ -302,6 +307,8 @@ def _has_output(io: Any) -> bool:
     import fcntl  # lazy: not everywhere
     import termios  # lazy: not everywhere
 
+    if sys.platform == "win32":
+        return False
     waiting = array.array("i", [0])
     fcntl.ioctl(io.infile.fileno(), termios.FIONREAD, waiting)
     return waiting[0] > 0
@@ -385,6 +392,8 @@ def _new_folder() -> str:
 
 def _runtime_folder() -> str | None:
     """XDG_RUNTIME_DIR, where it is this user's alone."""
+    if sys.platform == "win32":
+        return None
     base = os.environ.get("XDG_RUNTIME_DIR")
     try:
         status = os.stat(base) if base else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 
 from execnet.gateway_base import OneShot, ThreadExecModel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import IO
 
 TAIL_SIZE = 16 * 1024  # bytes kept
@@ -45,14 +47,10 @@ class StderrTail:
             raise
 
     def _run(self) -> None:
-        import select  # lazy: start-up speed
-
         fd = self._stream.fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.register(self._stop_read, select.POLLIN)
+        ready = self._readiness(fd)
         try:
-            while fd in [ready for ready, _ in poll.poll()]:
+            while fd in ready():
                 chunk = os.read(fd, CHUNK)
                 if not chunk:
                     break
@@ -60,6 +58,16 @@ class StderrTail:
                 self._pass_on(chunk)
         finally:
             self._close()
+
+    def _readiness(self, fd: int) -> Callable[[], list[int]]:
+        import select  # lazy: start-up speed
+
+        if sys.platform == "win32" or not hasattr(select, "poll"):
+            return lambda: [fd]  # whoever holds the stream open then holds the thread, too
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._stop_read, select.POLLIN)
+        return lambda: [ready for ready, _ in poll.poll()]
 
     def _close(self) -> None:
         try:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from execnet.multi import Group
     from execnet.xspec import XSpec
 
+assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
+
 # What a template runs.
 PROGRAM = (
     "import sys;sys.path.insert(0,{importdir!r});"
@@ -67,8 +69,6 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= is for warm starts, popen//warm//preload=…: {str(spec)!r}")
     if not spec.popen or spec.via:
         raise ValueError(f"warm is for processes of this machine, popen//warm: {str(spec)!r}")
-    if not hasattr(os, "fork") or not hasattr(_socket.socket, "sendmsg"):
-        raise ValueError(f"warm needs fork, which {sys.platform} does not have: {str(spec)!r}")
     if spec.preload is True:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 
@@ -190,7 +190,7 @@ class Template:
 
     def run(self, args: list[str], preload: str, execmodel: ExecModel) -> None:
         """Start the process. Raises OSError where it can't be started."""
-        import fcntl  # lazy: where there is none, this module is imported all the same
+        import fcntl  # lazy: start-up speed
 
         self._control, end = _connect()
         # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 
 from execnet._group.ahead import Ahead
 from execnet._group.calls import Deadline, run_apart, safe_terminate
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
     from execnet.gateway import Gateway
     from execnet.gateway_base import Channel, ExecModel
-    from execnet.gateway_warm import Template
+
+    if sys.platform == "win32":
+        Template = Any
+    else:
+        from execnet.gateway_warm import Template
 
 
 # What `Channel.receive` raises.
@@ -272,7 +277,7 @@ class Group:
 
     def _end_templates(self) -> None:
         """End what warm workers are forked from, unless there are any: one that a start just claimed stays with it."""
-        if self._templates and not self._gateways and not self._gateways_to_join:
+        if sys.platform != "win32" and self._templates and not self._gateways and not self._gateways_to_join:
             from execnet import gateway_warm  # lazy: start-up speed
 
             run_apart(self._execmodel, lambda: gateway_warm.end_templates(self._templates))

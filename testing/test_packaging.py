@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import packages
+from support import interpreters, packages, wheels
 
 import execnet
 
@@ -169,3 +170,37 @@ def test_make_names_a_missing_compiler_or_python_in_one_line(sources: Path) -> N
     said = check_machine(sources, f"CC={NO_COMPILER}")
     assert said == f"make: no C compiler ({NO_COMPILER}) here: apt-get install gcc"
     assert "apt-get install python3" in check_machine(sources, "PYTHON=/nonexistent/python")
+
+
+@pytest.mark.needs("index")
+def test_the_release_is_built_the_same_twice_repaired_and_tried(sources: Path, tmp_path: Path) -> None:
+    program = sources / "testing" / "support" / "wheels.py"
+    name = interpreters.this().name
+    said = packages.run([sys.executable, program, "dist", name], cwd=tmp_path, SOURCE_DATE_EPOCH="1700000000")
+    files = sorted(path.name for path in (tmp_path / "dist").iterdir())
+    core = "c" if wheels.has_own_wheel(interpreters.this()) else "portable"
+    assert f"installed on {name}: {core} core, a value went there and back" in said
+    assert len(files) == (3 if core == "c" else 2)
+    assert f"execnet-{execnet.__version__}-py3-none-any.whl" in files
+    for file in files:
+        assert f"built twice, the same: {file}\n" in said
+        assert re.search(rf"^{re.escape(file)} +\d+\.\d KiB$", said, re.MULTILINE)
+        if "-cp" in file and not wheels.cannot_repair():
+            assert re.search(r"(many|musl)linux_\d", file)
+
+
+def test_a_wheel_above_the_limit_is_named(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("small.whl", "large.whl", "large.tar.gz")]
+    for path in paths:
+        path.write_bytes(b" " * (wheels.LIMIT_KIB * 1024 + ("large" in path.name)))
+    assert wheels.too_large(paths) == ["large.whl"]
+    assert wheels.table(paths[:1]) == "small.whl   250.0 KiB"
+
+
+def test_the_same_sdist_comes_out_whenever_it_is_packed(sdist: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    first = wheels.with_one_time(sdist, tmp_path / sdist.name, 1700000000)
+    again = wheels.with_one_time(first, tmp_path / "again" / sdist.name, 1700000000)
+    assert first.read_bytes() == again.read_bytes()
+    with tarfile.open(first) as archive:
+        assert {member.mtime for member in archive.getmembers()} == {1700000000}

@@ -608,7 +608,8 @@ write_channel(Writer *writer, PyObject *channel)
         return -1;
     }
     int overflow = 0;
-    long number = PyLong_Check(id) ? PyLong_AsLongAndOverflow(id, &overflow) : INT32_MAX + 1L;
+    long long number =
+        PyLong_Check(id) ? PyLong_AsLongLongAndOverflow(id, &overflow) : INT32_MAX + 1LL;
     Py_DECREF(id);
     if (overflow != 0 || number < INT32_MIN || number > INT32_MAX) {
         return fail(writer, channel, "its id is not an int of 32 bits");

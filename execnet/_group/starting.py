@@ -20,6 +20,9 @@ back, and undone. Whether the conductor or the caller's interrupt was first is d
 
 from __future__ import annotations
 
+import os
+import sys
+
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
@@ -155,9 +158,11 @@ class Start:
 
         spec, group = self.spec, self.group
         if spec.warm or spec.preload:
+            if sys.platform == "win32" or not hasattr(os, "fork"):
+                raise ValueError(f"warm needs fork, which {sys.platform} does not have: {str(spec)!r}")
             from execnet import gateway_warm  # lazy: start-up speed
 
-            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type]
+            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type, unused-ignore]
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
@@ -458,7 +463,7 @@ class Starts:
                     self._attempt(start, Start.begin)
 
     def _finish_all(self, waiting: list[Start]) -> None:
-        self.waiting, count = waiting, len(waiting)
+        self.waiting, count, missing = waiting, len(waiting), set(waiting)
         if count == 1 and not self.return_errors:
             self._work()
             return
@@ -466,7 +471,7 @@ class Starts:
         try:
             for _ in range(count if self.max_parallel is None else min(self.max_parallel, count)):
                 self.execmodel.start(self._work)
-            self._await_all(set(waiting))
+            self._await_all(missing)
         except BaseException:
             self._stop()
             self._work()  # what nobody took

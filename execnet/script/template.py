@@ -39,6 +39,8 @@ MOST_TOLD = 4096  # bytes of either: the initiator looks at them and leaves them
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
+assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
+
 
 def serve(descriptor: int, preload: str) -> dict[str, Any]:
     """Import ``preload`` (names, commas between), then fork a worker for each request on the socket ``descriptor``.
@@ -77,7 +79,7 @@ def work(request: dict[str, Any]) -> None:
 
 def _end_with_initiator() -> None:
     """Have the kernel end this process when nobody holds the other end of its stdin any more, whatever it does then."""
-    import fcntl  # lazy: where there is none, this module is imported all the same
+    import fcntl  # lazy: start-up speed
 
     fcntl.fcntl(STDIN, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(STDIN, fcntl.F_SETFL, fcntl.fcntl(STDIN, fcntl.F_GETFL) | os.O_ASYNC)

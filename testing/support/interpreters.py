@@ -76,6 +76,14 @@ def found() -> list[Interpreter]:
     return [chosen[what] for what in sorted(chosen)]
 
 
+@functools.cache
+def this() -> Interpreter:
+    """The one that runs this."""
+    interpreter = _probe(sys.executable)
+    assert interpreter is not None
+    return interpreter
+
+
 def named(command: str) -> Interpreter | None:
     """The newest interpreter found that is started by that name."""
     return next((interpreter for interpreter in reversed(found()) if interpreter.command == command), None)
