@@ -65,7 +65,7 @@ def core_extensions():
             "execnet._core",
             sources=sorted(path for pattern in SOURCES for path in glob.glob(pattern, recursive=True)),
             include_dirs=["csrc"],
-            define_macros=[("EXECNET_VALUES_ONLY", None)] if VALUES_ONLY else [],
+            define_macros=[("CORE_HAS_VALUES_ONLY", None)] if VALUES_ONLY else [],
             depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
             optional=WANTED != "1",
         )

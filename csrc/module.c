@@ -24,7 +24,7 @@ module_exec(PyObject *module)
     if (codec_add_types(module) < 0) {
         return -1;
     }
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
     ModuleState *state = module_state(module);
 
     atomic_init(&state->main_thread, PyThread_get_thread_ident());
@@ -65,12 +65,12 @@ static void
 module_free(void *module)
 {
     (void)module_clear(module);
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
     fork_mark_free(&module_state(module)->fork_mark);
 #endif
 }
 
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
 static PyObject *
 module_set_main_thread(PyObject *module, PyObject *ident)
 {
@@ -92,7 +92,7 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
 #endif
 
 static PyMethodDef module_methods[] = {
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
     {"set_main_thread", module_set_main_thread, METH_O,
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,

@@ -1,11 +1,11 @@
 /* The module's state: one module, everything it needs in its own. Where the build defines
-   EXECNET_VALUES_ONLY it has no connection/ and io/, but only Codec. */
+   CORE_HAS_VALUES_ONLY it has no connection/ and io/, but only Codec. */
 #ifndef EXECNET_STATE_H
 #define EXECNET_STATE_H
 
 #include "pycompat.h"
 
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
 #include "io/forked.h"
 
 #include <stdatomic.h>
@@ -28,7 +28,7 @@ typedef struct {
     PyTypeObject *channel_type;
     PyTypeObject *itemqueue_type;
     PyTypeObject *connection_type;
-#ifndef EXECNET_VALUES_ONLY
+#ifndef CORE_HAS_VALUES_ONLY
     atomic_ulong
         main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
     ForkMark fork_mark;

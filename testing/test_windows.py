@@ -80,7 +80,7 @@ def test_without_posix_only_the_values_are_built() -> None:
     names = corebuild.values_only()
     assert "csrc/module.c" in names and "csrc/values/dump.c" in names
     assert {name.partition("/")[2].rpartition("/")[0] for name in names if name.endswith(".c")} == {"", "values"}
-    assert names[-1] == "-DEXECNET_VALUES_ONLY"
+    assert names[-1] == "-DCORE_HAS_VALUES_ONLY"
 
 
 @pytest.mark.skipif(execnet.gateway_base.core != "c", reason="compiles the C core")
@@ -105,5 +105,5 @@ def test_the_values_compile_for_windows(python: interpreters.Interpreter, tmp_pa
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-UNDEBUG", "-isystem", headers, "-Icsrc"]
     for name in corebuild.values_only():
         if name.endswith(".c"):
-            command = [CROSS_COMPILER, *flags, "-DEXECNET_VALUES_ONLY", "-c", name, "-o", tmp_path / "object"]
+            command = [CROSS_COMPILER, *flags, "-DCORE_HAS_VALUES_ONLY", "-c", name, "-o", tmp_path / "object"]
             assert packages.run(command, cwd=packages.CHECKOUT) == ""

@@ -150,8 +150,7 @@ class Start:
 
     def can_begin_at_once(self) -> bool:
         """Whether begin() depends on no other start and does not block."""
-        spec = self.spec
-        return self.needed is None and self.connection is None and not (spec.socket or spec.via)
+        return self.needed is None and not self.spec.socket and self.connection is None
 
     def _create_io(self) -> Any:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
@@ -459,7 +458,9 @@ class Starts:
         """Begin what can be begun, where nobody counts how many starts are under way."""
         if self.max_parallel is None and len(self.starts) > 1:
             for start in self.starts:
-                if start.io is None and start.can_begin_at_once() and not self.stopped:
+                # A gateway on the way may be stopped, and no start is to hold up the others.
+                waits = self.return_errors and start.spec.via
+                if start.io is None and start.can_begin_at_once() and not (waits or self.stopped):
                     self._attempt(start, Start.begin)
 
     def _finish_all(self, waiting: list[Start]) -> None:
