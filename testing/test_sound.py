@@ -1727,6 +1727,7 @@ say(min(beside) / min(without))
 """
 
 
+@pytest.mark.timing
 def test_a_closed_channel_that_had_a_callback_does_not_slow_down_round_trips(program: Any) -> None:
     assert program(ROUND_TRIPS)[0] < 1.4
 
