@@ -202,10 +202,8 @@ def _without_traceback(exc):
 #
 # At any bytecode of the main thread a signal handler may run, and raise; at any of any thread, a finalizer. Both may
 # use the gateway that they interrupt, and wait for other threads. So no thread holds a lock here that another one, or
-# what interrupts it, blocks on, and what must happen in one step is one call of something that is written in C.
-
-# Nor may anything that the collector counts be made within that step: it collects there. That is why removing() calls
-# pop(): for __delitem__() a tuple of arguments would be made.
+# what interrupts it, blocks on, and what must happen in one step is one call of something that is written in C, in
+# which nothing is made that the collector counts (as a tuple of arguments, for __delitem__): it might run there.
 
 #: Run an iterator to its end.
 exhaust = deque((), 0).extend
@@ -1810,10 +1808,10 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
         With an endmarker, callback(endmarker) is the last call.  OSError if a callback is set already.
 
         What the callback raises for an item that waits is raised here, and then no callback is set; nor is one when a
-        signal handler raises here, unless the receiver has taken over by then.  In the receiver
-        thread, an Exception closes the channel, with its traceback for both sides; KeyboardInterrupt and SystemExit
-        end the receiver: all channels of the gateway end, with an EOFError that says so.  A process that the callback
-        forked is left when the callback returns.
+        signal handler raises here, unless the receiver has taken over by then.  In the receiver thread, an Exception
+        closes the channel, with its traceback for both sides; KeyboardInterrupt and SystemExit end the receiver: all
+        channels of the gateway end, with an EOFError that says so.  A process that the callback forked is left when the
+        callback returns.
         """
         queue = self._queue
         drain = _Drain(queue, self.gateway.execmodel)

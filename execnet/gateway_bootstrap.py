@@ -12,7 +12,7 @@ import os
 from execnet import gateway_base
 from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
-from execnet.gateway_died import signal_name, watch_memory
+from execnet.gateway_died import signal_name, stderr_of, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
 
 TYPE_CHECKING = False
@@ -267,8 +267,7 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     reasons = [_what_happened(spec, returncode, command, bool(output))]
     if output:
         reasons.append(f"it wrote {output[:2000].decode('utf-8', 'backslashreplace')!r}")
-    tail = getattr(io, "stderr_tail", None)
-    stderr = tail(0) if tail and spec.stderr else ""
+    stderr = stderr_of(io, 0)
     if stderr:
         reasons.append(f"on stderr: {stderr}")
     elif not spec.socket:
@@ -287,8 +286,7 @@ def late_error(late: list[tuple[XSpec, Any]], seconds: float) -> GatewayStartTim
     """What to raise for gateways, given by spec and io (None: not even that), that took longer to start."""
     lines = []
     for spec, io in late:
-        tail = getattr(io, "stderr_tail", None)
-        stderr = tail(0) if tail else ""
+        stderr = stderr_of(io, 0)
         lines.append(f"gateway {str(spec)!r} did not start within {seconds:g} seconds")
         if stderr:
             lines[-1] += f"; on stderr: {stderr}"

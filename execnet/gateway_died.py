@@ -42,7 +42,7 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     exit_status = getattr(io, "exit_status", None)
     returncode = exit_status(REAP_TIME) if exit_status else None
     pid = getattr(getattr(io, "popen", io), "pid", None)
-    stderr = _stderr_of(io)
+    stderr = stderr_of(io, REAP_TIME)
     text = f"gateway {gateway_id!r} ({spec}) died: {_what_happened(io, spec, pid, returncode)}{cut_short(end)}"
     if stderr:
         text += f"; its last words on stderr:\n{stderr}"
@@ -74,9 +74,10 @@ def _what_happened(io: Any, spec: XSpec, pid: int | None, returncode: int | None
     return f"{process} exited with status {returncode}"
 
 
-def _stderr_of(io: Any) -> str:
+def stderr_of(io: Any, timeout: float) -> str:
+    """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end; else empty."""
     last_words = getattr(io, "stderr_tail", None)
-    return last_words(REAP_TIME) if last_words else ""
+    return last_words(timeout) if last_words else ""
 
 
 def _out_of_memory(number: int) -> str:
