@@ -654,7 +654,7 @@ class Popen2IO(object):
 
     error = (IOError, OSError, EOFError)
     #: Whether the C core may lend what it writes to the pipe: certain that a process read()s it at the other end.
-    lends = False
+    zero_copy = False
     _is_enlarged = False
 
     def __init__(self, outfile, infile, execmodel):
@@ -873,7 +873,7 @@ class _Way(object):
         self.successors = {}  # under None: the way that took its place
 
 
-class Outlet(object):
+class Writer(object):
     """Writes messages to an io, whole and in order, one thread at a time.
 
     A thread that comes again, while it writes in code that was interrupted, takes the way over: it goes on by a copy
@@ -1279,7 +1279,7 @@ class Outlet(object):
 
 
 #: The functions that hold a way, and by which of their variables.
-_HOLDERS = {vars(Outlet)["send"].__code__: "message", vars(Outlet)["_write_as"].__code__: "hold"}
+_HOLDERS = {vars(Writer)["send"].__code__: "message", vars(Writer)["_write_as"].__code__: "hold"}
 
 
 def _is_within(holder):
@@ -1437,7 +1437,7 @@ class ItemQueue(object):
         self.items = deque()
         self._queues = getattr(getattr(channel.gateway, "_channelfactory", None), "_queues", {})
         self._execmodel = execmodel
-        self._outlet = getattr(channel.gateway, "_outlet", None)
+        self._writer = getattr(channel.gateway, "_writer", None)
         self._bell = execmodel._waiter()
         self._waiters = Waiters(execmodel)
         self._ended = False
@@ -1504,8 +1504,8 @@ class ItemQueue(object):
                     self._ring()
 
     def _step_aside(self):
-        if self._outlet is not None and (self._outlet._way.holders or self._outlet._way.successors):
-            self._outlet.step_aside()
+        if self._writer is not None and (self._writer._way.holders or self._writer._way.successors):
+            self._writer.step_aside()
 
     def _takes(self, taken):
         # Whether one was taken, now or before.
@@ -2250,7 +2250,7 @@ class BaseGateway(object):
 
     _core = core
     _disowned = False
-    _outlet = None
+    _writer = None
     id = "<worker>"
 
     def __init__(self, io, id, _startcount=2):
@@ -2263,7 +2263,7 @@ class BaseGateway(object):
         self._files = _files_of(io)
         self._connection = self._core_connection(io)
         if self._connection is None:
-            self._outlet = Outlet(io, self.execmodel)
+            self._writer = Writer(io, self.execmodel)
         self._channelfactory = ChannelFactory(self, _startcount)
         if self._connection is not None:
             self._connection.attach(self._channelfactory, self._channelfactory._queues, self._received)
@@ -2276,7 +2276,7 @@ class BaseGateway(object):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
-        return fds and _posix_core.Connection(_codec, fds[0], fds[1], getattr(io, "lends", False))
+        return fds and _posix_core.Connection(_codec, fds[0], fds[1], getattr(io, "zero_copy", False))
 
     def _trace(self, *msg):
         trace(self.id, *msg)
@@ -2333,7 +2333,7 @@ class BaseGateway(object):
         try:
             if self._connection is not None:
                 self._connection.receive()
-            self._outlet.receiver = self._outlet.get_ident()
+            self._writer.receiver = self._writer.get_ident()
             while not self._disowned:
                 message = Message.from_io(self._io)
                 if trace is not notrace:
@@ -2382,7 +2382,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.disown()
         else:
-            self._outlet.disown()
+            self._writer.disown()
         self._receivelock = self.execmodel.RLock()
         self._receivepool = WorkerPool(self.execmodel)
         self._channelfactory._disown()
@@ -2392,7 +2392,7 @@ class BaseGateway(object):
 
     def _let_go(self):
         # In a forked child: the descriptors are no way to the other side any more.
-        for file, fd in self._files + _numbers_of(self._outlet.files if self._outlet is not None else ()):
+        for file, fd in self._files + _numbers_of(self._writer.files if self._writer is not None else ()):
             if not (file.closed if hasattr(file, "closed") else file.fileno() < 0):
                 _lead_nowhere(fd)
 
@@ -2404,13 +2404,13 @@ class BaseGateway(object):
             return
         if _is_unsettled():
             raise self._disowned_error()
-        outlet, header = self._outlet, _header.pack(msgcode, channelid, len(data))
+        writer, header = self._writer, _header.pack(msgcode, channelid, len(data))
         if len(data) < LONGEST_AT_ONCE:
-            message = _Outgoing(outlet.get_ident(), header + data)
+            message = _Outgoing(writer.get_ident(), header + data)
         else:
-            message = _Outgoing(outlet.get_ident(), header, data)
+            message = _Outgoing(writer.get_ident(), header, data)
         try:
-            outlet.send(message)
+            writer.send(message)
         except (IOError, OSError, ValueError) as exc:
             self._trace("failed to send", exc)
             # ValueError: the file is closed
@@ -2426,13 +2426,13 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.send_soon(msgcode, channelid)
         elif not _is_unsettled():
-            self._outlet.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
+            self._writer.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
 
     def _close_write(self, timeout=0.0):
         # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the
         # receiver's end closes it, else who leaves as the writer.
         if self._connection is None:
-            self._outlet.close(timeout)
+            self._writer.close(timeout)
         elif self._connection.close_write(timeout):
             self._io.close_write()
 
@@ -2460,8 +2460,8 @@ class BaseGateway(object):
     def join(self, timeout=None):
         """Wait until the receiver has ended, at most timeout seconds if given."""
         self._trace("waiting for the receiver to end")
-        if self._outlet is not None:
-            self._outlet.step_aside()
+        if self._writer is not None:
+            self._writer.step_aside()
         self._receivepool.waitall(timeout)
 
 
@@ -2547,7 +2547,7 @@ class WorkerGateway(BaseGateway):
         return True
 
     def _initiator_is_gone(self):
-        fd = self._outlet.fd if self._outlet is not None else (self._io.descriptors() or (None, None))[1]
+        fd = self._writer.fd if self._writer is not None else (self._io.descriptors() or (None, None))[1]
         return fd is not None and is_ready_for(None, fd, False)
 
     def _leave_in(self, seconds):
@@ -2565,7 +2565,7 @@ class WorkerGateway(BaseGateway):
 
         select = _select()
         # A socket does not tell whether its other end has only nothing more to say.
-        fd = self._outlet.fd
+        fd = self._writer.fd
         try:
             if fd is None or not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(fd).st_mode):
                 return

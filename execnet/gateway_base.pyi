@@ -186,7 +186,7 @@ F_SETPIPE_SZ: int
 
 class Popen2IO:
     error: ClassVar[tuple[type[Exception], ...]]
-    lends: bool
+    zero_copy: bool
     outfile: Any
     infile: Any
     execmodel: ExecModel
@@ -255,7 +255,7 @@ class _Way:
     successors: dict[None, _Way]
     def __init__(self, fd: int | None = None, file: _Descriptor | None = None) -> None: ...
 
-class Outlet:
+class Writer:
     receiver: int | None
     files: list[Any]
     get_ident: Callable[[], int]
@@ -390,7 +390,7 @@ class BaseGateway:
     _io: Any  # an IOLike, and whatever more the transport offers: popen, wait, kill, remoteaddress
     _strconfig: _StrConfig
     _receivelock: _Lock
-    _outlet: Outlet | None
+    _writer: Writer | None
     _connection: _c.Connection | None
     _channelfactory: ChannelFactory
     _receivepool: WorkerPool

@@ -55,7 +55,7 @@ from execnet.gateway_base import get_execmodel, init_popen_io, serve
 """
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
-io.lends = {lends}
+io.zero_copy = {zero_copy}
 io.write(b'1')
 if hasattr(gc, 'freeze'):
     gc.freeze()
@@ -152,7 +152,7 @@ def _filled(start: str, spec: XSpec) -> str:
         importdir=ascii(importdir),
         execmodel=ascii(spec.execmodel or "thread"),
         id=ascii(f"{spec.id}-worker"),
-        lends=runs_this_interpreter(spec),
+        zero_copy=runs_this_interpreter(spec),
     )
 
 

@@ -401,7 +401,7 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
         io = Popen2IOMaster(args, execmodel, **options)
         if connection is not None:
             io.share(connection)
-        io.lends = runs_this_interpreter(spec)
+        io.zero_copy = runs_this_interpreter(spec)
         _set_remoteaddress(io, spec)
         return io
     except BaseException as error:

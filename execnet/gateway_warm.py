@@ -1,4 +1,4 @@
-"""Warm starts (``popen//warm``): workers forked from a template process, which has imported execnet before."""
+"""Warm starts (``popen//warm``): workers forked from a fork server, which has imported execnet before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from io import BufferedReader, BufferedWriter, FileIO
 from execnet.gateway_base import dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
-from execnet.script.template import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
+from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
 
-# What a template runs.
+# What a fork server runs.
 PROGRAM = (
     "import sys;sys.path.insert(0,{importdir!r});"
-    "from execnet.script import template;sys.path.remove({importdir!r});"
-    "template.work(template.serve({descriptor},{preload!r}))"
+    "from execnet.script import forkserver;sys.path.remove({importdir!r});"
+    "forkserver.work(forkserver.serve({descriptor},{preload!r}))"
 )
-# Variables that act when an interpreter starts: with other ones there, another template is needed.
+# Variables that act when an interpreter starts: with other ones there, another fork server is needed.
 START_VARIABLES = (b"PYTHON", b"EXECNET_", b"LANG", b"LC_", b"LD_", b"DYLD_", b"TZ")
 
-END_TIME = 1.0  # seconds a template has for ending by itself
+END_TIME = 1.0  # seconds a fork server has for ending by itself
 STATUS_LOST = 255  # the returncode of a worker whose exit status nobody is left to tell
 SIGKILL = 9
 STDERR = 2
@@ -45,15 +45,15 @@ DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
 
 
 def create_io(spec: XSpec, group: Group) -> WarmIO:
-    """Have a worker forked by a template of the group, without waiting for it; the template is started where needed.
+    """Have a worker forked by a fork server of the group, without waiting for it; that one is started where needed.
 
-    Raises ValueError for a spec that can't be started so, OSError naming spec and command where no template starts.
+    Raises ValueError for a spec that can't be started so, OSError naming spec and command where no fork server starts.
     """
     _check(spec)
     args = popen_args(spec)
     process = WarmProcess(group.execmodel)
     try:
-        process.fork(_template(spec, args, group, process), spec)
+        process.fork(_forkserver(spec, args, group, process), spec)
         return WarmIO(process, group.execmodel)
     except BaseException as error:
         process.give_up()
@@ -75,66 +75,66 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 
 
-def _template(spec: XSpec, args: list[str], group: Group, process: WarmProcess) -> Template:
-    """The template of the group for such workers, kept from ending as long as ``process`` runs.
+def _forkserver(spec: XSpec, args: list[str], group: Group, process: WarmProcess) -> ForkServer:
+    """The fork server of the group for such workers, kept from ending as long as ``process`` runs.
 
-    No lock is held: a signal handler may ask for a template in the middle of this. Each step is one operation of the
-    dictionary, and whatever another thread does in between, each template that runs is in it.
+    No lock is held: a signal handler may ask for a fork server in the middle of this. Each step is one operation of the
+    dictionary, and whatever another thread does in between, each fork server that runs is in it.
     """
     environment = dict(os.environb)
     preload = str(spec.preload or "")
     start_environment = sorted(item for item in environment.items() if item[0].startswith(START_VARIABLES))
-    # What a template has inherited and can't change is part of what tells it from others.
+    # What a fork server has inherited and can't change is part of what tells it from others.
     identity = (os.getpgrp(), os.geteuid(), os.getegid(), *os.getgroups())
     key = (*args, preload, identity, tuple(start_environment))
     while True:
-        template = group._templates.get(key)
-        if template is None:
-            _add_template(group, key, Template(environment), args, preload)
-        elif template.serves(process):
-            return template
+        forkserver = group._forkservers.get(key)
+        if forkserver is None:
+            _add_forkserver(group, key, ForkServer(environment), args, preload)
+        elif forkserver.serves(process):
+            return forkserver
         else:
-            _set_aside(group._templates, key)
+            _set_aside(group._forkservers, key)
 
 
-def _add_template(group: Group, key: object, template: Template, args: list[str], preload: str) -> None:
-    """Start the template, and keep it for the group, unless another thread was first; after an exception as well."""
+def _add_forkserver(group: Group, key: object, forkserver: ForkServer, args: list[str], preload: str) -> None:
+    """Start the fork server, and keep it for the group, unless another thread was first; after an exception as well."""
     kept = None
     try:
-        template.run(args, preload, group.execmodel)
-        kept = group._templates.setdefault(key, template)
+        forkserver.run(args, preload, group.execmodel)
+        kept = group._forkservers.setdefault(key, forkserver)
     finally:
-        if kept is not template:
-            template.kill()
+        if kept is not forkserver:
+            forkserver.kill()
 
 
-def _set_aside(templates: dict[object, Template], key: object) -> None:
-    """Make room for another template; the one there ends when no worker needs it to tell of its end."""
-    template = templates.pop(key, None)
-    if template is not None:
-        templates[template] = template
-        _end_unless_needed(templates, template)
+def _set_aside(forkservers: dict[object, ForkServer], key: object) -> None:
+    """Make room for another fork server; the one there ends when no worker needs it to tell of its end."""
+    forkserver = forkservers.pop(key, None)
+    if forkserver is not None:
+        forkservers[forkserver] = forkserver
+        _end_unless_needed(forkservers, forkserver)
 
 
-def end_templates(templates: dict[object, Template]) -> None:
-    """End templates; those that workers need stay: of a start by another thread in the middle of this, for example."""
-    for key in list(templates):
-        _end_unless_needed(templates, key)
+def end_forkservers(forkservers: dict[object, ForkServer]) -> None:
+    """End fork servers; those that workers need stay: of a start by another thread meanwhile, for example."""
+    for key in list(forkservers):
+        _end_unless_needed(forkservers, key)
 
 
-def _end_unless_needed(templates: dict[object, Template], key: object) -> None:
-    template = templates.pop(key, None)  # from now on it is this thread's to end
-    if template is None:
+def _end_unless_needed(forkservers: dict[object, ForkServer], key: object) -> None:
+    forkserver = forkservers.pop(key, None)  # from now on it is this thread's to end
+    if forkserver is None:
         return
     try:
-        template.end_unless_needed()
+        forkserver.end_unless_needed()
     finally:
-        if not template.ended and templates.setdefault(key, template) is not template:
-            templates[template] = template
+        if not forkserver.ended and forkservers.setdefault(key, forkserver) is not forkserver:
+            forkservers[forkserver] = forkserver
 
 
 # What belongs to this process, and not to a child that it forks.
-_owned: set[Template | WarmProcess] = set()
+_owned: set[ForkServer | WarmProcess] = set()
 
 
 def _disown() -> None:
@@ -172,10 +172,10 @@ def _connect() -> tuple[_Connection, _Connection]:
     return near, far
 
 
-class Template:
-    """The initiator's end of a template process, whose ``popen`` it holds.
+class ForkServer:
+    """The initiator's end of a fork server, whose ``popen`` it holds.
 
-    A template is needed by the processes that were forked from it, or are to be, until their end is known; one that is
+    The processes that were forked from it, or are to be, need it until their end is known; one that is
     ``closing`` takes no new ones. Who ends it sets ``closing`` before looking for processes, a start enters its process
     before looking at ``closing``: one of them sees the other.
     """
@@ -195,7 +195,7 @@ class Template:
         import fcntl  # lazy: start-up speed
 
         self._control, end = _connect()
-        # The numbers below are the template's own stdin, stdout and stderr, whatever they are here.
+        # The numbers below are the fork server's own stdin, stdout and stderr, whatever they are here.
         far = _Connection(*FAMILY, fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1))
         program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
         # Nothing is ever written to its stdin: its end is the end of this process.
@@ -206,7 +206,7 @@ class Template:
 
     def serves(self, process: WarmProcess) -> bool:
         """Whether ``process`` can be had from it: it runs, is not being ended, and has not said that it can't fork."""
-        process.template = self
+        process.forkserver = self
         self.processes.add(process)
         if self.usable and not self.closing and self.is_running():
             return True
@@ -218,7 +218,7 @@ class Template:
         return self.popen is not None and self.popen.poll() is None
 
     def hand_over(self, descriptors: list[int]) -> None:
-        """Ask for a worker; that the template has ended is told later, like all else that becomes of it."""
+        """Ask for a worker; that the fork server has ended is told later, like all else that becomes of it."""
         control = self._control
         if control is None:
             return
@@ -278,11 +278,11 @@ def _close_stdin(popen: subprocess.Popen[bytes]) -> None:
 
 
 class WarmProcess:
-    """A process forked from a template: what gateways and their users need of a `subprocess.Popen`.
+    """A process forked from a fork server: what gateways and their users need of a `subprocess.Popen`.
 
     ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
-    None while it runs; when its template was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
-    ``failure`` says why the template did not fork it.
+    None while it runs; when its fork server was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
+    ``failure`` says why the fork server did not fork it.
 
     Any thread may call any method at any time, a signal handler in the middle of another one's call as well: there is
     no lock. What is told of the process stays where it was told, each thread takes note of it by itself, and the first
@@ -297,7 +297,7 @@ class WarmProcess:
     def __init__(self, execmodel: ExecModel) -> None:
         self.args: Any = None
         self._execmodel = execmodel
-        self.template: Template | None = None
+        self.forkserver: ForkServer | None = None
         self._pid: int | None = None
         self._cancelled = False
         self._outcomes: list[tuple[int, bool]] = []  # returncode, and whether that is unknown
@@ -305,10 +305,10 @@ class WarmProcess:
         self._start: _Connection | None = None
         self._ending: _Connection | None = None
 
-    def fork(self, template: Template, spec: XSpec) -> None:
-        """Ask ``template`` for the process, without waiting for it."""
-        assert template.popen is not None
-        self.args = template.popen.args
+    def fork(self, forkserver: ForkServer, spec: XSpec) -> None:
+        """Ask ``forkserver`` for the process, without waiting for it."""
+        assert forkserver.popen is not None
+        self.args = forkserver.popen.args
         options = process_options(spec)
         capture_stderr = options.get("capture_stderr", False)
         request = {
@@ -316,7 +316,7 @@ class WarmProcess:
             "execmodel": spec.execmodel or "thread",
             "newsession": options.get("newsession", False),
             "blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
-            "environment": _changes(template.environment, dict(os.environb)),
+            "environment": _changes(forkserver.environment, dict(os.environb)),
         }
         data = dumps_internal(request)
         message = SIZE.pack(len(data)) + data
@@ -340,12 +340,12 @@ class WarmProcess:
                 for file in files:
                     stack.callback(file.close)
             sent = start.send(message, _socket.MSG_DONTWAIT)
-            template.hand_over(descriptors)
+            forkserver.hand_over(descriptors)
             theirs.close()
             self._start, self._ending = start, ending
             _owned.add(self)
             if sent < len(message):
-                with suppress(ConnectionError):  # the template has ended
+                with suppress(ConnectionError):  # the fork server has ended
                     start.sendall(message[sent:])
             self.stdin = _file(self._execmodel, near_stdin, "wb")
             self.stdout = _file(self._execmodel, near_stdout, "rb")
@@ -446,8 +446,8 @@ class WarmProcess:
         if word == STARTED:
             self._pid = int(text)
         elif word == FAILED:
-            assert self.template is not None
-            self.template.usable = False
+            assert self.forkserver is not None
+            self.forkserver.usable = False
             self.failure = text
             self._end(1)
         elif self._cancelled:
@@ -455,27 +455,27 @@ class WarmProcess:
         self._start = None
 
     def _note_silence(self) -> None:
-        """Note that nobody is left to tell how the process ended: neither its template nor itself."""
+        """Note that nobody is left to tell how the process ended: neither its fork server nor itself."""
         if self._pid is not None:
             self._end(STATUS_LOST, lost=True)
         else:
-            assert self.template is not None
-            status = self.template.exit_status(END_TIME)
+            assert self.forkserver is not None
+            status = self.forkserver.exit_status(END_TIME)
             self._end(STATUS_LOST if status is None else status)
 
     def _end(self, returncode: int, lost: bool = False) -> None:
         self._outcomes.append((returncode, lost))
         self._start = self._ending = None
-        if self.template is not None:
-            self.template.processes.discard(self)
+        if self.forkserver is not None:
+            self.forkserver.processes.discard(self)
         _owned.discard(self)
 
 
 class WarmIO(Popen2IOMaster):
-    """As Popen2IOMaster, of a process that a template forks."""
+    """As Popen2IOMaster, of a process that a fork server forks."""
 
     popen: WarmProcess  # type: ignore[assignment]
-    lends = True
+    zero_copy = True
 
     def __init__(self, process: WarmProcess, execmodel: ExecModel) -> None:
         self._own(process, execmodel)

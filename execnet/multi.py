@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from execnet.gateway_base import Channel, ExecModel
 
     if sys.platform == "win32":
-        Template = Any
+        ForkServer = Any
     else:
-        from execnet.gateway_warm import Template
+        from execnet.gateway_warm import ForkServer
 
 
 # What `Channel.receive` raises.
@@ -55,7 +55,7 @@ class Group:
         self._ahead = Ahead(self)
         self._owner_pid = os.getpid()
         # What warm workers are forked from, by what tells one from another; and those that get no more requests.
-        self._templates: dict[object, Template] = {}
+        self._forkservers: dict[object, ForkServer] = {}
         self.set_execmodel(execmodel)
         atexit.register(self._cleanup_atexit)
         specs = list(xspecs)
@@ -101,7 +101,7 @@ class Group:
             raise ValueError("can not set execution models while the group has gateways")
         self._execmodel = get_execmodel(execmodel)
         self._remote_execmodel = self._execmodel if remote_execmodel is None else get_execmodel(remote_execmodel)
-        self._lock = self._execmodel.Lock()  # of the templates
+        self._lock = self._execmodel.Lock()  # of the fork servers
         # For programs that number gateways themselves; nothing here needs it.
         self._autoidlock = self._execmodel.Lock()
 
@@ -266,7 +266,7 @@ class Group:
             gateways = {id(gateway): gateway for gateway in [*list(self._gateways), *self._gateways_to_join]}
             self._end(list(gateways.values()), timeout)
         finally:
-            self._end_templates()
+            self._end_forkservers()
 
     def _terminate_only(self, gateways: list[Gateway], timeout: float | None) -> None:
         """Like terminate, for some of the members."""
@@ -275,16 +275,16 @@ class Group:
     def _end(self, gateways: list[Gateway], timeout: float | None) -> None:
         Ending(self._execmodel, self._membership, timeout, safe_terminate).end(gateways)
 
-    def _end_templates(self) -> None:
+    def _end_forkservers(self) -> None:
         """End what warm workers are forked from, unless there are any: one that a start just claimed stays with it."""
-        if sys.platform != "win32" and self._templates and not self._gateways and not self._gateways_to_join:
+        if sys.platform != "win32" and self._forkservers and not self._gateways and not self._gateways_to_join:
             from execnet import gateway_warm  # lazy: start-up speed
 
-            run_apart(self._execmodel, lambda: gateway_warm.end_templates(self._templates))
+            run_apart(self._execmodel, lambda: gateway_warm.end_forkservers(self._forkservers))
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
-        left = (self._gateways, self._gateways_to_join, self._templates, self._ahead)
+        left = (self._gateways, self._gateways_to_join, self._forkservers, self._ahead)
         if not any(left):
             return
         import warnings  # lazy: start-up speed
@@ -298,7 +298,7 @@ class Group:
         if self._owner_pid == os.getpid():
             return
         self._owner_pid = os.getpid()
-        for table in (self._membership, self._ahead, self._templates):
+        for table in (self._membership, self._ahead, self._forkservers):
             table.clear()
         self._lock = self._execmodel.Lock()
 

@@ -28,8 +28,8 @@ SIZES = [
     3 * MIB + 5,
 ]
 
-each_transport = pytest.mark.parametrize("transport", ["socket", "pipe", "lending pipe"], indirect=True)
-lending = pytest.mark.parametrize("transport", ["lending pipe"], indirect=True)
+each_transport = pytest.mark.parametrize("transport", ["socket", "pipe", "zero-copy pipe"], indirect=True)
+lending = pytest.mark.parametrize("transport", ["zero-copy pipe"], indirect=True)
 
 
 def block(size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Warm starts: a forked worker is like any other one, templates end with their group, and nothing is left of either."""
+"""Warm starts: a forked worker is like any other one, fork servers end with their group, nothing is left of either."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def value_of(gateway, expression):
     return gateway.remote_exec(f"import os, sys; channel.send({expression})").receive(SECONDS)
 
 
-def template_of(group):
-    (template,) = group._templates.values()
-    return template
+def forkserver_of(group):
+    (forkserver,) = group._forkservers.values()
+    return forkserver
 
 
 def children_of(pid):
@@ -111,7 +111,7 @@ def pipes_of(pid):
 class TestWorker:
     def test_it_is_like_any_other_one(self, pair_group):
         cold, warm = (facts_of(pair_group.makegateway(spec)) for spec in ("popen", "popen//warm"))
-        # The one connection more tells of its end, should the template be gone then.
+        # The one connection more tells of its end, should the fork server be gone then.
         cold["descriptors"] = sorted([*cold["descriptors"], "socket"])
         assert warm == cold
 
@@ -120,28 +120,28 @@ class TestWorker:
         cold, warm = (facts_of(group.makegateway(f"popen//{kind}//{options}")) for kind in ("id=cold", "id=warm//warm"))
         assert (warm["flags"], warm["bytecode"]) == (cold["flags"], cold["bytecode"])
 
-    def test_it_has_a_process_of_its_own_that_the_template_forked(self, group):
+    def test_it_has_a_process_of_its_own_that_the_forkserver_forked(self, group):
         gateways = [group.makegateway("popen//warm") for _ in range(3)]
         pids = [value_of(gateway, "os.getpid()") for gateway in gateways]
         assert len({*pids, os.getpid()}) == 4
         assert pids == [gateway.pid for gateway in gateways] == [gateway._io.popen.pid for gateway in gateways]
-        template = template_of(group).popen.pid
-        assert sorted(children_of(template)) == sorted(pids)
-        assert {value_of(gateway, "os.getppid()") for gateway in gateways} == {template}
+        forkserver = forkserver_of(group).popen.pid
+        assert sorted(children_of(forkserver)) == sorted(pids)
+        assert {value_of(gateway, "os.getppid()") for gateway in gateways} == {forkserver}
 
-    def test_the_template_has_a_single_thread(self, group):
+    def test_the_forkserver_has_a_single_thread(self, group):
         group.makegateway("popen//warm")
-        assert len(os.listdir(f"/proc/{template_of(group).popen.pid}/task")) == 1
+        assert len(os.listdir(f"/proc/{forkserver_of(group).popen.pid}/task")) == 1
 
     def test_connections_are_the_workers_own(self, group):
         pids = [group.makegateway("popen//warm").pid for _ in range(3)]
         own = [pipes_of(pid) - {os.readlink(f"/proc/{pid}/fd/2")} for pid in pids]
         assert all(len(pipes) >= 3 for pipes in own)
         assert not own[0] & own[1] and not own[1] & own[2] and not own[0] & own[2]
-        # Of the two pipes of each worker the template has nothing; of its report, the same end.
-        template = template_of(group).popen.pid
+        # Of the two pipes of each worker the fork server has nothing; of its report, the same end.
+        forkserver = forkserver_of(group).popen.pid
         wait_until(
-            lambda: [len(pipes & pipes_of(template)) for pipes in own] == [1, 1, 1],
+            lambda: [len(pipes & pipes_of(forkserver)) for pipes in own] == [1, 1, 1],
             SECONDS,
             "closing what was passed on",
         )
@@ -163,7 +163,7 @@ class TestWorker:
         expression = "(os.getcwd(), os.environ.get('GOES'), os.environ.get('COMES'))"
         assert value_of(second, expression) == (str(tmp_path), None, "ü\n=")
         assert value_of(first, "os.environ.get('GOES')") == "1"
-        assert len(group._templates) == 1
+        assert len(group._forkservers) == 1
 
     def test_an_environment_that_is_large(self, group, monkeypatch):
         group.makegateway("popen//warm")
@@ -181,12 +181,12 @@ class TestWorker:
         assert value_of(gateway, "os.readlink('/proc/self/cwd')") == f"{folder} (deleted)"
 
     @pytest.mark.parametrize("name", ["PYTHONHASHSEED", "EXECNET_LOST_TIMES", "TZ"])
-    def test_what_is_read_at_an_interpreters_start_gets_another_template(self, group, monkeypatch, name):
+    def test_what_is_read_at_an_interpreters_start_gets_another_forkserver(self, group, monkeypatch, name):
         group.makegateway("popen//warm")
         monkeypatch.setenv(name, "3")
         gateway = group.makegateway("popen//warm")
         assert value_of(gateway, f"os.environ[{name!r}]") == "3"
-        assert len(group._templates) == 2
+        assert len(group._forkservers) == 2
 
     def test_random_numbers_differ_from_worker_to_worker(self, group):
         specs = ["popen//warm//preload=random"] * 3
@@ -247,7 +247,7 @@ with execnet.Group(["popen", "popen//warm"]) as group:
         with pytest.raises(execnet.RemoteError) as caught:
             group.makegateway("popen//warm").remote_exec("1/0").waitclose(SECONDS)
         assert "ZeroDivisionError" in str(caught.value)
-        assert "template" not in str(caught.value)
+        assert "fork server" not in str(caught.value)
 
     def test_exit_handlers_of_a_worker_run(self, group, tmp_path):
         gateway = group.makegateway("popen//warm")
@@ -317,7 +317,7 @@ class TestPreload:
         gateway = group.makegateway("popen//warm//preload=json,email.mime")
         assert value_of(gateway, "['json' in sys.modules, 'email.mime' in sys.modules]") == [True, True]
         assert value_of(group.makegateway("popen//warm"), "'email' in sys.modules") is False
-        assert len(group._templates) == 2
+        assert len(group._forkservers) == 2
 
     def test_a_module_that_is_missing_is_named(self, group, capfd):
         with pytest.raises(GatewayStartError, match=r"preload=no\.such: ModuleNotFoundError: No module named 'no'"):
@@ -368,7 +368,7 @@ class TestPreload:
         gateway = group.makegateway("popen//warm//preload=handling")
         source = "import signal; channel.send([signal.getsignal(n) is print for n in (signal.SIGCHLD, signal.SIGUSR1)])"
         assert gateway.remote_exec(source).receive(SECONDS) == [True, True]
-        assert gateway.pid in children_of(template_of(group).popen.pid)
+        assert gateway.pid in children_of(forkserver_of(group).popen.pid)
 
 
 class TestSpecs:
@@ -398,7 +398,7 @@ class TestSpecs:
     def test_a_python_that_is_not_there(self, group):
         with pytest.raises(FileNotFoundError, match=r"popen//warm//python=/no/python"):
             group.makegateway("popen//warm//python=/no/python")
-        assert group._templates == {}
+        assert group._forkservers == {}
 
     @pytest.mark.parametrize("python", ["/bin/false", "/bin/echo"])
     def test_a_python_that_is_none(self, group, python):
@@ -413,7 +413,7 @@ class TestSpecs:
             return
         gateways = [group.makegateway(spec) for _ in range(2)]
         assert [value_of(gateway, "tuple(sys.version_info[:2])") for gateway in gateways] == [other_python.version] * 2
-        assert gateways[0].pid in children_of(template_of(group).popen.pid)
+        assert gateways[0].pid in children_of(forkserver_of(group).popen.pid)
 
 
 class TestMany:
@@ -421,7 +421,7 @@ class TestMany:
         gateways = pair_group.makegateways(["popen//warm"] * 8)
         assert [gateway.id for gateway in gateways] == [f"gw{number}" for number in range(8)]
         assert len({value_of(gateway, "os.getpid()") for gateway in gateways}) == 8
-        assert len(pair_group._templates) == 1
+        assert len(pair_group._forkservers) == 1
 
     def test_started_by_threads(self, group):
         meet = threading.Barrier(8)
@@ -436,24 +436,24 @@ class TestMany:
         for thread in threads:
             thread.join(SECONDS)
         assert len(set(group.remote_exec("import os; channel.send(os.getpid())").receive_each())) == 8
-        assert len(group._templates) == 1
+        assert len(group._forkservers) == 1
 
     def test_started_and_ended_many_times(self, group):
         first = group.makegateway("popen//warm")
-        template = template_of(group).popen.pid
+        forkserver = forkserver_of(group).popen.pid
 
         def descriptors():
-            return len(os.listdir(f"/proc/{template}/fd"))
+            return len(os.listdir(f"/proc/{forkserver}/fd"))
 
-        # Of a worker the template keeps the end of its report, and lets go of the rest when it has answered.
+        # Of a worker the fork server keeps the end of its report, and lets go of the rest when it has answered.
         own = pipes_of(first.pid) - {os.readlink(f"/proc/{first.pid}/fd/2")}
-        wait_until(lambda: len(own & pipes_of(template)) == 1, SECONDS, "closing what was passed on")
+        wait_until(lambda: len(own & pipes_of(forkserver)) == 1, SECONDS, "closing what was passed on")
         before = descriptors()
         for _ in range(50):
             gateway = group.makegateway("popen//warm")
             gateway.exit(wait=SECONDS)
             assert gateway.returncode == 0
-        assert children_of(template) == [first.pid]
+        assert children_of(forkserver) == [first.pid]
         wait_until(lambda: descriptors() == before, SECONDS, "closing what was the ended workers'")
 
     def test_a_gateway_through_a_warm_one(self, group):
@@ -464,21 +464,21 @@ class TestMany:
 class TestEnds:
     def test_terminate_leaves_no_process(self, group):
         group.makegateways(["popen//warm", "popen//warm//preload=json", "popen"])
-        processes = [*(gateway.pid for gateway in group), *(t.popen.pid for t in group._templates.values())]
+        processes = [*(gateway.pid for gateway in group), *(t.popen.pid for t in group._forkservers.values())]
         popens = [gateway._io.popen for gateway in group]
         group.terminate(SECONDS)
         assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
         assert [popen.returncode for popen in popens] == [0, 0, 0]
-        assert group._templates == {}
+        assert group._forkservers == {}
 
     def test_the_group_can_be_used_again(self, group):
         for _ in range(2):
             assert value_of(group.makegateway("popen//warm"), "1") == 1
             group.terminate(SECONDS)
 
-    def test_a_template_of_no_members_any_more_ends_with_the_group(self, group):
+    def test_a_forkserver_of_no_members_any_more_ends_with_the_group(self, group):
         group.makegateway("popen//warm").exit(wait=SECONDS)
-        pid = template_of(group).popen.pid
+        pid = forkserver_of(group).popen.pid
         assert is_running(pid)
         group.terminate(SECONDS)
         assert not Path(f"/proc/{pid}").exists()
@@ -503,14 +503,14 @@ class TestEnds:
         with pytest.raises(EOFError, match=rf"died: its process {pid} was killed by SIGKILL$"):
             channel.receive(SECONDS)
         assert (gateway.pid, gateway.returncode) == (pid, -signal.SIGKILL)
-        assert children_of(template_of(pair_group).popen.pid) == [other.pid]
+        assert children_of(forkserver_of(pair_group).popen.pid) == [other.pid]
 
     def test_a_worker_that_exits_is_told_of_and_reaped(self, pair_group):
         gateway = pair_group.makegateway("popen//warm")
         with pytest.raises(EOFError, match=f"died: its process {gateway.pid} exited with status 7$"):
             gateway.remote_exec("import os; os._exit(7)").receive(SECONDS)
         assert gateway.returncode == 7
-        assert children_of(template_of(pair_group).popen.pid) == []
+        assert children_of(forkserver_of(pair_group).popen.pid) == []
 
     @pytest.mark.timing
     def test_its_process_is_like_a_popen(self, group):
@@ -553,10 +553,10 @@ class TestEnds:
         assert io.abandon()[1] == -signal.SIGKILL
         assert time.monotonic() - started < SLACK
         gateway = group.makegateway("popen//warm//preload=slow")
-        assert children_of(template_of(group).popen.pid) == [gateway.pid]
+        assert children_of(forkserver_of(group).popen.pid) == [gateway.pid]
 
     @pytest.mark.timing
-    def test_ctrl_c_while_a_template_imports(self, tmp_path):
+    def test_ctrl_c_while_a_forkserver_imports(self, tmp_path):
         (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
         source = """
 group = execnet.Group()
@@ -564,12 +564,12 @@ say(0)
 try:
     group.makegateway("popen//warm//preload=slow")
 except KeyboardInterrupt:
-    (template,) = group._templates.values()
-    say(template.popen.pid)
+    (forkserver,) = group._forkservers.values()
+    say(forkserver.popen.pid)
 """
         with Initiator(source, session=True, PYTHONPATH=f"{tmp_path}") as initiator:
             initiator.hear()
-            wait_until(lambda: children_of(initiator.pid), SECONDS, "the template")
+            wait_until(lambda: children_of(initiator.pid), SECONDS, "the fork server")
             time.sleep(0.2)
             started = time.monotonic()
             os.killpg(initiator.pid, signal.SIGINT)
@@ -578,7 +578,7 @@ except KeyboardInterrupt:
             assert time.monotonic() - started < 2 + SLACK
             assert not is_running(pid)
 
-    def test_ctrl_c_reaches_workers_and_not_the_template(self):
+    def test_ctrl_c_reaches_workers_and_not_the_forkserver(self):
         source = """
 group = execnet.Group(["popen//warm"] * 2)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -599,19 +599,19 @@ group.terminate(5)
             assert initiator.end()[0] == 0
 
 
-class TestTemplateKilled:
+class TestForkServerKilled:
     def killed(self, group):
-        template = template_of(group)
-        template.popen.kill()
-        template.popen.wait(SECONDS)
-        return template
+        forkserver = forkserver_of(group)
+        forkserver.popen.kill()
+        forkserver.popen.wait(SECONDS)
+        return forkserver
 
     def test_workers_live_on_and_the_next_start_makes_a_new_one(self, group):
         gateway = group.makegateway("popen//warm")
         killed = self.killed(group)
         assert value_of(gateway, "1") == 1
         assert value_of(group.makegateway("popen//warm"), "1") == 1
-        assert template_of(group) is not killed
+        assert forkserver_of(group) is not killed
         assert gateway.returncode is None
 
     def test_a_worker_that_has_forked_is_seen_to_end(self, group):
@@ -662,10 +662,10 @@ channel.send(pid)
 
     def test_one_that_is_stopped_is_ended_with_the_group(self, group):
         group.makegateway("popen//warm").exit(wait=SECONDS)
-        template = template_of(group)
-        template.popen.send_signal(signal.SIGSTOP)
+        forkserver = forkserver_of(group)
+        forkserver.popen.send_signal(signal.SIGSTOP)
         group.terminate(1.0)
-        assert template.popen.returncode == -signal.SIGKILL
+        assert forkserver.popen.returncode == -signal.SIGKILL
 
 
 INITIATOR = f"""
@@ -675,8 +675,8 @@ if "EXECNET_PURE" in os.environ:
     sources[2] = {IDLE!r}  # nothing but C ends a process whose GIL is held
 channels = [gateway.remote_exec(source) for gateway, source in zip(group, sources)]
 pids = [channel.receive(20) for channel in channels]
-(template,) = group._templates.values()
-say([template.popen.pid, pids])
+(forkserver,) = group._forkservers.values()
+say([forkserver.popen.pid, pids])
 """
 
 
@@ -684,23 +684,23 @@ say([template.popen.pid, pids])
 @pytest.mark.parametrize("core", CORES)
 class TestInitiatorEnds:
     @pytest.mark.parametrize("how", ["time.sleep(1000)", "os._exit(3)", "os.kill(os.getpid(), signal.SIGSEGV)"])
-    def test_template_and_workers_go(self, core, how):
+    def test_forkserver_and_workers_go(self, core, how):
         with Initiator(INITIATOR + how, **CORES[core]) as initiator:
-            template, pids = initiator.hear()
+            forkserver, pids = initiator.hear()
             if "sleep" in how:
                 initiator.kill()
             initiator.await_reaped()
-            assert wait_for_end([template], SLACK) == []
+            assert wait_for_end([forkserver], SLACK) == []
             assert wait_for_end(pids, LOST_SECONDS + SLACK) == []
 
     def test_its_end_leaves_nothing_and_says_nothing(self, core):
         with Initiator(INITIATOR.replace("* 4", "* 2"), **CORES[core]) as initiator:
-            template, pids = initiator.hear()
+            forkserver, pids = initiator.hear()
             assert initiator.end() == (0, [], "")
-            assert [pid for pid in [template, *pids] if is_running(pid)] == []
+            assert [pid for pid in [forkserver, *pids] if is_running(pid)] == []
 
     @pytest.mark.parametrize("source", ["import time; time.sleep(1000)", "sum(range(10**12))"])
-    def test_a_template_that_imports_goes_at_once(self, core, source, tmp_path):
+    def test_a_forkserver_that_imports_goes_at_once(self, core, source, tmp_path):
         started = tmp_path / "started"
         (tmp_path / "stuck.py").write_text(f"open({str(started)!r}, 'w').close()\n{source}")
         program = """
@@ -709,26 +709,26 @@ time.sleep(1000)
 """
         with Initiator(program, PYTHONPATH=str(tmp_path), **CORES[core]) as initiator:
             wait_until(started.exists, SECONDS, "the import")
-            (template,) = children_of(initiator.pid)
+            (forkserver,) = children_of(initiator.pid)
             initiator.kill()
             initiator.await_reaped()
-            assert wait_for_end([template], SLACK) == []
+            assert wait_for_end([forkserver], SLACK) == []
 
     def test_killed_while_workers_are_forked(self, core):
         program = """
 group = execnet.Group(["popen//warm"])
-(template,) = group._templates.values()
-say(template.popen.pid)
+(forkserver,) = group._forkservers.values()
+say(forkserver.popen.pid)
 while True:
     group.makegateways(["popen//warm"] * 4)
 """
         for delay in (0.0, 0.003, 0.01, 0.05):
             with Initiator(program, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) as initiator:
-                template = initiator.hear()
+                forkserver = initiator.hear()
                 time.sleep(delay)  # somewhere in the middle of it
                 initiator.kill()
                 initiator.await_reaped()
-                assert wait_for_end([template], SLACK) == []
+                assert wait_for_end([forkserver], SLACK) == []
             # The no_leaks fixture looks for the workers.
 
 
@@ -784,7 +784,7 @@ class TestThreads:
         group.terminate(SECONDS)
         assert len(set(pids)) >= MANY and None not in pids
         assert [pid for pid in pids if is_running(pid)] == []
-        assert group._templates == {}
+        assert group._forkservers == {}
 
     def test_many_that_wait_for_one_all_learn_of_its_start_and_its_end(self, group):
         for _ in range(25):
@@ -803,20 +803,20 @@ class TestThreads:
         made = []
         starting = threading.Thread(target=lambda: made.append(group.makegateway("popen//warm//preload=slow")))
         starting.start()
-        wait_until(lambda: any(t.processes for t in list(group._templates.values())), SECONDS, "the request")
+        wait_until(lambda: any(t.processes for t in list(group._forkservers.values())), SECONDS, "the request")
         group.terminate(SECONDS)
         starting.join(SECONDS)
         (gateway,) = made
-        assert value_of(gateway, "os.getppid()") == template_of(group).popen.pid
+        assert value_of(gateway, "os.getppid()") == forkserver_of(group).popen.pid
         gateway.exit(wait=SECONDS)
         assert gateway.returncode == 0
-        template = template_of(group)
+        forkserver = forkserver_of(group)
         group.terminate(SECONDS)
-        assert group._templates == {} and template.popen.returncode == 0
+        assert group._forkservers == {} and forkserver.popen.returncode == 0
 
-    def test_a_template_that_takes_no_more_stays_for_its_workers(self, group):
+    def test_a_forkserver_that_takes_no_more_stays_for_its_workers(self, group):
         gateway = group.makegateway("popen//warm")
-        first = template_of(group)
+        first = forkserver_of(group)
         first.usable = False
         other = group.makegateway("popen//warm")
         assert value_of(gateway, "os.getppid()") != value_of(other, "os.getppid()")
@@ -824,9 +824,9 @@ class TestThreads:
         with pytest.raises(GatewayDied, match="exited with status 7"):
             channel.receive(SECONDS)
         group.terminate(SECONDS)
-        assert group._templates == {} and first.popen.returncode == 0
+        assert group._forkservers == {} and first.popen.returncode == 0
 
-    def test_templates_started_by_several_at_once_are_one(self, group):
+    def test_forkservers_started_by_several_at_once_are_one(self, group):
         meet = threading.Barrier(4)
 
         def start():
@@ -834,19 +834,19 @@ class TestThreads:
             group.makegateway("popen//warm")
 
         assert in_threads(*[start] * 4) == []
-        template = template_of(group)
-        wait_until(lambda: own_children() == [template.popen.pid], SECONDS, "the end of the others")
+        forkserver = forkserver_of(group)
+        wait_until(lambda: own_children() == [forkserver.popen.pid], SECONDS, "the end of the others")
 
 
 CODE = functions_of(gateway_warm.__file__)
-TEMPLATES = functions_of(gateway_warm.__file__, ["_template", "__init__", "serves", "_connect", "hand_over"])
+FORKSERVERS = functions_of(gateway_warm.__file__, ["_forkserver", "__init__", "serves", "_connect", "hand_over"])
 
 
 class TestAtEachLine:
     """What a signal handler does, and an exception that it raises, at each line of gateway_warm in turn."""
 
     @pytest.mark.timeout(180)
-    @pytest.mark.parametrize("chosen", [CODE, TEMPLATES], ids=["started", "template too"])
+    @pytest.mark.parametrize("chosen", [CODE, FORKSERVERS], ids=["started", "fork server too"])
     def test_of_a_start_another_one_may_be_made_and_ended(self, group, chosen):
         spec = execnet.XSpec("popen//warm")
 
@@ -857,8 +857,8 @@ class TestAtEachLine:
             assert io.abandon()[1] == -signal.SIGKILL
 
         for number in itertools.count():
-            if chosen is TEMPLATES:
-                gateway_warm.end_templates(group._templates)
+            if chosen is FORKSERVERS:
+                gateway_warm.end_forkservers(group._forkservers)
             with AtLine(number, other, chosen) as at_line:
                 io = gateway_warm.create_io(spec, group)
             assert io.popen.pid is not None
@@ -870,7 +870,7 @@ class TestAtEachLine:
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what closes what was opened is that nobody refers to it
     @pytest.mark.timeout(180)
-    @pytest.mark.parametrize("chosen", [CODE, TEMPLATES], ids=["started", "template too"])
+    @pytest.mark.parametrize("chosen", [CODE, FORKSERVERS], ids=["started", "fork server too"])
     def test_of_a_start_an_exception_leaves_nothing(self, group, chosen):
         spec = execnet.XSpec("popen//warm")
 
@@ -880,27 +880,27 @@ class TestAtEachLine:
         first = gateway_warm.create_io(spec, group)
         first.kill()
         first.abandon()
-        wait_until(lambda: not children_of(template_of(group).popen.pid), SECONDS, "the end of the first")
+        wait_until(lambda: not children_of(forkserver_of(group).popen.pid), SECONDS, "the end of the first")
         for number in itertools.count():
-            if chosen is TEMPLATES:
-                gateway_warm.end_templates(group._templates)
+            if chosen is FORKSERVERS:
+                gateway_warm.end_forkservers(group._forkservers)
             descriptors = len(os.listdir("/proc/self/fd"))
             at_line = AtLine(number, interrupt, chosen)
             try:
                 with at_line:
                     io = gateway_warm.create_io(spec, group)
             except KeyboardInterrupt:
-                assert [template.processes for template in group._templates.values()] in ([set()], []), at_line.where
+                assert [server.processes for server in group._forkservers.values()] in ([set()], []), at_line.where
             else:
                 assert at_line.lines <= number
                 io.kill()
                 io.abandon()
                 break
-            if chosen is TEMPLATES:
-                gateway_warm.end_templates(group._templates)
+            if chosen is FORKSERVERS:
+                gateway_warm.end_forkservers(group._forkservers)
                 wait_until(lambda: not [p for p in own_children() if is_running(p)], SECONDS, at_line.where)
             else:
-                wait_until(lambda: not children_of(template_of(group).popen.pid), SECONDS, at_line.where)
+                wait_until(lambda: not children_of(forkserver_of(group).popen.pid), SECONDS, at_line.where)
             if len(os.listdir("/proc/self/fd")) != descriptors:
                 gc.collect()
             assert len(os.listdir("/proc/self/fd")) == descriptors, at_line.where
@@ -965,15 +965,15 @@ with execnet.Group(["popen", "popen//warm", "popen//warm"]) as group:
         second = group.makegateway("popen//warm")
         masks = [value_of(gateway, f"sorted(map(int, {blocked}))") for gateway in (first, second)]
         assert masks == [sorted([signal.SIGUSR1, signal.SIGIO]), sorted(before)]
-        assert len(group._templates) == 1
+        assert len(group._forkservers) == 1
 
     def test_an_initiator_that_blocks_everything_is_killed(self):
         source = """
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 group = execnet.Group(["popen//warm"])
-(template,) = group._templates.values()
-os.kill(template.popen.pid, signal.SIGSTOP)
-say([template.popen.pid])
+(forkserver,) = group._forkservers.values()
+os.kill(forkserver.popen.pid, signal.SIGSTOP)
+say([forkserver.popen.pid])
 time.sleep(1000)
 """
         with Initiator(source) as initiator:
@@ -991,8 +991,8 @@ for descriptor in {closed}:
     os.close(descriptor)
 group = execnet.Group(["popen//warm", "popen//warm"])
 values = group.remote_exec("import os; channel.send(os.readlink('/proc/self/fd/1'))").receive_each()
-(template,) = group._templates.values()
-running = template.popen.poll() is None
+(forkserver,) = group._forkservers.values()
+running = forkserver.popen.poll() is None
 group.terminate(5)
 os.dup2(20, 1)
 say([values, running])
@@ -1054,15 +1054,15 @@ os._exit(7)
                 group.makegateway("popen//warm//preload=talking")
             capfd.readouterr()
 
-    def test_a_template_that_can_open_no_more_files_says_so(self, group):
+    def test_a_forkserver_that_can_open_no_more_files_says_so(self, group):
         gateway = group.makegateway("popen//warm")
-        template = template_of(group).popen.pid
-        await_blocked(template, template)  # it has let go of what was the first one's
-        limit = len(os.listdir(f"/proc/{template}/fd")) + 3
-        resource.prlimit(template, resource.RLIMIT_NOFILE, (limit, limit))
-        with pytest.raises(GatewayStartError, match="the template has too many open files"):
+        forkserver = forkserver_of(group).popen.pid
+        await_blocked(forkserver, forkserver)  # it has let go of what was the first one's
+        limit = len(os.listdir(f"/proc/{forkserver}/fd")) + 3
+        resource.prlimit(forkserver, resource.RLIMIT_NOFILE, (limit, limit))
+        with pytest.raises(GatewayStartError, match="the fork server has too many open files"):
             group.makegateway("popen//warm")
-        assert value_of(group.makegateway("popen//warm"), "os.getppid()") != template
+        assert value_of(group.makegateway("popen//warm"), "os.getppid()") != forkserver
         gateway.exit(wait=SECONDS)
         assert gateway.returncode == 0
 
@@ -1070,13 +1070,13 @@ os._exit(7)
         group.makegateway("popen//warm")
         for number in range(20):
             monkeypatch.setenv(f"LARGE_{number}", "x" * 100_000)
-        template_of(group).popen.send_signal(signal.SIGSTOP)
-        with pytest.raises(ZeroDivisionError):  # in the middle of the request, which the template does not read
+        forkserver_of(group).popen.send_signal(signal.SIGSTOP)
+        with pytest.raises(ZeroDivisionError):  # in the middle of the request, which the fork server does not read
             interrupted_after(0.2, lambda: group.makegateway("popen//warm"))
-        template_of(group).popen.send_signal(signal.SIGCONT)
+        forkserver_of(group).popen.send_signal(signal.SIGCONT)
         gateway = group.makegateway("popen//warm")
         assert value_of(gateway, "len(os.environ['LARGE_7'])") == 100_000
-        assert len(group._templates) == 1
+        assert len(group._forkservers) == 1
 
 
 def interrupted_after(seconds, function):
@@ -1095,10 +1095,10 @@ class TestForkedInitiator:
         source = """
 group = execnet.Group(["popen//warm"])
 (gateway,) = group
-(template,) = group._templates.values()
+(forkserver,) = group._forkservers.values()
 child = os.fork()
 if not child:
-    say([gateway._io.popen.poll() is not None, len(group), template.popen.poll()])
+    say([gateway._io.popen.poll() is not None, len(group), forkserver.popen.poll()])
     own = execnet.Group()
     say(own.makegateway("popen//warm").remote_status().numexecuting)
     own.terminate(5)
@@ -1106,22 +1106,22 @@ if not child:
     say(again.pid != gateway.pid)
     sys.exit()
 os.waitpid(child, 0)
-say([gateway.remote_status().numexecuting, template.popen.poll()])
+say([gateway.remote_status().numexecuting, forkserver.popen.poll()])
 group.terminate(5)
-say([gateway._io.popen.returncode, template.popen.returncode])
+say([gateway._io.popen.returncode, forkserver.popen.returncode])
 """
         with Initiator(source, **FORKING_ENVIRON) as initiator:
             assert initiator.end() == (0, [[True, 1, 0], 0, True, [0, None], [0, 0]], "")
 
     @pytest.mark.timing
-    def test_template_and_workers_go_though_a_child_lives_on(self):
+    def test_forkserver_and_workers_go_though_a_child_lives_on(self):
         source = """
 group = execnet.Group(["popen//warm"])
-(template,) = group._templates.values()
+(forkserver,) = group._forkservers.values()
 child = os.fork()
 if not child:
     time.sleep(1000)
-say([child, group[0].pid, template.popen.pid])
+say([child, group[0].pid, forkserver.popen.pid])
 time.sleep(1000)
 """
         with Initiator(source) as initiator:

@@ -11,7 +11,7 @@
 #include "connection/writing.h"
 #include "io/fdio.h"
 #include "io/frame.h"
-#include "io/outlet.h"
+#include "io/writer.h"
 #include "io/sentinel.h"
 #include "values/codec.h"
 #include "values/dump.h"
@@ -56,9 +56,9 @@ typedef struct {
     bool disowned;             /* this is a forked child: the connection is the parent's */
     Sentinel *sentinel;        /* ends a worker that lost its connection, or NULL */
 
-    /* Sending. Whose turn it is has the outlet and the rest, with or without the GIL. */
+    /* Sending. Whose turn it is has the writer and the rest, with or without the GIL. */
     Writing writing;
-    Outlet outlet;
+    Writer writer;
     int write_errno;
     Rest *rest;
 
@@ -72,8 +72,8 @@ typedef struct {
 
     PyThread_type_lock receiver_wakeup;
     _Atomic(Wait *) spare_wait; /* of one that is over, for the next */
-    bool has_kick;
-    FdioKick kick; /* wakes the thread that polls */
+    bool has_waker;
+    FdioWaker waker; /* wakes the thread that polls */
 
     PyObject *queues;   /* dict: id -> ItemQueue; NULL until attach() */
     PyObject *factory;  /* makes channels */

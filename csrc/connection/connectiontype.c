@@ -171,8 +171,8 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     }
     if (connection->sentinel == NULL) {
         connection->sentinel =
-            sentinel_start(connection->read_fd, connection->outlet.fd, (int64_t)(seconds * 1000),
-                           connection->outlet.is_socket ? send_probe : NULL, connection);
+            sentinel_start(connection->read_fd, connection->writer.fd, (int64_t)(seconds * 1000),
+                           connection->writer.is_socket ? send_probe : NULL, connection);
     }
     return PyBool_FromLong(connection->sentinel != NULL);
 }
@@ -214,20 +214,20 @@ connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 
 /* ---- the type ---- */
 
-/* Connection(codec, read_fd, write_fd, lends=False) */
+/* Connection(codec, read_fd, write_fd, zero_copy=False) */
 static PyObject *
 connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     ModuleState *state = PyType_GetModuleState(type);
     PyObject *codec;
-    int read_fd, write_fd, lends = false;
+    int read_fd, write_fd, zero_copy = false;
 
     if (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0) {
         PyErr_SetString(PyExc_TypeError, "Connection() takes no keyword arguments");
         return NULL;
     }
     if (!PyArg_ParseTuple(args, "O!ii|p:Connection", state->codec_type, &codec, &read_fd, &write_fd,
-                          &lends)) {
+                          &zero_copy)) {
         return NULL;
     }
     ConnectionObject *connection = (ConnectionObject *)type->tp_alloc(type, 0);
@@ -238,7 +238,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     connection->read_fd = read_fd;
     connection->module = Py_NewRef(PyType_GetModule(type));
     connection->fork_mark = &state->fork_mark;
-    connection->outlet = outlet_on(write_fd, lends);
+    connection->writer = writer_on(write_fd, zero_copy);
     reading_init(&connection->reading);
     writing_init(&connection->writing);
     connection->receiver_wakeup = waking_new();
@@ -278,7 +278,7 @@ connection_dealloc(ConnectionObject *connection)
     PyObject_GC_UnTrack(connection);
     (void)disown_if_forked(connection);
     (void)connection_clear(connection);
-    waking_close_kick(connection);
+    waking_close_waker(connection);
     if (connection->sentinel != NULL) {
         sentinel_stop(connection->sentinel);
     }

@@ -9,7 +9,7 @@ disown(ConnectionObject *connection)
     connection->disowned = true;
     reading_disown(&connection->reading);
     writing_disown(&connection->writing);
-    waking_close_kick(connection);
+    waking_close_waker(connection);
     if (connection->sentinel != NULL) {
         sentinel_forget(connection->sentinel);
         connection->sentinel = NULL;

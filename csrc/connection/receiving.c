@@ -77,15 +77,15 @@ fill(ConnectionObject *connection)
 
 /* ---- a thread that waits ---- */
 
-/* The connection's kick is made when a thread first waits. Where there are no descriptors left,
+/* The connection's waker is made when a thread first waits. Where there are no descriptors left,
    others read. */
 static bool
-ensure_kick(ConnectionObject *connection)
+ensure_waker(ConnectionObject *connection)
 {
-    if (!connection->has_kick && !connection->reading.stopped) {
-        connection->has_kick = fdio_kick_open(&connection->kick);
+    if (!connection->has_waker && !connection->reading.stopped) {
+        connection->has_waker = fdio_waker_open(&connection->waker);
     }
-    return connection->has_kick;
+    return connection->has_waker;
 }
 
 struct Wait {
@@ -156,13 +156,13 @@ poll_input(ConnectionObject *connection, Wait *wait)
 
     Py_BEGIN_ALLOW_THREADS
         if (!fdio_spin_pays(&connection->spin)) {
-            outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+            outcome = fdio_wait(connection->read_fd, connection->waker.to_wait, left);
         } else if (fdio_spin(&connection->spin, connection->read_fd)) {
             outcome = FDIO_READY;
         } else if (wait->is_main_thread) {
             outcome = FDIO_INTERRUPTED;
         } else {
-            outcome = fdio_wait(connection->read_fd, connection->kick.to_wait, left);
+            outcome = fdio_wait(connection->read_fd, connection->waker.to_wait, left);
         }
         told = reading_woke(&connection->reading, &wait->thread);
         if (told) {
@@ -175,7 +175,7 @@ poll_input(ConnectionObject *connection, Wait *wait)
     if (outcome == FDIO_READY) {
         return told ? SLEPT : SLEPT_READ;
     }
-    return outcome == FDIO_KICKED ? SLEPT : SLEPT_LOOK;
+    return outcome == FDIO_WOKEN ? SLEPT : SLEPT_LOOK;
 }
 
 /* With the GIL: whether the thread is about to get what it waits for. */
@@ -268,7 +268,7 @@ wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *it
     wait->is_main_thread = waking_is_main_thread(connection);
     wait->thread.queue = &queue->arrived;
     wait->thread.for_end = for_end;
-    wait->thread.can_read = connection->queues != NULL && ensure_kick(connection);
+    wait->thread.can_read = connection->queues != NULL && ensure_waker(connection);
     /* A signal that came before would not end the wait. */
     while (PyErr_CheckSignals() == 0) {
         received = stay(connection, wait, item);
@@ -453,5 +453,5 @@ receive_stopped(ConnectionObject *connection)
 
     reading_stopped(&connection->reading, &told);
     waking_wake(connection, told);
-    waking_close_kick(connection);
+    waking_close_waker(connection);
 }

@@ -41,12 +41,12 @@ fail(ConnectionObject *connection, int error)
 static void
 write_to_the_end(ConnectionObject *connection, struct iovec *pieces, int count)
 {
-    OutletOutcome written;
+    WriteOutcome written;
 
     do {
-        written = outlet_write(&connection->outlet, pieces, count, true);
-    } while (written == OUTLET_INTERRUPTED || written == OUTLET_MORE);
-    if (written == OUTLET_FAILED) {
+        written = writer_write(&connection->writer, pieces, count, true);
+    } while (written == WRITE_INTERRUPTED || written == WRITE_MORE);
+    if (written == WRITE_FAILED) {
         fail(connection, errno);
     }
 }
@@ -63,7 +63,7 @@ write_small(ConnectionObject *connection)
     for (;;) {
         size_t size = 0;
         WritingSmall *small;
-        if (connection->write_errno == 0 && !fdio_writable(connection->outlet.fd)) {
+        if (connection->write_errno == 0 && !fdio_writable(connection->writer.fd)) {
             return true;
         }
         while (size < sizeof bytes && (small = writing_take_small(&connection->writing)) != NULL) {
@@ -84,10 +84,10 @@ write_small(ConnectionObject *connection)
 /* ---- the helper ---- */
 
 struct Rest {
-    struct iovec pieces[OUTLET_MOST_PIECES];
+    struct iovec pieces[WRITE_MOST_PIECES];
     int count;
-    PyObject *owners[OUTLET_MOST_PIECES];
-    char *copies[OUTLET_MOST_PIECES];
+    PyObject *owners[WRITE_MOST_PIECES];
+    char *copies[WRITE_MOST_PIECES];
 };
 
 static void
@@ -164,7 +164,7 @@ help(void *argument)
             PyGILState_Release(gil);
         }
         if (full) {
-            (void)fdio_wait_for_room(connection->outlet.fd, ROOM_MS);
+            (void)fdio_wait_for_room(connection->writer.fd, ROOM_MS);
         }
     }
     waking_wake(connection, told);
@@ -336,11 +336,11 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
     int64_t look_at = 0;
 
     for (;;) {
-        OutletOutcome written = outlet_write(&connection->outlet, vectors, count, waits);
-        if (written == OUTLET_WRITTEN) {
+        WriteOutcome written = writer_write(&connection->writer, vectors, count, waits);
+        if (written == WRITE_WRITTEN) {
             return WRITE_DONE;
         }
-        if (written == OUTLET_FAILED) {
+        if (written == WRITE_FAILED) {
             fail(connection, errno);
             return WRITE_FAILED;
         }
@@ -352,8 +352,8 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
         if (look_at == 0) {
             look_at = fdio_now() + ROOM_MS;
         }
-        if (written == OUTLET_INTERRUPTED || fdio_now() >= look_at ||
-            (written == OUTLET_FULL && !fdio_wait_for_room(connection->outlet.fd, ROOM_MS))) {
+        if (written == WRITE_INTERRUPTED || fdio_now() >= look_at ||
+            (written == WRITE_FULL && !fdio_wait_for_room(connection->writer.fd, ROOM_MS))) {
             return WRITE_LOOK;
         }
     }
@@ -402,7 +402,7 @@ await_rest(ConnectionObject *connection)
 static int
 write_message(ConnectionObject *connection, WritingThread *thread, const Piece *pieces, int count)
 {
-    struct iovec vectors[OUTLET_MOST_PIECES];
+    struct iovec vectors[WRITE_MOST_PIECES];
     bool looks = waking_is_main_thread(connection);
 
     for (int i = 0; i < count; i++) {
@@ -495,7 +495,7 @@ send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
     if (!writing_try(&connection->writing, &thread)) {
         return false;
     }
-    bool written = fdio_writable(connection->outlet.fd);
+    bool written = fdio_writable(connection->writer.fd);
     if (written) {
         write_to_the_end(connection, piece, 1);
     }

@@ -42,21 +42,21 @@ mutex_unlock(Mutex *mutex)
 typedef struct Sleeper {
     void *wakeup; /* the caller's: what it sleeps on */
     struct Sleeper *next_told;
-    bool told;    /* a wake-up is on its way to it, or there */
-    bool by_kick; /* it is the connection's kick: the thread polls a descriptor */
+    bool told;     /* a wake-up is on its way to it, or there */
+    bool by_waker; /* it is the connection's waker: the thread polls a descriptor */
 } Sleeper;
 
 /* Those told by one transition, in order. Begins as NULL. */
 typedef Sleeper *Told;
 
 static inline void
-sleeper_tell(Sleeper *sleeper, bool by_kick, Told *told)
+sleeper_tell(Sleeper *sleeper, bool by_waker, Told *told)
 {
     while (*told != NULL) {
         told = &(*told)->next_told;
     }
     sleeper->told = true;
-    sleeper->by_kick = by_kick;
+    sleeper->by_waker = by_waker;
     sleeper->next_told = NULL;
     *told = sleeper;
 }

@@ -1,4 +1,4 @@
-/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its kick. */
+/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its waker. */
 #include "connection/waking.h"
 
 /* ThreadSanitizer does not know sem_clockwait(), by which a lock is waited for with a timeout: it
@@ -42,8 +42,8 @@ waking_sleep(PyThread_type_lock wakeup, int64_t milliseconds)
 void
 waking_take(const ConnectionObject *connection, const Sleeper *sleeper)
 {
-    if (sleeper->by_kick) {
-        fdio_kick_take(&connection->kick);
+    if (sleeper->by_waker) {
+        fdio_waker_take(&connection->waker);
     } else {
         (void)PyThread_acquire_lock(sleeper->wakeup, WAIT_LOCK);
     }
@@ -55,8 +55,8 @@ waking_wake(const ConnectionObject *connection, Told told)
     while (told != NULL) {
         /* Once woken, the thread may be gone, and its Sleeper with it. */
         Sleeper *next = told->next_told;
-        if (told->by_kick) {
-            fdio_kick(&connection->kick);
+        if (told->by_waker) {
+            fdio_wake(&connection->waker);
         } else {
             WAKES(told->wakeup);
             PyThread_release_lock(told->wakeup);
@@ -66,11 +66,11 @@ waking_wake(const ConnectionObject *connection, Told told)
 }
 
 void
-waking_close_kick(ConnectionObject *connection)
+waking_close_waker(ConnectionObject *connection)
 {
-    if (connection->has_kick) {
-        connection->has_kick = false;
-        fdio_kick_close(&connection->kick);
+    if (connection->has_waker) {
+        connection->has_waker = false;
+        fdio_waker_close(&connection->waker);
     }
 }
 

@@ -1,4 +1,4 @@
-/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its kick. */
+/* How threads of a connection sleep and are woken: on a lock, or, while they poll, by its waker. */
 #ifndef EXECNET_WAKING_H
 #define EXECNET_WAKING_H
 
@@ -18,7 +18,7 @@ void waking_take(const ConnectionObject *connection, const Sleeper *sleeper);
 void waking_wake(const ConnectionObject *connection, Told told);
 
 /* When no thread can poll any more. */
-void waking_close_kick(ConnectionObject *connection);
+void waking_close_waker(ConnectionObject *connection);
 
 /* Whether the calling thread is the one that runs signal handlers. */
 bool waking_is_main_thread(const ConnectionObject *connection);

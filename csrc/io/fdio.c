@@ -82,9 +82,9 @@ poll_timeout(int64_t milliseconds)
 }
 
 FdioOutcome
-fdio_wait(int fd, int kick, int64_t milliseconds)
+fdio_wait(int fd, int waker, int64_t milliseconds)
 {
-    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = kick, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = waker, .events = POLLIN}};
     int ready = poll(fds, 2, poll_timeout(milliseconds));
 
     if (ready < 0) {
@@ -93,7 +93,7 @@ fdio_wait(int fd, int kick, int64_t milliseconds)
     if (ready == 0) {
         return FDIO_TIMED_OUT;
     }
-    return fds[0].revents != 0 ? FDIO_READY : FDIO_KICKED;
+    return fds[0].revents != 0 ? FDIO_READY : FDIO_WOKEN;
 }
 
 bool
@@ -110,14 +110,14 @@ fdio_wait_for_room(int fd, int milliseconds)
     return poll(&one, 1, milliseconds) > 0;
 }
 
-/* ---- kicks ---- */
+/* ---- wakers ---- */
 
 bool
-fdio_kick_open(FdioKick *kick)
+fdio_waker_open(FdioWaker *waker)
 {
 #ifdef __linux__
-    kick->to_wait = kick->to_write = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return kick->to_wait >= 0;
+    waker->to_wait = waker->to_write = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return waker->to_wait >= 0;
 #else
     int fds[2];
 
@@ -128,47 +128,47 @@ fdio_kick_open(FdioKick *kick)
         (void)fcntl(fds[i], F_SETFD, FD_CLOEXEC);
         (void)fcntl(fds[i], F_SETFL, O_NONBLOCK);
     }
-    kick->to_wait = fds[0];
-    kick->to_write = fds[1];
+    waker->to_wait = fds[0];
+    waker->to_write = fds[1];
     return true;
 #endif
 }
 
 void
-fdio_kick_close(const FdioKick *kick)
+fdio_waker_close(const FdioWaker *waker)
 {
-    (void)close(kick->to_wait);
-    if (kick->to_write != kick->to_wait) {
-        (void)close(kick->to_write);
+    (void)close(waker->to_wait);
+    if (waker->to_write != waker->to_wait) {
+        (void)close(waker->to_write);
     }
 }
 
 void
-fdio_kick(const FdioKick *kick)
+fdio_wake(const FdioWaker *waker)
 {
     uint64_t one = 1;
 
-    /* It can only fail where enough kicks wait to be noticed. */
-    (void)!write(kick->to_write, &one, sizeof one);
+    /* It can only fail where enough wake-ups wait to be noticed. */
+    (void)!write(waker->to_write, &one, sizeof one);
 }
 
 void
-fdio_kick_drain(const FdioKick *kick)
+fdio_waker_drain(const FdioWaker *waker)
 {
     uint64_t counts[8];
 
-    while (read(kick->to_wait, counts, sizeof counts) == (ssize_t)sizeof counts) {
+    while (read(waker->to_wait, counts, sizeof counts) == (ssize_t)sizeof counts) {
     }
 }
 
 void
-fdio_kick_take(const FdioKick *kick)
+fdio_waker_take(const FdioWaker *waker)
 {
-    struct pollfd one = {.fd = kick->to_wait, .events = POLLIN};
+    struct pollfd one = {.fd = waker->to_wait, .events = POLLIN};
 
     while (poll(&one, 1, -1) <= 0) {
     }
-    fdio_kick_drain(kick);
+    fdio_waker_drain(waker);
 }
 
 /* ---- reading ---- */

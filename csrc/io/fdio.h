@@ -8,8 +8,8 @@
 #include <sys/types.h>
 
 typedef enum {
-    FDIO_READY,  /* data, end of file or an error: a read will not block */
-    FDIO_KICKED, /* somebody wrote to the kick */
+    FDIO_READY, /* data, end of file or an error: a read will not block */
+    FDIO_WOKEN, /* somebody wrote to the waker */
     FDIO_TIMED_OUT,
     FDIO_INTERRUPTED, /* look for signals, and wait again */
 } FdioOutcome;
@@ -18,13 +18,13 @@ typedef enum {
 typedef struct {
     int to_wait;
     int to_write;
-} FdioKick;
+} FdioWaker;
 
 enum { FDIO_FOREVER = -1 };
 
-/* Wait until fd can be read, the kick whose to_wait is given was used, or `milliseconds` are over.
+/* Wait until fd can be read, the waker whose to_wait is given was used, or `milliseconds` are over.
  */
-FdioOutcome fdio_wait(int fd, int kick, int64_t milliseconds);
+FdioOutcome fdio_wait(int fd, int waker, int64_t milliseconds);
 
 /* What has been learned of fdio_spin on a descriptor; begins as zeros. */
 typedef struct {
@@ -45,13 +45,13 @@ bool fdio_writable(int fd);
 /* Wait until a write of a few bytes will not block, at most `milliseconds`. Whether that is so. */
 bool fdio_wait_for_room(int fd, int milliseconds);
 
-bool fdio_kick_open(FdioKick *kick);
-void fdio_kick_close(const FdioKick *kick);
-void fdio_kick(const FdioKick *kick);
-void fdio_kick_drain(const FdioKick *kick);
+bool fdio_waker_open(FdioWaker *waker);
+void fdio_waker_close(const FdioWaker *waker);
+void fdio_wake(const FdioWaker *waker);
+void fdio_waker_drain(const FdioWaker *waker);
 
-/* Wait for a kick, and drain it. */
-void fdio_kick_take(const FdioKick *kick);
+/* Wait until the waker is used, and drain it. */
+void fdio_waker_take(const FdioWaker *waker);
 
 /* read(2), waiting where the descriptor is a non-blocking one: bytes, 0 at the end, -1 with errno
  * (EINTR included). */

@@ -35,14 +35,14 @@ struct Sentinel {
     int64_t grace;
     void (*probe)(void *argument);
     void *argument;
-    FdioKick kick;
+    FdioWaker waker;
     _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
     atomic_bool stopped;
     bool hung_up;     /* the input has ended, for the sentinel's thread only */
     atomic_bool lost; /* nobody reads the output any more */
 };
 
-enum { KICK, INPUT, OUTPUT, WATCHED };
+enum { WAKER, INPUT, OUTPUT, WATCHED };
 
 /* From the moment that the connection is lost, grace is left; or less, if it was to leave sooner.
  */
@@ -97,7 +97,7 @@ sentinel_run(void *argument)
 {
     Sentinel *sentinel = argument;
     struct pollfd fds[WATCHED] = {
-        [KICK] = {.fd = sentinel->kick.to_wait, .events = POLLIN},
+        [WAKER] = {.fd = sentinel->waker.to_wait, .events = POLLIN},
         [INPUT] = {.fd = sentinel->read_fd, .events = POLLRDHUP},
         [OUTPUT] = {.fd = -1},
     };
@@ -111,8 +111,8 @@ sentinel_run(void *argument)
         if (!wait_for_ends(sentinel, fds, left)) {
             continue;
         }
-        if (fds[KICK].revents != 0) {
-            fdio_kick_drain(&sentinel->kick);
+        if (fds[WAKER].revents != 0) {
+            fdio_waker_drain(&sentinel->waker);
             if (atomic_load(&sentinel->stopped)) {
                 return NULL;
             }
@@ -155,7 +155,7 @@ sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(vo
     atomic_init(&sentinel->leave_at, NEVER);
     atomic_init(&sentinel->stopped, false);
     atomic_init(&sentinel->lost, false);
-    if (!fdio_kick_open(&sentinel->kick)) {
+    if (!fdio_waker_open(&sentinel->waker)) {
         free(sentinel);
         return NULL;
     }
@@ -175,14 +175,14 @@ sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds)
     if (atomic_load(&sentinel->lost)) {
         lose(sentinel);
     }
-    fdio_kick(&sentinel->kick);
+    fdio_wake(&sentinel->waker);
 }
 
 void
 sentinel_stop(Sentinel *sentinel)
 {
     atomic_store(&sentinel->stopped, true);
-    fdio_kick(&sentinel->kick);
+    fdio_wake(&sentinel->waker);
     (void)pthread_join(sentinel->thread, NULL);
     sentinel_forget(sentinel);
 }
@@ -190,7 +190,7 @@ sentinel_stop(Sentinel *sentinel)
 void
 sentinel_forget(Sentinel *sentinel)
 {
-    fdio_kick_close(&sentinel->kick);
+    fdio_waker_close(&sentinel->waker);
     (void)close(sentinel->read_fd);
     (void)close(sentinel->write_fd);
     free(sentinel);

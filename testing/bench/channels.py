@@ -39,7 +39,7 @@ class Gateways:
 
 
 def play(name: str) -> None:
-    """Be a contestant."""
+    """Be a peer."""
     gateways = Gateways()
     harness.play({"open": gateways.open, "sample": gateways.sample})
     gateways.one.close()

@@ -1,8 +1,8 @@
-"""What all benchmarks share: contestants in processes of their own, asked in turn; medians, goals, tables, JSON.
+"""What all benchmarks share: peers in processes of their own, asked in turn; medians, goals, tables, JSON.
 
-A benchmark is a program. Run by a person it is the umpire: it starts itself once more for each contestant
-(``--play NAME``), with the environment that contestant needs, and asks all of them for one sample after another, round
-by round, so that whatever else the machine does meanwhile meets them all. The figure of a contestant is the median of
+A benchmark is a program. Run by a person it is the umpire: it starts itself once more for each peer
+(``--play NAME``), with the environment that peer needs, and asks all of them for one sample after another, round
+by round, so that whatever else the machine does meanwhile meets them all. The figure of a peer is the median of
 its samples.
 """
 
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support import oracle
 
 OURS, PORTABLE, BEFORE = "execnet", "execnet portable", "execnet 2.1"
-ANSWER_SECONDS = 180  # a contestant that takes longer for a sample hangs
+ANSWER_SECONDS = 180  # a peer that takes longer for a sample hangs
 
 
 class Goal(NamedTuple):
@@ -49,7 +49,7 @@ NO_SLOWER = Goal(1.0, BEFORE, of=PORTABLE)
 
 @dataclass
 class Row:
-    """The samples of one kind of work: contestant to figures in `unit`, in the order they were taken."""
+    """The samples of one kind of work: peer to figures in `unit`, in the order they were taken."""
 
     name: str
     unit: str
@@ -57,16 +57,16 @@ class Row:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
-        """The figure of a contestant."""
+        """The figure of a peer."""
         return statistics.median(self.samples[name])
 
     def ratio(self, name: str, against: str) -> float:
-        """How many times another's figure a contestant's is; nothing is as much as nothing."""
+        """How many times another's figure a peer's is; nothing is as much as nothing."""
         mine, other = self.median(name), self.median(against)
         return mine / other if other else math.inf if mine else 1.0
 
     def verdicts(self) -> list[tuple[Goal, float, bool]]:
-        """For each goal whose contestants took part: the figure or ratio reached, and whether that is enough."""
+        """For each goal whose peers took part: the figure or ratio reached, and whether that is enough."""
         found = []
         for goal in self.goals:
             if goal.of in self.samples and (not goal.against or goal.against in self.samples):
@@ -76,11 +76,11 @@ class Row:
         return found
 
 
-# ---- contestants ----
+# ---- peers ----
 
 
 class Player:
-    """A contestant in its own process: the program `file`, run with ``--play NAME``."""
+    """A peer in its own process: the program `file`, run with ``--play NAME``."""
 
     def __init__(self, file: str, name: str, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -129,7 +129,7 @@ def inherited() -> dict[str, str]:
 
 
 def environment_of(name: str, oracle_folder: str) -> dict[str, str]:
-    """What a contestant's environment has beside ours."""
+    """What a peer's environment has beside ours."""
     if name == BEFORE:
         return {"PYTHONPATH": oracle_folder}
     return {"EXECNET_PURE": "1"} if name == PORTABLE else {}
@@ -154,7 +154,7 @@ def count_for(sample: Callable[[int], float], seconds: float, most: int) -> int:
 
 
 def take_turns(row: Row, samplers: Mapping[str, Callable[[], float]], rounds: int) -> Row:
-    """Add to the row: one sample of each contestant in turn, `rounds` times."""
+    """Add to the row: one sample of each peer in turn, `rounds` times."""
     for _ in range(rounds):
         for name, sampler in samplers.items():
             row.samples.setdefault(name, []).append(sampler())
@@ -170,7 +170,7 @@ def number(value: float) -> str:
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
-    """All contestants, in the order in which they first appear."""
+    """All peers, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row.samples))
 
 
@@ -248,11 +248,11 @@ class Options:
     file: str
 
     def environment(self, name: str) -> dict[str, str]:
-        """What the contestant `name` needs in its environment."""
+        """What the peer `name` needs in its environment."""
         return environment_of(name, self.oracle)
 
     def player(self, name: str) -> Player:
-        """Start a contestant."""
+        """Start a peer."""
         return Player(self.file, name, self.environment(name))
 
 

@@ -1,4 +1,4 @@
-"""The contestants that carry items between two Python processes, all with the same few methods."""
+"""The peers that carry items between two Python processes, all with the same few methods."""
 
 from __future__ import annotations
 
@@ -375,7 +375,7 @@ def place(near: list[int], far: list[int]) -> None:
 
 
 def play(name: str) -> None:
-    """Be a contestant: every method of its link, and place()."""
+    """Be a peer: every method of its link, and place()."""
     link = LINKS[name]()
     methods = {method: getattr(link, method) for method in dir(link) if not method.startswith("_")}
     harness.play({**methods, "place": place})

@@ -37,7 +37,7 @@ def receive_large(link: links.Link, size: int) -> list[float]:
 
 
 def play(name: str) -> None:
-    """Be a contestant."""
+    """Be a peer."""
     link = links.LINKS[name]()
     harness.play({"send": lambda size: send_large(link, size), "receive": lambda size: receive_large(link, size)})
     link.close()

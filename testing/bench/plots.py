@@ -1,6 +1,6 @@
 """Plots for the documentation: each results/NAME.json becomes doc/performance/NAME.svg.
 
-A row is a line, a contestant a dot on it: how many times what execnet takes (to the right: slower). Memory is shown in
+A row is a line, a peer a dot on it: how many times what execnet takes (to the right: slower). Memory is shown in
 MiB.
 """
 
@@ -43,7 +43,7 @@ LINE_INCHES, OTHER_INCHES, WIDTH_INCHES = 0.32, 1.3, 9
 
 
 def slowness(row: Row, name: str) -> float:
-    """How many times as slow as execnet a contestant is."""
+    """How many times as slow as execnet a peer is."""
     ratio = row.median(name) / row.median(OURS)
     return 1 / ratio if row.unit.endswith("/s") else ratio
 

@@ -22,7 +22,7 @@ from support.sshd import SshServer, executable
 WARM, AHEAD, SSH = "execnet warm", "execnet ahead", "ssh HOST true"
 BARE, SPAWN, FORKSERVER, MITOGEN = "python -c", "multiprocessing spawn", "multiprocessing forkserver", "mitogen"
 EXECNETS = [OURS, PORTABLE, BEFORE]
-QUIET_SECONDS = 0.1  # for what the contestant before leaves to be ended
+QUIET_SECONDS = 0.1  # for what the peer before leaves to be ended
 MANY, MANY_SSH = 8, 4
 IMPORTS = {
     **dict.fromkeys(EXECNETS, "execnet"),
@@ -31,7 +31,7 @@ IMPORTS = {
 }
 
 
-# ---- the contestants ----
+# ---- the peers ----
 
 
 class Starter:
@@ -124,7 +124,7 @@ class Execnet(Starter):
 
 
 class Warm(Execnet):
-    """Gateways forked from a template process."""
+    """Gateways forked from a fork server."""
 
     def usable(self, spec: str) -> Any:
         return super().usable("popen//warm")
@@ -229,7 +229,7 @@ def import_seconds(modules: str) -> float:
 
 
 def play(name: str) -> None:
-    """Be a contestant."""
+    """Be a peer."""
     starter = STARTERS[name]()
     harness.play(
         {

@@ -93,7 +93,7 @@ Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 
 def codec(name: str) -> Codec:
-    """dumps and loads of a contestant."""
+    """dumps and loads of a peer."""
     if name == PICKLE:
         return lambda value, dumps=pickle.dumps: dumps(value, 5), pickle.loads  # type: ignore[misc]
     if name == MARSHAL:
@@ -111,7 +111,7 @@ def codec(name: str) -> Codec:
 
 
 def play(name: str) -> None:
-    """Be a contestant."""
+    """Be a peer."""
     dumps, loads = codec(name)
 
     def able(row: str) -> bool:

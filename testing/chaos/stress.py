@@ -733,7 +733,7 @@ def files(world: World, gateway: Any, dice: random.Random) -> None:
 @scenario
 def one_byte(world: World, gateway: Any, dice: random.Random) -> None:
     """A connection that gives its bytes one by one."""
-    peer = Peer(execnet, dice.choice(["socket", "pipe", "lending pipe"]))
+    peer = Peer(execnet, dice.choice(["socket", "pipe", "zero-copy pipe"]))
     items = [dice.choice([1, "text", [1, [2.5]], b"x" * 300, 2**100]) for _ in range(20)]
     first, second = peer.gateway.newchannel(), peer.gateway.newchannel()
     seen: list[object] = []

@@ -478,7 +478,7 @@ class Crowd:
         if left:
             raise Wrong(f"processes after terminate: {[pids[pid] for pid in left]}")
         self.await_empty(self.group)
-        expect(list(self.group._templates.values()), [])
+        expect(list(self.group._forkservers.values()), [])
         expect(bool(self.group._ahead), False)
 
 

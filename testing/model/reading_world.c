@@ -42,7 +42,7 @@ typedef enum {
 enum {
     TIMEOUT = 1,   /* its time may be over */
     SIGNALS = 2,   /* there may be a signal, whose handler may raise */
-    CANT_READ = 4, /* there was no descriptor for a kick */
+    CANT_READ = 4, /* there was no descriptor for a waker */
     RAISES = 8,    /* the callback may raise */
     TWICE = 16,    /* receives two items */
     KEPT = 32,     /* is the main thread, and a handler may keep it from what it took */
@@ -76,7 +76,7 @@ typedef enum {
     W_POLL,
     W_POLLING,
     W_POLLED,
-    W_TAKE_KICK,
+    W_TAKE_WAKER,
     W_FILL,
     W_SLEEP,
     W_SLEPT,
@@ -130,7 +130,7 @@ static const char *const place_names[] = {
     [W_POLL] = "is about to poll",
     [W_POLLING] = "polls",
     [W_POLLED] = "has polled",
-    [W_TAKE_KICK] = "takes the kick",
+    [W_TAKE_WAKER] = "takes the waker",
     [W_FILL] = "reads",
     [W_SLEEP] = "sleeps",
     [W_SLEPT] = "has slept",
@@ -209,9 +209,9 @@ typedef struct {
     Queue queues[QUEUES];
     uint8_t available, read, done; /* messages, in parts */
     uint8_t fates[MESSAGES + PROGRAMS];
-    uint8_t kicks;
+    uint8_t wakers;
     bool receiver_told; /* in the state before */
-    bool kick_open, fd_closed, broken, strict, yields, handed_over, stopping, stopped, forked;
+    bool waker_open, fd_closed, broken, strict, yields, handed_over, stopping, stopped, forked;
 } World;
 
 static union {
@@ -244,7 +244,7 @@ is_in_role(const Actor *actor)
     case W_POLL:
     case W_POLLING:
     case W_POLLED:
-    case W_TAKE_KICK:
+    case W_TAKE_WAKER:
     case W_FILL:
     case R_DUE:
     case R_FILL:
@@ -363,10 +363,10 @@ go(Actor *actor, Place place)
 }
 
 static void
-kick(void)
+waker(void)
 {
-    explore_expect(w->kick_open, "the kick is used when it is closed");
-    w->kicks++;
+    explore_expect(w->waker_open, "the waker is used when it is closed");
+    w->wakers++;
 }
 
 static void
@@ -376,8 +376,8 @@ wake_first(Actor *actor)
 
     actor->told = sleeper->next_told;
     sleeper->next_told = NULL;
-    if (sleeper->by_kick) {
-        kick();
+    if (sleeper->by_waker) {
+        waker();
     } else {
         Wakeup *wakeup = sleeper->wakeup;
         explore_expect(wakeup->is_there, "a thread is woken that is gone");
@@ -635,8 +635,8 @@ begin_to_wait(Actor *actor)
     actor->thread.sleeper.wakeup = &actor->wakeup;
     actor->wakeup.is_there = true;
     actor->wakeup.released = false;
-    actor->thread.can_read = !(program->flags & CANT_READ) && (w->kick_open || !w->reading.stopped);
-    w->kick_open = w->kick_open || actor->thread.can_read;
+    actor->thread.can_read = !(program->flags & CANT_READ) && (w->waker_open || !w->reading.stopped);
+    w->waker_open = w->waker_open || actor->thread.can_read;
     return go(actor, W_SIGNALS);
 }
 
@@ -752,10 +752,10 @@ waiter_polling(Actor *actor)
         actor->ready = true;
         return has_input() || w->broken ? go(actor, W_POLLED) : STEP_BLOCKED;
     case 1:
-        if (w->kicks == 0 || has_input()) {
+        if (w->wakers == 0 || has_input()) {
             return STEP_BLOCKED;
         }
-        explore_expect(actor->thread.sleeper.told, "a thread takes the kick of another");
+        explore_expect(actor->thread.sleeper.told, "a thread takes the waker of another");
         return go(actor, W_POLLED);
     default:
         if (!may_look(actor)) {
@@ -886,12 +886,12 @@ waiter_step(Actor *actor)
         return waiter_polling(actor);
     case W_POLLED:
         actor->woken = reading_woke(&w->reading, &actor->thread);
-        return actor->woken ? go(actor, W_TAKE_KICK) : after_poll(actor);
-    case W_TAKE_KICK:
-        if (w->kicks == 0) {
+        return actor->woken ? go(actor, W_TAKE_WAKER) : after_poll(actor);
+    case W_TAKE_WAKER:
+        if (w->wakers == 0) {
             return STEP_BLOCKED;
         }
-        w->kicks = 0;
+        w->wakers = 0;
         return after_poll(actor);
     case W_FILL:
         return waiter_fill(actor);
@@ -1212,8 +1212,8 @@ receiver_step(Actor *actor)
     case R_END_QUEUES:
         return receiver_end_queues(actor);
     case R_CLOSE:
-        /* The kick, and then the descriptor. */
-        w->kick_open = false;
+        /* The waker, and then the descriptor. */
+        w->waker_open = false;
         w->fd_closed = true;
         return go(actor, GONE);
     default:
@@ -1298,7 +1298,7 @@ fork_away(const Actor *forker)
             w->actors[i].place = i >= FIRST && place == IDLE ? IDLE : GONE;
         }
     }
-    w->kicks = 0;
+    w->wakers = 0;
 }
 
 static Step
@@ -1372,7 +1372,7 @@ other_step(Actor *actor)
         return go(actor, F_STOPPED);
     case F_STOPPED:
         reading_stopped(&w->reading, &actor->told);
-        w->kick_open = false;
+        w->waker_open = false;
         return go(actor, F_QUEUES);
     case F_QUEUES:
         for (int i = 0; i < QUEUES; i++) {
@@ -1519,7 +1519,7 @@ clean_sleeper(Sleeper *sleeper)
 {
     if (!is_in_a_told_list(sleeper)) {
         sleeper->next_told = NULL;
-        sleeper->by_kick = sleeper->told && sleeper->by_kick;
+        sleeper->by_waker = sleeper->told && sleeper->by_waker;
     }
 }
 

@@ -237,7 +237,7 @@ wake_first(Actor *actor)
     sleeper->next_told = NULL;
     explore_expect(wakeup != NULL && wakeup->is_there, "a thread is woken that is gone");
     explore_expect(!wakeup->released, "a thread is woken twice");
-    explore_expect(!sleeper->by_kick, "a writer is kicked");
+    explore_expect(!sleeper->by_waker, "a writer is woken by the waker");
     wakeup->released = true;
 }
 

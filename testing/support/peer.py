@@ -32,7 +32,7 @@ def count_of_bytes(descriptor: int, request: int) -> int:
 class Peer:
     """A live `gateway` of the package `execnet`, and the test's end of it.
 
-    transport: "socket", "pipe" (two of them), or "lending pipe", whose other end is known to be read with read().
+    transport: "socket", "pipe" (two of them), or "zero-copy pipe", whose other end is known to be read with read().
     """
 
     def __init__(self, execnet: ModuleType, transport: str = "socket") -> None:
@@ -48,7 +48,7 @@ class Peer:
             self.out, self.in_ = open(to_read[1], "wb", 0), open(to_write[0], "rb", 0)  # noqa: SIM115
         self.transport = transport
         io = base.Popen2IO(outfile, infile, base.get_execmodel("thread"))
-        io.lends = transport == "lending pipe"
+        io.zero_copy = transport == "zero-copy pipe"
         self.gateway = execnet.Gateway(io, execnet.XSpec("popen//id=peer"))
         Message = base.Message
         self.DATA = Message.CHANNEL_DATA

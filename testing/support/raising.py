@@ -153,7 +153,7 @@ class Program:
             membership = self.group._membership
             held = [*self.group._gateways, *self.group._gateways_to_join, *membership.places, *membership._claims]
             self.left += [f"{where}: {thing!r} in the group" for thing in held]
-            self.compare(where, templates=True)
+            self.compare(where, forkservers=True)
         try:
             if self.what == "start" and raised is not None:
                 for gateway in self.make():
@@ -163,13 +163,13 @@ class Program:
             self.left.append(f"{where}: then {exc!r}")
         self.compare(where)
 
-    def compare(self, where: str, templates: bool = False) -> None:
-        """Note what is here that was not before; a template may stay until the group ends."""
-        kept = {template.popen.pid for template in self.group._templates.values()} if templates else set()
+    def compare(self, where: str, forkservers: bool = False) -> None:
+        """Note what is here that was not before; a fork server may stay until the group ends."""
+        kept = {forkserver.popen.pid for forkserver in self.group._forkservers.values()} if forkservers else set()
         deadline = time.monotonic() + SECONDS
         while True:
             left = leaks.wait_for_none(self.before)
-            if templates and kept:
+            if forkservers and kept:
                 left = [line for line in left if line.startswith("process") and int(line.split()[1][:-1]) not in kept]
             if not left or time.monotonic() > deadline:
                 break

@@ -1,7 +1,7 @@
-"""The template of warm workers: a process that imports once and forks a worker for each request.
+"""The fork server of warm workers: a process that imports once and forks a worker for each request.
 
 Run by :mod:`execnet.gateway_warm` as ``python -c "…; work(serve(FD, 'modules'))"``: :func:`serve` returns in each
-worker, and never in the template. The template has a single thread, always, since only that one goes on in a worker.
+worker, and never in the fork server. That has a single thread, always, since only that one goes on in a worker.
 It ends when the initiator closes the connection, and by a signal when the initiator is gone.
 """
 
@@ -60,19 +60,19 @@ def serve(descriptor: int, preload: str) -> dict[str, Any]:
     if sys.version_info < (3, 13):
         import threading  # noqa: F401  # what each worker would import for itself
     handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _note)
-    template = _Template(control, failure, handlers)
+    forkserver = _ForkServer(control, failure, handlers)
     os.chdir(os.sep)
     gc.collect()
     gc.disable()
     if hasattr(gc, "freeze"):
         gc.freeze()  # a collection in a worker would write to, and so copy, all that it shares
-    return template.run()
+    return forkserver.run()
 
 
 def work(request: dict[str, Any]) -> None:
     """Do what the start text of gateway_bootstrap has any other worker do."""
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
-    io.lends = True
+    io.zero_copy = True
     io.write(b"1")
     gateway_base.serve(io, id=request["id"])
 
@@ -156,7 +156,7 @@ class _Request:
             os.close(descriptor)
 
 
-class _Template:
+class _ForkServer:
     """The process that forks: its connection to the initiator, and one for each worker that has not ended."""
 
     def __init__(self, control: _socket.socket, failure: str, handlers: dict[int, Any]) -> None:
@@ -202,7 +202,7 @@ class _Template:
         start, *descriptors = received
         request = _Request(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, start), descriptors)
         if flags & _socket.MSG_CTRUNC or len(descriptors) < LEAST_DESCRIPTORS - 1:
-            _tell(request.start, FAILED, "the template has too many open files")
+            _tell(request.start, FAILED, "the fork server has too many open files")
             request.close()
             return None
         self.requests[start] = request
@@ -265,7 +265,7 @@ class _Template:
         ending, *descriptors = request.descriptors
         for descriptor in (self.wake_read, self.wake_write, *self.workers.values()):
             os.close(descriptor)
-        # Open until the worker ends: should the template be gone then, it is this that tells.
+        # Open until the worker ends: should the fork server be gone then, it is this that tells.
         os.set_inheritable(ending, False)
         _close_in_children(ending)
         _take_descriptors(*descriptors)
@@ -330,7 +330,7 @@ def _take_descriptors(stdin: int, stdout: int, folder: int, stderr: int | None =
 
 
 def _take_environment(changes: dict[bytes, bytes | None]) -> None:
-    """Set what the initiator has changed in its environment since the template was started."""
+    """Set what the initiator has changed in its environment since the fork server was started."""
     for name, value in changes.items():
         if value is None:
             os.environb.pop(name, None)

@@ -4,7 +4,7 @@
    and the reader copies from there. The end, as long as the pipe is, is copied into it. Once the
    pipe has taken that, nothing lent is left in it, and the memory is free for other uses. */
 #define _GNU_SOURCE
-#include "io/outlet.h"
+#include "io/writer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,13 +21,14 @@
 /* Less is not worth a call of its own. */
 enum { LEND_LEAST = 64 * 1024 };
 
-Outlet
-outlet_on(int fd, bool lends)
+Writer
+writer_on(int fd, bool zero_copy)
 {
     struct stat status;
     mode_t kind = fstat(fd, &status) == 0 ? status.st_mode : 0;
 
-    return (Outlet){.fd = fd, .is_socket = S_ISSOCK(kind), .lends = lends && S_ISFIFO(kind)};
+    return (Writer){
+        .fd = fd, .is_socket = S_ISSOCK(kind), .zero_copy = zero_copy && S_ISFIFO(kind)};
 }
 
 /* ---- lending ---- */
@@ -36,35 +37,36 @@ outlet_on(int fd, bool lends)
 
 /* How much of a piece is to be lent. */
 static size_t
-lendable(Outlet *outlet, const struct iovec *piece)
+lendable(Writer *writer, const struct iovec *piece)
 {
-    if (!outlet->lends || piece->iov_len < (outlet->capacity > 0 ? outlet->capacity : FDIO_HUGE)) {
+    if (!writer->zero_copy ||
+        piece->iov_len < (writer->capacity > 0 ? writer->capacity : FDIO_HUGE)) {
         return 0;
     }
-    if (outlet->capacity == 0) {
-        fdio_enlarge_pipe(outlet->fd);
-        int capacity = fcntl(outlet->fd, F_GETPIPE_SZ);
+    if (writer->capacity == 0) {
+        fdio_enlarge_pipe(writer->fd);
+        int capacity = fcntl(writer->fd, F_GETPIPE_SZ);
         if (capacity <= 0) {
-            outlet->lends = false;
+            writer->zero_copy = false;
             return 0;
         }
-        outlet->capacity = (size_t)capacity;
+        writer->capacity = (size_t)capacity;
     }
-    return piece->iov_len >= outlet->capacity + LEND_LEAST ? piece->iov_len - outlet->capacity : 0;
+    return piece->iov_len >= writer->capacity + LEND_LEAST ? piece->iov_len - writer->capacity : 0;
 }
 
 static ssize_t
-lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
+lend(Writer *writer, const struct iovec *piece, size_t size, bool waits)
 {
     struct iovec part = {piece->iov_base, size};
-    ssize_t count = vmsplice(outlet->fd, &part, 1, waits ? 0 : SPLICE_F_NONBLOCK);
+    ssize_t count = vmsplice(writer->fd, &part, 1, waits ? 0 : SPLICE_F_NONBLOCK);
 
     if (count > 0) {
-        outlet->lent = true;
-        outlet->behind_lent = 0;
+        writer->lent = true;
+        writer->behind_lent = 0;
     } else if (errno != EPIPE && errno != EINTR && errno != EAGAIN) {
         /* Not every system that calls itself Linux can do this. */
-        outlet->lends = false;
+        writer->zero_copy = false;
         errno = EINTR;
     }
     return count;
@@ -73,38 +75,38 @@ lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
 /* All is written: whether nothing lent is left in the pipe. It is gone by then, unless the reader
    has enlarged the pipe meanwhile. Looks a second time after a millisecond. */
 static bool
-lent_is_read(Outlet *outlet)
+lent_is_read(Writer *writer)
 {
     int unread;
 
     for (int look = 0; look < 2; look++) {
-        if (!outlet->lent || ioctl(outlet->fd, FIONREAD, &unread) < 0 ||
-            (size_t)unread <= outlet->behind_lent) {
-            outlet->lent = false;
+        if (!writer->lent || ioctl(writer->fd, FIONREAD, &unread) < 0 ||
+            (size_t)unread <= writer->behind_lent) {
+            writer->lent = false;
             return true;
         }
-        struct pollfd no_reader = {.fd = outlet->fd};
+        struct pollfd no_reader = {.fd = writer->fd};
         if (poll(&no_reader, 1, 1) > 0) {
-            outlet->lent = false;
+            writer->lent = false;
         }
     }
-    return !outlet->lent;
+    return !writer->lent;
 }
 
 #else
 
 static size_t
-lendable(Outlet *outlet, const struct iovec *piece)
+lendable(Writer *writer, const struct iovec *piece)
 {
-    (void)outlet;
+    (void)writer;
     (void)piece;
     return 0;
 }
 
 static ssize_t
-lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
+lend(Writer *writer, const struct iovec *piece, size_t size, bool waits)
 {
-    (void)outlet;
+    (void)writer;
     (void)piece;
     (void)size;
     (void)waits;
@@ -112,9 +114,9 @@ lend(Outlet *outlet, const struct iovec *piece, size_t size, bool waits)
 }
 
 static bool
-lent_is_read(Outlet *outlet)
+lent_is_read(Writer *writer)
 {
-    (void)outlet;
+    (void)writer;
     return true;
 }
 
@@ -135,28 +137,28 @@ total(const struct iovec *pieces, int count)
 
 /* Copy pieces into the pipe, up to the one that is to be lent. */
 static ssize_t
-copy(Outlet *outlet, const struct iovec *pieces, int count)
+copy(Writer *writer, const struct iovec *pieces, int count)
 {
     int copied = 1;
 
-    while (copied < count && lendable(outlet, &pieces[copied]) == 0) {
+    while (copied < count && lendable(writer, &pieces[copied]) == 0) {
         copied++;
     }
-    ssize_t written = copied == 1 ? write(outlet->fd, pieces->iov_base, pieces->iov_len)
-                                  : writev(outlet->fd, pieces, copied);
-    if (written > 0 && outlet->lent) {
-        outlet->behind_lent += (size_t)written;
+    ssize_t written = copied == 1 ? write(writer->fd, pieces->iov_base, pieces->iov_len)
+                                  : writev(writer->fd, pieces, copied);
+    if (written > 0 && writer->lent) {
+        writer->behind_lent += (size_t)written;
     }
-    outlet->cut_short = written >= 0 && (size_t)written < total(pieces, copied);
+    writer->cut_short = written >= 0 && (size_t)written < total(pieces, copied);
     return written;
 }
 
 static ssize_t
-write_pipe(Outlet *outlet, const struct iovec *pieces, int count, bool waits)
+write_pipe(Writer *writer, const struct iovec *pieces, int count, bool waits)
 {
-    size_t size = lendable(outlet, pieces);
+    size_t size = lendable(writer, pieces);
 
-    return size > 0 ? lend(outlet, pieces, size, waits) : copy(outlet, pieces, count);
+    return size > 0 ? lend(writer, pieces, size, waits) : copy(writer, pieces, count);
 }
 
 static bool
@@ -171,14 +173,14 @@ sigpipe_kills(void)
 /* Without MSG_NOSIGNAL, which pipes do not have, SIGPIPE is held back in this thread, and taken
  * away. */
 static ssize_t
-write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count, bool waits)
+write_pipe_guarded(Writer *writer, const struct iovec *pieces, int count, bool waits)
 {
     sigset_t pipe_only, before, pending;
 
     (void)sigemptyset(&pipe_only);
     (void)sigaddset(&pipe_only, SIGPIPE);
     (void)pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
-    ssize_t written = write_pipe(outlet, pieces, count, waits);
+    ssize_t written = write_pipe(writer, pieces, count, waits);
     int error = errno;
     if (written < 0 && error == EPIPE && !sigismember(&before, SIGPIPE)) {
         int taken;
@@ -192,39 +194,39 @@ write_pipe_guarded(Outlet *outlet, const struct iovec *pieces, int count, bool w
 }
 
 static ssize_t
-write_once(Outlet *outlet, struct iovec *pieces, int count, bool waits)
+write_once(Writer *writer, struct iovec *pieces, int count, bool waits)
 {
-    outlet->cut_short = false;
+    writer->cut_short = false;
 #ifdef MSG_NOSIGNAL
-    if (outlet->is_socket) {
+    if (writer->is_socket) {
         struct msghdr message = {.msg_iov = pieces};
         message.msg_iovlen = count;
-        ssize_t sent = sendmsg(outlet->fd, &message, MSG_NOSIGNAL);
-        outlet->cut_short = sent >= 0 && (size_t)sent < total(pieces, count);
+        ssize_t sent = sendmsg(writer->fd, &message, MSG_NOSIGNAL);
+        writer->cut_short = sent >= 0 && (size_t)sent < total(pieces, count);
         return sent;
     }
 #endif
-    return sigpipe_kills() ? write_pipe_guarded(outlet, pieces, count, waits)
-                           : write_pipe(outlet, pieces, count, waits);
+    return sigpipe_kills() ? write_pipe_guarded(writer, pieces, count, waits)
+                           : write_pipe(writer, pieces, count, waits);
 }
 
 /* ---- all of it ---- */
 
-static OutletOutcome
-outcome_of_error(Outlet *outlet, bool waits)
+static WriteOutcome
+outcome_of_error(Writer *writer, bool waits)
 {
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
         if (!waits) {
-            return OUTLET_FULL;
+            return WRITE_FULL;
         }
-        struct pollfd one = {.fd = outlet->fd, .events = POLLOUT};
-        return poll(&one, 1, -1) < 0 ? OUTLET_INTERRUPTED : OUTLET_MORE;
+        struct pollfd one = {.fd = writer->fd, .events = POLLOUT};
+        return poll(&one, 1, -1) < 0 ? WRITE_INTERRUPTED : WRITE_MORE;
     }
     if (errno == EINTR) {
-        return OUTLET_INTERRUPTED;
+        return WRITE_INTERRUPTED;
     }
-    outlet->lent = false; /* Nobody reads. */
-    return OUTLET_FAILED;
+    writer->lent = false; /* Nobody reads. */
+    return WRITE_FAILED;
 }
 
 static void
@@ -238,28 +240,28 @@ move_on(struct iovec *pieces, size_t written)
     }
 }
 
-OutletOutcome
-outlet_write(Outlet *outlet, struct iovec *pieces, int count, bool waits)
+WriteOutcome
+writer_write(Writer *writer, struct iovec *pieces, int count, bool waits)
 {
     while (count > 0 && pieces->iov_len == 0) {
         pieces++;
         count--;
     }
     if (count > 0) {
-        /* Only who lends can say that it does not wait. */
-        if (!waits && lendable(outlet, pieces) == 0 && !fdio_writable(outlet->fd)) {
-            return OUTLET_FULL;
+        /* Only a writer that lends can say that it does not wait. */
+        if (!waits && lendable(writer, pieces) == 0 && !fdio_writable(writer->fd)) {
+            return WRITE_FULL;
         }
-        ssize_t written = write_once(outlet, pieces, count, waits);
+        ssize_t written = write_once(writer, pieces, count, waits);
         if (written < 0) {
-            return outcome_of_error(outlet, waits);
+            return outcome_of_error(writer, waits);
         }
         move_on(pieces, (size_t)written);
     }
     for (int i = 0; i < count; i++) {
         if (pieces[i].iov_len > 0) {
-            return outlet->cut_short ? OUTLET_INTERRUPTED : OUTLET_MORE;
+            return writer->cut_short ? WRITE_INTERRUPTED : WRITE_MORE;
         }
     }
-    return lent_is_read(outlet) ? OUTLET_WRITTEN : OUTLET_INTERRUPTED;
+    return lent_is_read(writer) ? WRITE_WRITTEN : WRITE_INTERRUPTED;
 }

@@ -1,6 +1,6 @@
 /* Where a connection writes: a pipe or a socket. Used without the GIL: no Python.h here. */
-#ifndef EXECNET_OUTLET_H
-#define EXECNET_OUTLET_H
+#ifndef EXECNET_WRITER_H
+#define EXECNET_WRITER_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -10,30 +10,30 @@
 typedef struct {
     int fd;
     bool is_socket;
-    bool lends;         /* large pieces are lent to the pipe: whoever reads it copies */
-    size_t capacity;    /* of a pipe that lends, 0: not known yet */
+    bool zero_copy;     /* large pieces are lent to the pipe: whoever reads it copies */
+    size_t capacity;    /* of a pipe written so, 0: not known yet */
     bool lent;          /* lent bytes may still be in the pipe ... */
     size_t behind_lent; /* ... in front of so many others */
     bool cut_short;     /* the last call took less than it was given: there was a signal */
-} Outlet;
+} Writer;
 
 typedef enum {
-    OUTLET_WRITTEN,
-    OUTLET_MORE,        /* not all yet: go on */
-    OUTLET_FULL,        /* nothing: there is no room, and the call was not to wait */
-    OUTLET_INTERRUPTED, /* not all yet: look for signals, and go on */
-    OUTLET_FAILED,      /* see errno */
-} OutletOutcome;
+    WRITE_WRITTEN,
+    WRITE_MORE,        /* not all yet: go on */
+    WRITE_FULL,        /* nothing: there is no room, and the call was not to wait */
+    WRITE_INTERRUPTED, /* not all yet: look for signals, and go on */
+    WRITE_FAILED,      /* see errno */
+} WriteOutcome;
 
-enum { OUTLET_MOST_PIECES = 3 };
+enum { WRITE_MOST_PIECES = 3 };
 
-/* `lends`: the other end of the pipe, if it is one, is a process that read()s it. */
-Outlet outlet_on(int fd, bool lends);
+/* `zero_copy`: the other end of the pipe, if it is one, is a process that read()s it. */
+Writer writer_on(int fd, bool zero_copy);
 
 /* Write pieces, with one call of the system, and move them on by what was written: a signal that
    comes between two such calls would not end the second. Where there is no room at all, `waits`
    says whether to wait for it. The pieces' memory may be used again when all is written. SIGPIPE
    does not get through to the process. */
-OutletOutcome outlet_write(Outlet *outlet, struct iovec *pieces, int count, bool waits);
+WriteOutcome writer_write(Writer *writer, struct iovec *pieces, int count, bool waits);
 
 #endif
