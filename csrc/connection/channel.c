@@ -94,7 +94,7 @@ channel_send(ChannelObject *channel, PyObject *item)
         goto done;
     }
     frame_put_header(dump.start, MESSAGE_CHANNEL_DATA, channel->id, (int32_t)size);
-    Piece pieces[WRITE_MOST_PIECES] = {
+    Piece pieces[WRITER_MOST_PIECES] = {
         {dump.start, (size_t)(dump.pos - dump.start), dump.owner},
         {dump.big_data, (size_t)dump.big_size, dump.big},
         {"Q", 1, NULL},

@@ -41,12 +41,12 @@ fail(ConnectionObject *connection, int error)
 static void
 write_to_the_end(ConnectionObject *connection, struct iovec *pieces, int count)
 {
-    WriteOutcome written;
+    WriterOutcome written;
 
     do {
         written = writer_write(&connection->writer, pieces, count, true);
-    } while (written == WRITE_INTERRUPTED || written == WRITE_MORE);
-    if (written == WRITE_FAILED) {
+    } while (written == WRITER_INTERRUPTED || written == WRITER_MORE);
+    if (written == WRITER_FAILED) {
         fail(connection, errno);
     }
 }
@@ -84,10 +84,10 @@ write_small(ConnectionObject *connection)
 /* ---- the helper ---- */
 
 struct Rest {
-    struct iovec pieces[WRITE_MOST_PIECES];
+    struct iovec pieces[WRITER_MOST_PIECES];
     int count;
-    PyObject *owners[WRITE_MOST_PIECES];
-    char *copies[WRITE_MOST_PIECES];
+    PyObject *owners[WRITER_MOST_PIECES];
+    char *copies[WRITER_MOST_PIECES];
 };
 
 static void
@@ -336,11 +336,11 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
     int64_t look_at = 0;
 
     for (;;) {
-        WriteOutcome written = writer_write(&connection->writer, vectors, count, waits);
-        if (written == WRITE_WRITTEN) {
+        WriterOutcome written = writer_write(&connection->writer, vectors, count, waits);
+        if (written == WRITER_WRITTEN) {
             return WRITE_DONE;
         }
-        if (written == WRITE_FAILED) {
+        if (written == WRITER_FAILED) {
             fail(connection, errno);
             return WRITE_FAILED;
         }
@@ -352,8 +352,8 @@ write_pieces(ConnectionObject *connection, struct iovec *vectors, int count, boo
         if (look_at == 0) {
             look_at = fdio_now() + ROOM_MS;
         }
-        if (written == WRITE_INTERRUPTED || fdio_now() >= look_at ||
-            (written == WRITE_FULL && !fdio_wait_for_room(connection->writer.fd, ROOM_MS))) {
+        if (written == WRITER_INTERRUPTED || fdio_now() >= look_at ||
+            (written == WRITER_FULL && !fdio_wait_for_room(connection->writer.fd, ROOM_MS))) {
             return WRITE_LOOK;
         }
     }
@@ -402,7 +402,7 @@ await_rest(ConnectionObject *connection)
 static int
 write_message(ConnectionObject *connection, WritingThread *thread, const Piece *pieces, int count)
 {
-    struct iovec vectors[WRITE_MOST_PIECES];
+    struct iovec vectors[WRITER_MOST_PIECES];
     bool looks = waking_is_main_thread(connection);
 
     for (int i = 0; i < count; i++) {

@@ -212,21 +212,21 @@ write_once(Writer *writer, struct iovec *pieces, int count, bool waits)
 
 /* ---- all of it ---- */
 
-static WriteOutcome
+static WriterOutcome
 outcome_of_error(Writer *writer, bool waits)
 {
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
         if (!waits) {
-            return WRITE_FULL;
+            return WRITER_FULL;
         }
         struct pollfd one = {.fd = writer->fd, .events = POLLOUT};
-        return poll(&one, 1, -1) < 0 ? WRITE_INTERRUPTED : WRITE_MORE;
+        return poll(&one, 1, -1) < 0 ? WRITER_INTERRUPTED : WRITER_MORE;
     }
     if (errno == EINTR) {
-        return WRITE_INTERRUPTED;
+        return WRITER_INTERRUPTED;
     }
     writer->lent = false; /* Nobody reads. */
-    return WRITE_FAILED;
+    return WRITER_FAILED;
 }
 
 static void
@@ -240,7 +240,7 @@ move_on(struct iovec *pieces, size_t written)
     }
 }
 
-WriteOutcome
+WriterOutcome
 writer_write(Writer *writer, struct iovec *pieces, int count, bool waits)
 {
     while (count > 0 && pieces->iov_len == 0) {
@@ -250,7 +250,7 @@ writer_write(Writer *writer, struct iovec *pieces, int count, bool waits)
     if (count > 0) {
         /* Only a writer that lends can say that it does not wait. */
         if (!waits && lendable(writer, pieces) == 0 && !fdio_writable(writer->fd)) {
-            return WRITE_FULL;
+            return WRITER_FULL;
         }
         ssize_t written = write_once(writer, pieces, count, waits);
         if (written < 0) {
@@ -260,8 +260,8 @@ writer_write(Writer *writer, struct iovec *pieces, int count, bool waits)
     }
     for (int i = 0; i < count; i++) {
         if (pieces[i].iov_len > 0) {
-            return writer->cut_short ? WRITE_INTERRUPTED : WRITE_MORE;
+            return writer->cut_short ? WRITER_INTERRUPTED : WRITER_MORE;
         }
     }
-    return lent_is_read(writer) ? WRITE_WRITTEN : WRITE_INTERRUPTED;
+    return lent_is_read(writer) ? WRITER_WRITTEN : WRITER_INTERRUPTED;
 }

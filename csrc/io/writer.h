@@ -18,14 +18,14 @@ typedef struct {
 } Writer;
 
 typedef enum {
-    WRITE_WRITTEN,
-    WRITE_MORE,        /* not all yet: go on */
-    WRITE_FULL,        /* nothing: there is no room, and the call was not to wait */
-    WRITE_INTERRUPTED, /* not all yet: look for signals, and go on */
-    WRITE_FAILED,      /* see errno */
-} WriteOutcome;
+    WRITER_WRITTEN,
+    WRITER_MORE,        /* not all yet: go on */
+    WRITER_FULL,        /* nothing: there is no room, and the call was not to wait */
+    WRITER_INTERRUPTED, /* not all yet: look for signals, and go on */
+    WRITER_FAILED,      /* see errno */
+} WriterOutcome;
 
-enum { WRITE_MOST_PIECES = 3 };
+enum { WRITER_MOST_PIECES = 3 };
 
 /* `zero_copy`: the other end of the pipe, if it is one, is a process that read()s it. */
 Writer writer_on(int fd, bool zero_copy);
@@ -34,6 +34,6 @@ Writer writer_on(int fd, bool zero_copy);
    comes between two such calls would not end the second. Where there is no room at all, `waits`
    says whether to wait for it. The pieces' memory may be used again when all is written. SIGPIPE
    does not get through to the process. */
-WriteOutcome writer_write(Writer *writer, struct iovec *pieces, int count, bool waits);
+WriterOutcome writer_write(Writer *writer, struct iovec *pieces, int count, bool waits);
 
 #endif
