@@ -805,6 +805,8 @@ JOINED_WRITE = 4096 if sys.platform.startswith("linux") else SHORT_WRITE
 MOST_FOR_OTHERS = 100
 #: How often a thread finds others writing before it has them write its message, too.
 MOST_OVERTAKEN = 16
+#: And after so many seconds it looks whether the one who has the way will ever leave it.
+OVERDUE = 1.0
 
 
 class _Outgoing(object):
@@ -996,11 +998,18 @@ class Writer(object):
 
         looks = []
         try:
-            self._free.wait(is_so)
+            self._wait_for_way(way, is_so)
         except BaseException:  # of a signal handler
             if not message.position():
                 self._forget(message)
             raise
+
+    def _wait_for_way(self, way, is_so):
+        # Handlers may have raised wherever a thread tried to leave it, or to wake others: then those leave it for it.
+        while not self._free.wait(is_so, OVERDUE):
+            holder = way.holders.get(None)
+            if holder is not None and _is_forsaken(holder):
+                self._leave_for(holder, way)
 
     def _may_look(self, way):
         # Whether who found way held looks again. After the close it stays held.
@@ -1062,7 +1071,7 @@ class Writer(object):
             while self._left and not self._is_closed:
                 hold, way = _Outgoing(ident), self.way
                 if self._write_as(hold, self._write_oldest) is not hold:
-                    self._free.wait(lambda way=way: self._may_look(way))
+                    self._wait_for_way(way, lambda way=way: self._may_look(way))
         except (IOError, OSError, ValueError):
             self._left.clear()
         self._helpers.append(self._send_left_waiting)
@@ -1149,12 +1158,20 @@ class Writer(object):
             self._free.wake()
 
     def _leave_after_all(self, hold, way):
-        # A handler raised in _leave. If one does so in here, too, the way stays held until this thread sends or waits
-        # again, and leaves it then.
+        # A handler raised in _leave. If one does so in here, too, the way stays held until somebody leaves it for this
+        # thread.
         if way.holders.get(None) is hold:
             self._leave(hold, way)
         else:  # which may be another's by now
             self._free.wake()
+
+    def _leave_for(self, holder, way):
+        # Its thread holds the way no longer. Several threads may do so at once, as if it were done once.
+        self._note(holder, way)
+        exhaust(removing(way.holders, None, holder))
+        if way.successors:
+            self._give_back(way)
+        self._free.wake()
 
     def _give_back(self, way):
         # Nobody begins to write by a way that has a successor. Where nobody is in the middle of that, its descriptor
@@ -1217,8 +1234,8 @@ class Writer(object):
         way = self.way
         if way.holders.get(None) is not holder:
             return True
-        if not _is_within(holder):  # a handler raised when this thread was about to leave
-            self._leave(holder, way)
+        if not _is_within(holder, sys._getframe()):  # a handler raised when this thread was about to leave
+            self._leave_for(holder, way)
             return True
         if way.fd is None or self._is_closed:  # whose number may be another file's by now
             return False
@@ -1282,9 +1299,15 @@ class Writer(object):
 _HOLDERS = {vars(Writer)["send"].__code__: "message", vars(Writer)["_write_as"].__code__: "hold"}
 
 
-def _is_within(holder):
-    # Whether this thread goes on, when what interrupted it is done, in a function that holds a way by holder.
-    frame = sys._getframe(1)
+def _is_forsaken(holder):
+    # Whether its thread goes on without ever coming back to a function that holds a way by holder; of a green thread,
+    # and where no other thread can be asked, that is not known.
+    frame = getattr(sys, "_current_frames", dict)().get(holder.ident)
+    return frame is not None and not _is_within(holder, frame)
+
+
+def _is_within(holder, frame):
+    # Whether the thread of that frame goes on, when what interrupted it is done, in a function that holds a way so.
     while frame is not None:
         if frame.f_code in _HOLDERS and frame.f_locals.get(_HOLDERS[frame.f_code]) is holder:
             return True

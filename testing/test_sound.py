@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
-from support import programs
+from support import lines, programs
 from support.blocked import Call, await_blocked
 from support.initiator import Initiator, wait_for_end
 from support.oracle import Oracle
@@ -1007,6 +1007,26 @@ group.terminate(5)
 
 def test_an_interrupted_send_through_another_gateway_doubles_nothing_of_other_threads(program: Any) -> None:
     assert program(INTERRUPTED_VIA, rounds(500), 0.02) == [True]
+
+
+def test_a_way_that_a_thread_was_kept_from_leaving_is_left_for_it(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    def in_what_leaves(code: CodeType) -> bool:
+        return code.co_filename == peer.base.__file__ and code.co_name in ("_leave", "_note", "wake")
+
+    monkeypatch.setattr(peer.base, "OVERDUE", 0.05)
+    # A handler raises at each line in turn, and another one as soon as that is to be made good.
+    monkeypatch.setattr(peer.base.Writer, "_leave_after_all", interrupt)
+    channel = peer.gateway.newchannel()
+    for line in range(10):
+        with lines.AtLine(line, interrupt, in_what_leaves), contextlib.suppress(KeyboardInterrupt):
+            channel.send("interrupted")
+        for other in [Call(channel.send, number) for number in range(2)]:
+            other.result(SOON)
+        sent = sorted(peer.message()[2] for _ in range(3))
+        assert sent == sorted(peer.base.dumps_internal(item) for item in ("interrupted", 0, 1))
 
 
 INTERRUPTED_CLOSES = """
