@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from support import interpreters
+from support.shown import Checker
 from support.sshd import SshServer
 
 import execnet
@@ -120,10 +121,10 @@ def place(tmp_path: Path) -> Place:
 
 
 def assert_output(expected: str, got: str, where: str) -> None:
-    """Compare as doctest does, with `...` for what differs from run to run."""
-    checker, options = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if not checker.check_output(expected, got, options):
-        difference = checker.output_difference(doctest.Example("", expected), got, options)
+    """Compare but for what differs from run to run."""
+    checker = Checker()
+    if not checker.check_output(expected, got, 0):
+        difference = checker.output_difference(doctest.Example("", expected), got, 0)
         pytest.fail(f"{where}\n{difference}", pytrace=False)
 
 
