@@ -170,10 +170,11 @@ class Console(NamedTuple):
     text: str
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Each command behind a `$`, with the output shown under it."""
+        """Each command after a `$`, its further lines after a `>`, with the output shown under it."""
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
-            command, _, shown = part.partition("\n")
-            yield command, shown
+            command = re.match(r".*\n(?:> .*\n)*", part)
+            assert command
+            yield command[0].replace("\n> ", "\n"), part[command.end() :]
 
     @property
     def name(self) -> str:

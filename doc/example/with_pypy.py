@@ -13,5 +13,6 @@ def count_primes(channel, below):
 
 
 gw = execnet.makegateway("popen//python=pypy3")
-print(gw.remote_exec("import platform; channel.send(platform.python_implementation())").receive(timeout=20))
+channel = gw.remote_exec("import platform; channel.send(platform.python_implementation())")
+print(channel.receive(timeout=20))
 print(gw.remote_exec(count_primes, below=1_000_000).receive(timeout=60), "primes")
