@@ -33,7 +33,7 @@ help:
 	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
-	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
+	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"), and make plots'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
 	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
 	@echo 'make sanitize  the tests of the C core under sanitizers'
@@ -70,9 +70,9 @@ wheels: $(VENV)/requirements
 bench: $(VENV)/installed $(VENV)/bench-requirements
 	for name in $(BENCHMARKS); do \
 	  $(BIN)/python testing/bench/$$name.py --json testing/bench/results/$$name.json $(ARGS) || exit 1; done
-	$(BIN)/python testing/bench/tables.py
+	$(MAKE) plots
 
-plots: $(VENV)/bench-requirements
+plots: | $(BIN)/python
 	$(BIN)/python testing/bench/tables.py
 	$(BIN)/python testing/bench/plots.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import os
 import re
 import shlex
@@ -209,6 +210,14 @@ def test_each_example_file_is_shown_on_a_page() -> None:
 def test_each_example_script_has_its_output_or_is_used_by_a_page() -> None:
     used = {name for page in PAGES for name in re.findall(r">>> import (\w+)$", page.read_text("utf-8"), re.MULTILINE)}
     assert {path for path in EXAMPLES.glob("*.py") if path.stem not in used} == set(SCRIPTS)
+
+
+def test_tables_and_plots_show_the_results_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHECKOUT / "testing" / "bench")
+    plots, tables = importlib.import_module("plots"), importlib.import_module("tables")
+    found = tables.results()
+    for name, text in {**tables.texts(found), **plots.texts(found)}.items():
+        assert (tables.DOC / name).read_text("utf-8") == text, f"{name}: run `make plots`"
 
 
 def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:

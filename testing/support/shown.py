@@ -1,4 +1,4 @@
-"""What an example printed beside what its page shows: real output of one run, though the next run prints other figures."""
+"""Compares what an example prints with what its page shows: real output of one run, which differs in the next."""
 
 from __future__ import annotations
 
