@@ -7,7 +7,6 @@ the page.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
@@ -143,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
