@@ -802,7 +802,7 @@ def test_callbacks_of_one_channel_are_called_one_after_the_other(pair: execnet.G
 
 
 def test_the_end_marker_comes_though_the_callback_fails_after_the_close(pair: execnet.Gateway) -> None:
-    channel = pair.remote_exec("channel.send(1); channel.receive()")
+    channel = pair.remote_exec("channel.receive(); channel.send(1); channel.receive()")
     closed, calls = threading.Event(), []
 
     def callback(item: object) -> None:
@@ -812,6 +812,7 @@ def test_the_end_marker_comes_though_the_callback_fails_after_the_close(pair: ex
             raise ValueError("too late")
 
     channel.setcallback(callback, endmarker="end")
+    channel.send(None)
     wait_until(lambda: calls, SECONDS, "a call")
     channel.close()
     closed.set()

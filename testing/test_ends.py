@@ -50,6 +50,7 @@ for kind, source in work.items():
     pids[kind] = [channel.receive(20) for channel in channels][0]
     if kind == "blocked in send":
         channels[0].setcallback(lambda item: time.sleep(1000))
+        channels[0].send(None)
     work[kind] = channels
 child = gateways["with children"].remote_exec(
     "import subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)").receive(20)
@@ -185,8 +186,9 @@ class TestWorkerDies:
             "os._exit(7)"
         )
         gate = threading.Event()
-        blocker = gw.remote_exec("channel.send(1)")
+        blocker = gw.remote_exec("channel.receive(); channel.send(1)")
         blocker.setcallback(lambda item: gate.wait(SECONDS))
+        blocker.send(None)
         channel.send(1)
         channel.send(2)
         wait_until(lambda: gw.returncode == 7, SECONDS, "the worker's end")

@@ -124,6 +124,7 @@ def test_large_items_of_many_threads_come_back_whole(pair: execnet.Gateway) -> N
 
 
 INTERRUPTED = """
+channel.receive()
 channel.send("next comes a large item")
 try:
     channel.send(b'x' * (16 << 20))
@@ -144,6 +145,7 @@ def items_of_interrupted(gateway: execnet.Gateway) -> list[Any]:
         may_read.wait(SECONDS)
 
     channel.setcallback(receive)
+    channel.send("begin")  # not before: an item that has come already would hold this thread in the callback
     wait_until(lambda: items, SECONDS, "the first item")
     await_blocked(pid, pid)
     os.kill(pid, signal.SIGINT)
