@@ -11,7 +11,7 @@ VARYING = [
     (r'^ *File "(?:[^"\n]*/execnet/(?:\w+/)?\w+\.py|<execnet\.\w+>)", line .*\n(?:    .*\n)*', ""),
     (r"^[ ~^]*[~^]\n", ""),  # what Python 3.11 and newer mark in a line of code
     (r'File "[^"\n]*/([^"/\n]+)", line', r'File "\1", line'),
-    (r"\bprocess \d+", "process PID"),
+    (r"\bprocess (?:\d+|\.\.\.)", "process PID"),
     (r"\b127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     (r"\b(?:CPython|PyPy) \d+\.\d+\.\d+\S*", "PYTHON"),
     (r"^execnet \S+ on .*", "execnet VERSION on PYTHON"),
