@@ -226,7 +226,7 @@ def _main_thread():
 #: And the main thread after this many, for a signal that comes just before a lock blocks does not interrupt the lock;
 #: where nothing is urgent, after twice as many each time, up to a second.
 SIGNALS_WAIT = 0.05
-MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
+MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
 # What threads wait by is a lock that is held: a waiting thread acquires it, whoever wakes it releases it.
@@ -268,7 +268,7 @@ class _PolledLock(object):
 
 
 class Waiters(object):
-    """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
+    """Threads that wait for a condition; each by a lock of its own, so that none takes a wake-up from another."""
 
     def __init__(self, execmodel):
         self._execmodel = execmodel
@@ -522,7 +522,7 @@ def get_execmodel(backend):
 
 
 class Reply(object):
-    """What comes of one spawned call."""
+    """The outcome of one spawned call."""
 
     def __init__(self, task, execmodel):
         self.task = task
@@ -653,7 +653,7 @@ class Popen2IO(object):
     """Bytes over a pair of files: written to the first, read from the second."""
 
     error = (IOError, OSError, EOFError)
-    #: Whether the C core may lend what it writes to the pipe: certain that a process read()s it at the other end.
+    #: Whether the C core may lend what it writes to the pipe: only if a process is certain to read() it at the other end.
     zero_copy = False
     _is_enlarged = False
 
@@ -663,7 +663,7 @@ class Popen2IO(object):
         self._write = outfile.write
 
     def read(self, numbytes):
-        """Exactly numbytes bytes; EOFError where they end before."""
+        """Exactly numbytes bytes; EOFError if the input ends before."""
         if numbytes >= HUGE_READ and not self._is_enlarged:
             self._enlarge_pipe()
         data = self._read(numbytes)
@@ -1359,8 +1359,8 @@ CALL_PATIENCE = 1.0
 
 class _Drain(object):
     # What a thread does that sets a callback: it gives the callback what waited then, and hands over to the receiver if
-    # that has asked for it. The receiver asks by a wish, a lock that it waits for. Whoever takes the wish out of its list
-    # has decided, in one step: the thread that the receiver goes on, or does without; the receiver that it waits no
+    # that has asked for it. The receiver asks by a wish, a lock that it waits for. Taking the wish out of its list
+    # decides, in one step: the thread that the receiver goes on, or does without; the receiver that it waits no
     # longer for a call, which may itself wait for what the receiver has to read.
 
     _stuck_at = -1
@@ -1938,7 +1938,7 @@ class ChannelFactory(object):
             self._end_callback(queue)
 
     def _end_callback(self, queue):
-        # Exactly once: whoever takes the end marker out delivers it. A child that a callback forked is not told the end.
+        # Exactly once: whoever takes the end marker out delivers it. A child that a callback forked hears no end.
         if getattr(self.gateway, "_disowned", False):
             return
         endmarker, callback = queue.take_endmarker(), queue.callback
@@ -2744,7 +2744,7 @@ class Unserializer(object):
             self._read, self._read_some = self._read_whole, self._read_checked
 
     def load(self, versioned=False):
-        """The value; LoadError for bytes that are no value, EOFError where it ends early.  versioned: after a version byte."""
+        """The value; LoadError for what is no value, EOFError where it ends early.  versioned: after a version byte."""
         if versioned:
             version = self._read_some(1)
             if not version:

@@ -176,8 +176,8 @@ class ForkServer:
     """The initiator's end of a fork server, whose ``popen`` it holds.
 
     The processes that were forked from it, or are to be, need it until their end is known; one that is
-    ``closing`` takes no new ones. Whoever ends it sets ``closing`` before looking for processes, a start enters its process
-    before looking at ``closing``: one of them sees the other.
+    ``closing`` takes no new ones. Whoever ends it sets ``closing`` before looking for processes, a start enters its
+    process before looking at ``closing``: one of them sees the other.
     """
 
     popen: subprocess.Popen[bytes] | None = None
