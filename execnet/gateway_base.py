@@ -653,7 +653,7 @@ class Popen2IO(object):
     """Bytes over a pair of files: written to the first, read from the second."""
 
     error = (IOError, OSError, EOFError)
-    #: Whether the C core may lend what it writes to the pipe: only if a process is certain to read() it at the other end.
+    #: Whether the C core may lend what it writes to the pipe: only where it is certain to be read() at the other end.
     zero_copy = False
     _is_enlarged = False
 

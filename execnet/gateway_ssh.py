@@ -42,7 +42,7 @@ TURN = 0.1
 # The status of an ssh that failed itself.
 SSH_FAILED = 255
 
-# Whose the sharing is: nobody has a say in it, or the user has a shared connection, or wants none.
+# Who decides about sharing: execnet, or the user, who has a shared connection or wants none.
 OURS, THEIRS, NOBODYS = "ours", "theirs", "nobody's"
 
 # What the path of a Unix socket may take on every system, its end included, and what ssh appends while it binds one.
@@ -330,7 +330,7 @@ def _arguments(spec: XSpec) -> list[str]:
 
 
 def _whose_sharing(arguments: list[str], timeout: float) -> str:
-    """Whose the sharing is by the configuration that ssh would use."""
+    """Who decides about sharing, by the configuration that ssh would use."""
     import re  # lazy: start-up speed
 
     # -q would hide which files it reads.

@@ -225,7 +225,7 @@ class Group:
 
         With ``return_errors`` a start that fails, or takes longer than its timeout, does
         not concern the others: in the list its exception has the place of its gateway.
-        Specs that can't be right are raised for nevertheless, before anything is started.
+        A spec that can't be right is still an error, before anything is started.
 
         Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# How much alike, of 1.0, an unknown key and a known one are where one was probably meant to be the other.
+# How alike (1.0: equal) an unknown key and a known one must be for the one to be a likely misspelling of the other.
 LIKENESS = 0.82
 
 
@@ -90,7 +90,7 @@ _asked: set[str] = set()
 
 
 def warn_of_likely_mistakes(spec: XSpec, stacklevel: int) -> None:
-    """Warn of each unknown key that is nearly a known one, once in a process."""
+    """Warn of each unknown key that looks like a misspelt known one, once in a process."""
     for part in spec._spec.split("//"):
         key = part.partition("=")[0]
         if key in KNOWN_KEYS or key in _asked or key.startswith("env:"):

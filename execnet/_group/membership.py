@@ -1,4 +1,4 @@
-"""Who belongs to a group: ids, starts under way, members, gateways that are ending.
+"""What belongs to a group: ids, starts under way, members, gateways that are ending.
 
 States, of an id: it is *taken* (a member has it), *starting* (a start under way has claimed it), or *free*.
 Of a gateway, from before its first process until that is reaped: it is *starting*, *a member* or *ending*.

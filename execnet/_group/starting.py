@@ -280,7 +280,7 @@ class Starts:
     """Several starts side by side, each after the one it goes through. Nothing exists before `run`.
 
     Each may take its own timeout, or that of all of them, counted in seconds from `run` on. With ``return_errors`` one
-    that fails does not concern the others.
+    that fails does not affect the others.
     """
 
     def __init__(
