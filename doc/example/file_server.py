@@ -4,7 +4,7 @@ PIECE_BYTES = 1 << 16
 
 
 def serve(requests):
-    """Answer each `(path, channel)` with the pieces of the file; a failure closes that channel."""
+    """Answer each `(path, channel)` with the pieces of the file, or close it with the error."""
     for path, answer in requests:
         try:
             with open(path, "rb") as file:

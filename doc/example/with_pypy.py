@@ -8,7 +8,8 @@ def count_primes(channel, below):
     sieve[0:2] = b"\0\0"
     for number in range(2, int(below**0.5) + 1):
         if sieve[number]:
-            sieve[number * number :: number] = bytes(len(range(number * number, below, number)))
+            multiples = range(number * number, below, number)
+            sieve[number * number :: number] = bytes(len(multiples))
     channel.send(sum(sieve))
 
 
