@@ -23,13 +23,14 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
-.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
+.PHONY: help demo test pure coverage lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
 	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
 	@echo 'make pure   the tests over the portable core'
+	@echo 'make coverage  the tests over the C core, and which lines of the Python they did not reach'
 	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
@@ -48,6 +49,11 @@ test: $(VENV)/installed-strict $(VENV)/requirements
 
 pure: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
+
+# Of the process that runs the tests: what its workers execute is not counted.
+coverage: $(VENV)/installed-strict $(VENV)/requirements
+	rm -f $(VENV)/.coverage*
+	export EXECNET_TEST_CORE=c; $(RUN_TESTS) --cov --cov-append --cov-config=$(CURDIR)/pyproject.toml $(ARGS) $(CURDIR)/testing
 
 lint: $(VENV)/installed-strict $(VENV)/requirements $(VENV)/actionlint.log
 	$(BIN)/ruff check .

@@ -28,8 +28,8 @@ class Result(NamedTuple):
     rows: list[Row]
 
     def row(self, name: str) -> Row:
-        """The row of that name."""
-        return next(row for row in self.rows if row.name == name)
+        """The row of that name; KeyError where there is none."""
+        return {row.name: row for row in self.rows}[name]
 
 
 def results() -> dict[str, Result]:
