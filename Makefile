@@ -23,7 +23,7 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
 
-.PHONY: help demo test pure coverage lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
+.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
 .DELETE_ON_ERROR:
 
 help:
@@ -51,20 +51,33 @@ pure: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
 
 # Of the process that runs the tests: what its workers execute is not counted.
+.PHONY: coverage
 coverage: $(VENV)/installed-strict $(VENV)/requirements
 	rm -f $(VENV)/.coverage*
 	export EXECNET_TEST_CORE=c; $(RUN_TESTS) --cov --cov-append --cov-config=$(CURDIR)/pyproject.toml $(ARGS) $(CURDIR)/testing
 
+.PHONY: lint-types lint-docs lint-dist lint-source
+# Its parts side by side, each with its output in one piece.
 lint: $(VENV)/installed-strict $(VENV)/requirements $(VENV)/actionlint.log
-	$(BIN)/ruff check .
+	+$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-types lint-docs lint-dist lint-source
+
+lint-types:
 	for platform in linux darwin win32; do $(BIN)/mypy --strict --platform $$platform execnet || exit 1; done
+
+lint-docs:
+	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html
+
+lint-dist:
+	mkdir -p $(VENV)/lint && rm -rf $(VENV)/lint/dist
+	$(BIN)/python -m build --outdir $(VENV)/lint/dist . >$(VENV)/lint/build.log
+	$(BIN)/twine check --strict $(VENV)/lint/dist/*
+
+lint-source:
+	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.[ch]')
 	@if [ -x $(BIN)/actionlint ]; then $(BIN)/actionlint; \
 	  else echo 'make lint: no actionlint here (see $(VENV)/actionlint.log): the workflows against their schema only' >&2; \
 	  $(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; fi
-	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html
-	rm -rf $(VENV)/lint/dist && $(BIN)/python -m build --outdir $(VENV)/lint/dist . >$(VENV)/lint/build.log
-	$(BIN)/twine check --strict $(VENV)/lint/dist/*
 
 docs: $(VENV)/installed $(VENV)/requirements
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html

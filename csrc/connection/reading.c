@@ -66,17 +66,6 @@ looks(const ReadingThread *thread)
     return thread->state == THREAD_AWAKE || thread->state == THREAD_WATCHING;
 }
 
-static bool
-waits(const Reading *reading, const ReadingThread *thread)
-{
-    for (const ReadingThread *other = reading->waiting; other != NULL; other = other->next) {
-        if (other == thread) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* How many wait for items of the queue, and are awake. */
 static size_t
 count_takers(const Reading *reading, const ReadingQueue *queue)
@@ -111,6 +100,17 @@ somebody_looks(const Reading *reading)
 #ifdef NDEBUG
 #define reading_check(reading) ((void)(reading))
 #else
+static bool
+waits(const Reading *reading, const ReadingThread *thread)
+{
+    for (const ReadingThread *other = reading->waiting; other != NULL; other = other->next) {
+        if (other == thread) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void
 reading_check(const Reading *reading)
 {
