@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _seconds(text: str) -> float:
-    """The number of seconds that an argument gives; raises ValueError where nobody can wait that long."""
+    """The number of seconds that an argument gives; raises ValueError where it is none to wait for."""
     from argparse import ArgumentTypeError
 
     seconds = float(text)

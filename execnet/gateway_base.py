@@ -229,7 +229,7 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
-# What threads wait by is a lock that is held: a waiting thread acquires it, whoever wakes it releases it.
+# What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
 _release = methodcaller("release")
 
 
@@ -1900,7 +1900,7 @@ class ChannelFactory(object):
                 made._closed = True  # it was never there: nobody is told of its end
             if channel is None:
                 exhaust(removing(self._queues, id, queue))
-        # Asked last: whoever sets it closes what is registered afterwards.
+        # Asked last: who sets it closes what is registered afterwards.
         if self.finished:
             channel._queue.closed = True
             exhaust(removing(self._queues, id, channel._queue))
@@ -3112,7 +3112,7 @@ class _Serializer(object):
         self._write = write
 
     def save(self, obj, versioned=False):
-        """Write obj, after the version byte if versioned; returns its bytes unless write was given.
+        """Write obj, behind the version byte if versioned; returns its bytes unless write was given.
 
         DumpError if it can't be written.
         """

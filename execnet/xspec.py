@@ -90,7 +90,7 @@ _asked: set[str] = set()
 
 
 def warn_of_likely_mistakes(spec: XSpec, stacklevel: int) -> None:
-    """Warn of each unknown key that looks like a misspelt known one, once in a process."""
+    """Warn of each unknown key that is nearly a known one, once in a process."""
     for part in spec._spec.split("//"):
         key = part.partition("=")[0]
         if key in KNOWN_KEYS or key in _asked or key.startswith("env:"):

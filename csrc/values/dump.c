@@ -66,8 +66,7 @@ buffer_grow(DumpBuffer *buffer, Py_ssize_t more)
         PyErr_NoMemory();
         return -1;
     }
-    /* A little more than asked for: the few bytes that follow a large piece must not make it be
-       copied. */
+    /* A little more than asked for: the few bytes that follow a large piece shall not copy it. */
     Py_ssize_t wanted = Py_MAX(used + more + 32, capacity < PY_SSIZE_T_MAX / 4 ? capacity * 2 : 0);
     if (buffer->owner == NULL) {
         buffer->owner = PyBytes_FromStringAndSize(NULL, wanted);

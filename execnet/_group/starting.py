@@ -68,7 +68,7 @@ UNDO_PATIENCE = 5.0
 
 # Keys that need a text. (`socket` alone goes with installvia.)
 TEXTS = ("chdir", "execmodel", "id", "installvia", "python", "ssh", "ssh_config", "timeout", "vagrant_ssh", "via")
-# Frames between the caller who asks for gateways and what warns of their specs.
+# Frames between who asks for gateways and what warns of their specs.
 WARN_ABOVE = 4
 
 # Runs on the far side, on Python 2.7 and newer.

@@ -127,7 +127,7 @@ def killer(process):
 def serve(channel):
     """Receive ``(args, data, control)``; answer the pid, or ``(errno, text, file name)``.
 
-    ``args[0]`` None is this interpreter. ``data`` carries the process's stdin and
+    ``args[0]`` None stands for this interpreter. ``data`` carries the process's stdin and
     stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is
     answered there.
     """
