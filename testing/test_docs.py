@@ -201,6 +201,22 @@ def test_commands_print_what_the_page_shows(console: Console, place: Place) -> N
         assert_output(shown, result.stdout, f"{console.name}: {command}")
 
 
+def shown_outputs() -> Iterator[tuple[str, str]]:
+    """Each output on a page, or in a file that one includes, with where it is."""
+    for page in PAGES_WITH_EXAMPLES:
+        for example in doctest.DocTestParser().get_examples(page.read_text("utf-8")):
+            yield f"{name_of(page)}:{example.lineno + 1}", example.want
+    for console in consoles():
+        for command, shown in console.commands():
+            yield f"{console.name}: {command}", shown
+    for path in EXAMPLES.glob("*.out"):
+        yield name_of(path), path.read_text("utf-8")
+
+
+def test_pages_show_real_output_without_gaps() -> None:
+    assert [where for where, output in shown_outputs() if "..." in output or "<BLANKLINE>" in output] == []
+
+
 def test_each_example_file_is_shown_on_a_page() -> None:
     included = ((page, re.findall(r"literalinclude:: (\S+)", page.read_text("utf-8"))) for page in PAGES)
     shown = {(page.parent / name).resolve() for page, names in included for name in names}
