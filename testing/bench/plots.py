@@ -19,6 +19,8 @@ COLOURS = {
     OURS: "#d55e00",
     PORTABLE: "#e69f00",
     BEFORE: "currentColor",
+    "execnet without spinning": "#f0b090",
+    "execnet without zero copy": "#f0b090",
     "execnet warm": "#b3367d",
     "execnet ahead": "#a05000",
     "multiprocessing.Pipe": "#2a87c8",
@@ -36,7 +38,11 @@ COLOURS = {
 }
 OTHER_COLOUR = "#8c8c8c"
 # Long names, as the column of names has them.
-SHORT = {"multiprocessing forkserver": "multiprocessing fork"}
+SHORT = {
+    "execnet without spinning": "without spinning",
+    "execnet without zero copy": "without zero copy",
+    "multiprocessing forkserver": "multiprocessing fork",
+}
 # Of these benchmarks a few rows are drawn, those that end so; the tables have all.
 DRAWN = {
     "values": ("geometric mean", "test report"),
