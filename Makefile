@@ -30,10 +30,11 @@ help:
 	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
 	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
 	@echo 'make pure   the tests over the portable core'
+	@echo 'make coverage  the tests over the C core, and which lines of the Python they did not reach'
 	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
-	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"); make plots draws them'
+	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"), and make plots'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
 	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
 	@echo 'make sanitize  the tests of the C core under sanitizers'
@@ -48,6 +49,12 @@ test: $(VENV)/installed-strict $(VENV)/requirements
 
 pure: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
+
+# Of the process that runs the tests: what its workers execute is not counted.
+.PHONY: coverage
+coverage: $(VENV)/installed-strict $(VENV)/requirements
+	rm -f $(VENV)/.coverage*
+	export EXECNET_TEST_CORE=c; $(RUN_TESTS) --cov --cov-append --cov-config=$(CURDIR)/pyproject.toml $(ARGS) $(CURDIR)/testing
 
 .PHONY: lint-types lint-docs lint-dist lint-source
 # Its parts side by side, each with its output in one piece.
@@ -82,9 +89,9 @@ wheels: $(VENV)/requirements
 bench: $(VENV)/installed $(VENV)/bench-requirements
 	for name in $(BENCHMARKS); do \
 	  $(BIN)/python testing/bench/$$name.py --json testing/bench/results/$$name.json $(ARGS) || exit 1; done
-	$(BIN)/python testing/bench/tables.py
+	$(MAKE) plots
 
-plots: $(VENV)/bench-requirements
+plots: | $(BIN)/python
 	$(BIN)/python testing/bench/tables.py
 	$(BIN)/python testing/bench/plots.py
 

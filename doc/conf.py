@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind an installed execnet
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed execnet
 
 import execnet
 
@@ -35,5 +35,5 @@ html_css_files = ["execnet.css"]
 html_copy_source = False
 html_show_sourcelink = False
 # Of a dialogue, what was typed is copied, without its prompts.
-copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_text = r">>> |\.\.\. |\$ |> "
 copybutton_prompt_is_regexp = True

@@ -69,7 +69,7 @@ class Connection:
 
 @final
 class ItemQueue:
-    """What waits to be received on one channel, and who waits for it."""
+    """What waits to be received on one channel, and which threads wait for it."""
 
     closed: bool
     strconfig: tuple[bool, bool]

@@ -51,7 +51,7 @@ class Gateway(BaseGateway):
     _group: Group
     _cache_rinfo: RInfo
     _exiting = False
-    #: Whether the other side knows; who leaves the group is told by whoever ends it where a Ctrl-C came before.
+    #: Whether the other side knows; one that leaves the group is told by whoever ends it where a Ctrl-C came before.
     _was_told = False
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
@@ -164,7 +164,7 @@ class Gateway(BaseGateway):
         """Execute source on the other side and return the channel that its code sees as ``channel``.
 
         source is a string of Python code, a module (its current file is sent), or a function whose first
-        parameter is ``channel``; it is called with kwargs.  TypeError for a source that is none of these and
+        parameter is ``channel``; it is called with kwargs.  TypeError for any other source and
         for kwargs without a function, ValueError for a function that can't stand alone, DumpError for kwargs
         that can't be serialized.
         """

@@ -2,7 +2,7 @@
 """The portable core: what both ends of a connection need, in one file.
 
 This text runs on every Python from 2.7 on: imported as ``execnet.gateway_base``, imported bare as
-``gateway_base``, or sent as source to an interpreter that has nothing installed.  Its types stand in
+``gateway_base``, or sent as source to an interpreter that has nothing installed.  Its types are in
 ``gateway_base.pyi``.
 
 What runs for every message or value exists twice: here, and in C in ``execnet._core``.  Where the C core
@@ -73,7 +73,7 @@ def _tracer(write):
         try:
             write(" ".join([str(part) for part in msg]))
         except Exception:
-            # Tracing serves who debugs; what it can't format or write must not disturb what it watches.
+            # Tracing is for debugging; what it can't format or write must not disturb what it watches.
             pass
 
     return trace
@@ -127,13 +127,13 @@ class RemoteError(Exception):
         return "%s: %s" % (self.__class__.__name__, self.formatted)
 
     def warn(self):
-        """Print the error to stderr, for want of somebody who receives it; an interrupt is no error."""
+        """Print the error to stderr, since nobody receives it; an interrupt is no error."""
         if self.formatted == INTERRUPT_TEXT:
             return
         try:
             sys.stderr.write("[%d] Warning: unhandled %r\n" % (os.getpid(), self))
         except Exception:
-            # There may be no stderr, or it is closed: no reason for the receiver, who warns, to end.
+            # There may be no stderr, or it is closed: no reason for the receiver, which warns, to end.
             pass
 
 
@@ -214,7 +214,7 @@ def removing(values, key, value):
     return imap(values.pop, compress((key,), imap(is_, imap(values.get, (key,)), (value,))), (None,))
 
 
-#: Who waits looks again after so many seconds: what every platform's locks, and every model, can wait for.
+#: Whoever waits looks again after this many seconds: what every platform's locks, and every model, can wait for.
 LONGEST_WAIT = 1000
 
 
@@ -223,10 +223,10 @@ def _main_thread():
     return threading.main_thread().ident if hasattr(threading, "main_thread") else _thread.get_ident()
 
 
-#: And the main thread after so many, for a signal that comes just before a lock blocks does not interrupt the lock;
+#: And the main thread after this many, for a signal that comes just before a lock blocks does not interrupt the lock;
 #: where nothing is urgent, after twice as many each time, up to a second.
 SIGNALS_WAIT = 0.05
-MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
+MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
 # What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
@@ -268,7 +268,7 @@ class _PolledLock(object):
 
 
 class Waiters(object):
-    """Threads that wait until something is so; each by a lock of its own, so that none takes a wake-up from another."""
+    """Threads that wait for a condition; each by a lock of its own, so that none takes a wake-up from another."""
 
     def __init__(self, execmodel):
         self._execmodel = execmodel
@@ -509,7 +509,7 @@ _EXECMODELS = {
 
 
 def get_execmodel(backend):
-    """The ExecModel of that name (or the ExecModel itself, handed through); ValueError for a name that is none."""
+    """The ExecModel of that name (or the ExecModel itself, as it is); ValueError for an unknown name."""
     if isinstance(backend, ExecModel):
         return backend
     try:
@@ -522,7 +522,7 @@ def get_execmodel(backend):
 
 
 class Reply(object):
-    """What comes of one spawned call."""
+    """The outcome of one spawned call."""
 
     def __init__(self, task, execmodel):
         self.task = task
@@ -566,7 +566,7 @@ class WorkerPool(object):
         self._running = set()
         self._ends = Waiters(execmodel)
         self._shutting_down = False
-        # A token: who takes it out gives the primary thread its next call, or is that thread and leaves.
+        # A token: whoever takes it out gives the primary thread its next call, or is that thread and leaves.
         self._primary_idle = [True] * hasprimary
         self._primary_calls = []
         self._primary_wakeup = Waiters(execmodel)
@@ -614,7 +614,7 @@ class WorkerPool(object):
             if self._primary_calls:
                 reply = self._primary_calls.pop()
                 reply.run()
-                # Before the removal, so that who waited for it finds the primary thread free.
+                # Before the removal, so that whoever waited for it finds the primary thread free.
                 self._primary_idle.append(True)
                 self._remove(reply)
                 del reply
@@ -653,7 +653,7 @@ class Popen2IO(object):
     """Bytes over a pair of files: written to the first, read from the second."""
 
     error = (IOError, OSError, EOFError)
-    #: Whether the C core may lend what it writes to the pipe: certain that a process read()s it at the other end.
+    #: Whether the C core may lend what it writes to the pipe: only where it is certain to be read() at the other end.
     zero_copy = False
     _is_enlarged = False
 
@@ -663,7 +663,7 @@ class Popen2IO(object):
         self._write = outfile.write
 
     def read(self, numbytes):
-        """Exactly numbytes bytes; EOFError where they end before."""
+        """Exactly numbytes bytes; EOFError if the input ends before."""
         if numbytes >= HUGE_READ and not self._is_enlarged:
             self._enlarge_pipe()
         data = self._read(numbytes)
@@ -731,7 +731,7 @@ class Message(object):
 
     @staticmethod
     def from_io(io):
-        """Read one message; EOFError at the end of input, LoadError where no message stands."""
+        """Read one message; EOFError at the end of input, LoadError where there is no message."""
         try:
             header = io.read(9)
             if not header:
@@ -793,15 +793,15 @@ for _name, _code in list(vars(Message).items()):
 
 # sending
 
-#: Who writes more at once to a pipe keeps the reader from it.
+#: Whoever writes more at once to a pipe keeps the reader from it.
 PIPE_STRETCH = 65536
 #: What is shorter is joined with its header, to be one system call.
 LONGEST_AT_ONCE = 32768
-#: Who must not wait writes no more at once: what every output takes that poll() calls writable.
+#: A thread that must not wait writes no more at once: every output takes this when poll() calls it writable.
 SHORT_WRITE = 512
 #: And as one of many such.
 JOINED_WRITE = 4096 if sys.platform.startswith("linux") else SHORT_WRITE
-#: And writes no more messages for others, who go on leaving them.
+#: And writes no more messages for others, which go on leaving them.
 MOST_FOR_OTHERS = 100
 #: How often a thread finds others writing before it has them write its message, too.
 MOST_OVERTAKEN = 16
@@ -866,7 +866,7 @@ class _Descriptor(object):
 
 
 class _Way(object):
-    # To the other side: a descriptor, or none, and who writes to it.
+    # To the other side: a descriptor, or none, and the thread that writes to it.
 
     def __init__(self, fd=None, file=None):
         self.fd = fd
@@ -894,7 +894,7 @@ class Writer(object):
         # The io's own, and the present one.
         self._io_way = self._way = _Way()
         self._free = Waiters(execmodel)
-        # What who must not wait leaves to who writes next; the first may have begun.
+        # What a thread that must not wait leaves to whoever writes next; the first may have begun.
         self._left = deque()
         self._helpers = [self._send_left_waiting]
         self._closes = self._is_closed = False
@@ -989,7 +989,7 @@ class Writer(object):
             self._forget(message)
 
     def _wait_with(self, message, way):
-        # For the way to be free; who is overtaken again and again leaves the message to those who overtake.
+        # For the way to be free; a thread that is overtaken again and again leaves the message to those that overtake.
         def is_so():
             looks.append(None)
             if len(looks) == MOST_OVERTAKEN:
@@ -1012,11 +1012,11 @@ class Writer(object):
                 self._leave_for(holder, way)
 
     def _may_look(self, way):
-        # Whether who found way held looks again. After the close it stays held.
+        # Whether a thread that found way held looks again. After the close it stays held.
         return not way.holders or way.successors or self._is_closed
 
     def send_soon(self, message):
-        """Write message now if that takes no waiting, else leave it to who writes next, or to a thread."""
+        """Write message now if that takes no waiting, else leave it to whoever writes next, or to a thread."""
         self._left.append(message)
         self.send_left()
 
@@ -1063,7 +1063,7 @@ class Writer(object):
         try:
             self._execmodel.start(helper)
         except Exception:
-            self._helpers.append(helper)  # no thread can be started: who writes next
+            self._helpers.append(helper)  # no thread can be started: whoever writes next
 
     def _send_left_waiting(self):
         ident = self.get_ident()
@@ -1078,7 +1078,7 @@ class Writer(object):
         self.send_left()
 
     def _write_as(self, hold, write):
-        # Do what write does with the way, if nobody else is writing; returns who is, or was until now.
+        # Do what write does with the way, if nobody else is writing; returns the thread that is, or was until now.
         way, holder = self.way, None
         try:
             holder = way.holders.setdefault(None, hold)
@@ -1128,8 +1128,8 @@ class Writer(object):
             self._forget(first)
 
     def _joined(self, first):
-        # Of the messages that were left by who must not wait, as many as are written at once: else who leaves them in
-        # a loop is faster. If a handler raises in here, some are sent twice, which does no harm.
+        # Of the messages that were left without waiting, as many as are written at once: else whoever leaves them in a
+        # loop is faster. If a handler raises in here, some are sent twice, which does no harm.
         heads, size = [], 0
         try:
             oldest = list(islice(self._left, JOINED_WRITE // _header.size))
@@ -1272,7 +1272,7 @@ class Writer(object):
 
     def _close_if_free(self):
         # The way stays held, by no thread: nobody writes by it from here on. A system call that was interrupted is
-        # made again by the way that the thread had then: who leaves that closes it.
+        # made again by the way that the thread had then: whoever leaves that closes it.
         hold, way = _Outgoing(None), self.way
         if self._is_closed or way.holders.setdefault(None, hold) is not hold:
             return
@@ -1365,7 +1365,7 @@ _ONCE = ((),)
 
 
 class _Delivery(object):
-    # A callback that is set, and the baton that who calls it has: a lock that nobody waits for.
+    # A callback that is set, and the baton that its caller has: a lock that nobody waits for.
 
     def __init__(self, callback, endmarker, execmodel):
         self.callback = callback
@@ -1374,16 +1374,16 @@ class _Delivery(object):
         self.baton.acquire()
 
 
-#: With so many items waiting, the receiver waits for a callback that was set while it was busy ...
+#: With this many items waiting, the receiver waits for a callback that was set while it was busy ...
 MOST_BEHIND = 100
-#: ... but no longer than so many seconds for one call of it, which may itself wait for what the receiver has to read.
+#: ... but no longer than this many seconds for one call of it, which may itself wait for what the receiver has to read.
 CALL_PATIENCE = 1.0
 
 
 class _Drain(object):
     # What a thread does that sets a callback: it gives the callback what waited then, and hands over to the receiver if
-    # that has asked for it. The receiver asks by a wish, a lock that it waits for. Who takes the wish out of its list
-    # has decided, in one step: the thread that the receiver goes on, or does without; the receiver that it waits no
+    # that has asked for it. The receiver asks by a wish, a lock that it waits for. Taking the wish out of its list
+    # decides, in one step: the thread that the receiver goes on, or does without; the receiver that it waits no
     # longer for a call, which may itself wait for what the receiver has to read.
 
     _stuck_at = -1
@@ -1442,9 +1442,9 @@ class _Drain(object):
 class ItemQueue(object):
     """What waits to be received on one channel; it outlives the Channel object while a callback is set.
 
-    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.  Who waits for
-    one waits for the bell, which one thread hears.  While there are items, or after the end, it has been rung, or who
-    heard it last has yet to look, and rings for the next one if there is more.
+    An item is the raw payload (bytes), or the value in a 1-tuple where it had to be built on arrival.  Whoever waits
+    for one waits for the bell, which one thread hears.  While there are items, or after the end, it has been rung, or
+    the thread that heard it last has yet to look, and rings for the next one if there is more.
     """
 
     delivery = None
@@ -1557,7 +1557,7 @@ class ItemQueue(object):
     isSet = is_set
 
     def set(self):
-        """Let nothing more arrive, and wake all who wait."""
+        """Let nothing more arrive, and wake all that wait."""
         try:
             self._ended = True
         finally:
@@ -1572,23 +1572,23 @@ class ItemQueue(object):
         return self._waiters.wait(self.is_set, timeout)
 
     def begin_callback(self, callback, endmarker):
-        """Set the callback, unless there is one; who does gives it what waits, by next_for_callback()."""
+        """Set the callback, unless there is one; whoever does gives it what waits, by next_for_callback()."""
         delivery = _Delivery(callback, endmarker, self._execmodel)
         return vars(self).setdefault("delivery", delivery) is delivery
 
     def abandon_callback(self):
-        """The callback is none: it raised when it was given what waits."""
+        """Forget the callback: it raised when it was given what waits."""
         vars(self).pop("delivery", None)
 
     def next_for_callback(self, taken):
-        """The next item for who has the baton, put into the list taken as well; without one, the baton is let go.
+        """The next item for the holder of the baton, put into the list taken as well; without one, the baton is let go.
 
         It is let go at the ENDMARKER, too, which is in no list.
         """
         delivery = self.delivery
         while delivery is not None and not (self._takes(taken) and taken[0] is not ENDMARKER):
             delivery.baton.release()
-            # Who came with more meanwhile did not get the baton.
+            # Whoever came with more meanwhile did not get the baton.
             if taken or not self.is_waiting() or not delivery.baton.acquire(False):
                 break
         if taken and taken[0] is ENDMARKER:
@@ -1604,9 +1604,9 @@ class ItemQueue(object):
         return self.items or self._ended
 
     def take_endmarker(self):
-        """The end marker, once; not (NO_ENDMARKER_WANTED) while items are delivered: who does that looks again."""
+        """The end marker, once; not (NO_ENDMARKER_WANTED) while items are delivered: whoever does that looks again."""
         delivery = self.delivery
-        # Who gets this baton keeps it: after the end marker the callback is not called.
+        # Whoever gets this baton keeps it: after the end marker the callback is not called.
         if delivery is None or not delivery.baton.acquire(False):
             return NO_ENDMARKER_WANTED
         endmarker, delivery.endmarker = delivery.endmarker, NO_ENDMARKER_WANTED
@@ -1886,7 +1886,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
         factory = getattr(self.gateway, "_channelfactory", None)
         ended, has_callback = queue.is_set(), queue.callback is not None
         if not has_callback:
-            # Who got hold of the Channel just now, from the queue, has one that is closed.
+            # Whoever got hold of the Channel just now, from the queue, has one that is closed.
             queue.closed = True
             queue.set()
         if not ended or not getattr(factory, "finished", True):
@@ -1894,7 +1894,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
             try:
                 getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
             except (IOError, ValueError):
-                # The connection is gone, and with it who was to be told.
+                # The connection is gone, and with it the side that was to be told.
                 pass
 
 
@@ -1961,7 +1961,7 @@ class ChannelFactory(object):
             self._end_callback(queue)
 
     def _end_callback(self, queue):
-        # Exactly once: who takes the end marker out delivers it. What a callback forked is not where the end is told.
+        # Exactly once: whoever takes the end marker out delivers it. A child that a callback forked hears no end.
         if getattr(self.gateway, "_disowned", False):
             return
         endmarker, callback = queue.take_endmarker(), queue.callback
@@ -2030,7 +2030,7 @@ class ChannelFactory(object):
             try:
                 return (loads_internal(data, self, queue.strconfig),)
             except (DataFormatError, EOFError):
-                pass  # told to who receives it
+                pass  # told to whoever receives it
         return data
 
     def _deliver_waiting(self, id, queue, drain):
@@ -2055,14 +2055,14 @@ class ChannelFactory(object):
             if is_failure:
                 self._callback_failed(id, exc)
             item = ()
-            while item is not None and item is not ENDMARKER:  # which leaves the end marker to the next who asks
+            while item is not None and item is not ENDMARKER:  # which leaves the end marker to whoever asks next
                 item = queue.next_for_callback([])
             if not is_failure:
                 raise
             self._end_callback(queue)
 
     def _deliver(self, queue, drain=None):
-        # What waits, to the callback, by who has begun it or has its baton.
+        # What waits, to the callback, by whoever has begun it or has its baton.
         taken = []
         try:
             ends = self._deliver_items(queue, taken, drain)
@@ -2128,7 +2128,7 @@ class ChannelFactory(object):
 
 
 class ChannelFile(object):
-    """Base of the files that stand for a channel."""
+    """Base of the files that write to a channel or read from it."""
 
     def __init__(self, channel, proxyclose=True):
         self.channel = channel
@@ -2211,7 +2211,7 @@ def _numbers_of(files):
         try:
             numbers.append((file, file.fileno()))
         except (AttributeError, IOError, ValueError):
-            pass  # there is none, or it is none of the system's
+            pass  # there is none, or the system does not know it
     return numbers
 
 
@@ -2253,7 +2253,7 @@ def _is_unsettled():
 
 
 def _lead_nowhere(fd):
-    # The descriptor's number stays taken, for who closes it later.
+    # The descriptor's number stays taken, for whoever closes it later.
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
     except (IOError, OSError):  # too many files are open: its own number is the only free one
@@ -2281,7 +2281,7 @@ class BaseGateway(object):
         self._io = io
         self.id = id
         self._strconfig = (True, False)
-        self._receivelock = self.execmodel.RLock()  # for who wants one; nothing here takes it
+        self._receivelock = self.execmodel.RLock()  # for whoever wants one; nothing here takes it
         # Asked for now: a green file does not tell its descriptor while it is being read.
         self._files = _files_of(io)
         self._connection = self._core_connection(io)
@@ -2442,7 +2442,7 @@ class BaseGateway(object):
             self._trace("sent", Message(msgcode, channelid, data))
 
     def _send_soon(self, msgcode, channelid=0):
-        # Never waits: a finalizer may run in the middle of a write of its own thread, and who says goodbye
+        # Never waits: a finalizer may run in the middle of a write of its own thread, and whoever says goodbye
         # may find the pipe full.
         if self._disowned:
             return
@@ -2452,8 +2452,8 @@ class BaseGateway(object):
             self._writer.send_soon(_Outgoing(None, _header.pack(msgcode, channelid, 0)))
 
     def _close_write(self, timeout=0.0):
-        # A descriptor that a thread still writes to stays open, lest it become another file's: with the C core the
-        # receiver's end closes it, else who leaves as the writer.
+        # A descriptor that a thread still writes to stays open, or it could become another file's: with the C core the
+        # receiver's end closes it, else whoever leaves as the writer.
         if self._connection is None:
             self._writer.close(timeout)
         elif self._connection.close_write(timeout):
@@ -2767,7 +2767,7 @@ class Unserializer(object):
             self._read, self._read_some = self._read_whole, self._read_checked
 
     def load(self, versioned=False):
-        """The value; LoadError for what is none, EOFError where it ends early.  versioned: behind a version byte."""
+        """The value; LoadError for what is no value, EOFError where it ends early.  versioned: after a version byte."""
         if versioned:
             version = self._read_some(1)
             if not version:
@@ -2810,7 +2810,7 @@ class Unserializer(object):
 
     def _load_ahead(self, data, functions):
         # The frequent operations without a call for each, and SETITEM together with the value before it. What is
-        # unusual is left to their functions, and the end to who goes on reading. A full list stays announced: where
+        # unusual is left to their functions, and the end to whoever goes on reading. A full list stays announced: where
         # its id comes back, it is that of an object of another type, or of a list announced anew.
         stream, at, last = self.stream, self.stream.tell(), len(data) - 5
         stack, announced, push, pop = self.stack, self.announced, self.stack.append, self.stack.pop
@@ -3183,7 +3183,7 @@ def _save(root, write, gateway):
 
 
 class _Unwritable(Exception):
-    """Why an object can't be written; thrown into the containers that it stands in, each of which adds its step."""
+    """Why an object can't be written; thrown into the containers that it is in, each of which adds its step."""
 
     path = ""
 
@@ -3391,7 +3391,7 @@ def loads(bytestring, py2str_as_py3str=False, py3str_as_py2str=False):
 
 
 def load(io, py2str_as_py3str=False, py3str_as_py2str=False):
-    """Read one value from io (an object with read(n)), and nothing behind it; else like loads."""
+    """Read one value from io (an object with read(n)), and nothing after it; else like loads."""
     strconfig = (py2str_as_py3str, py3str_as_py2str)
     return Unserializer(io, strconfig=strconfig).load(versioned=True)
 

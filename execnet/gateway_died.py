@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from execnet.xspec import XSpec
 
-# Seconds a process has for ending after its connection, and its last words for arriving. Who waits on a
+# Seconds a process has for ending after its connection, and its last words for arriving. Whoever waits on a
 # channel waits as long.
 REAP_TIME = 0.03
 
-# The kernel's counts of processes it killed for want of memory: of the system, and of this process's control group.
+# The kernel's counts of processes it killed for lack of memory: of the system, and of this process's control group.
 _OOM_COUNTS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup{group}/memory.events")
 _seen_oom_kills: list[int] = []
 
@@ -32,7 +32,7 @@ def signal_name(number: int) -> str:
 
 
 def watch_memory() -> None:
-    """Note how many processes the kernel has killed so far for want of memory."""
+    """Note how many processes the kernel has killed so far for lack of memory."""
     if not _seen_oom_kills:
         _seen_oom_kills.append(_oom_kills())
 

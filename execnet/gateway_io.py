@@ -63,7 +63,7 @@ class Popen2IOMaster(Popen2IO):
         self._connection: SshConnection | None = None
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
         if popen.stderr is not None:
-            from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it
+            from execnet.gateway_stderr import StderrTail  # lazy: only whoever asks for it pays for it
 
             self._stderr = StderrTail(popen.stderr)
 
@@ -360,13 +360,13 @@ def runs_this_interpreter(spec: XSpec) -> bool:
 
 
 def ssh_args(spec: XSpec) -> list[str]:
-    """The command of an interpreter behind ``ssh``."""
+    """The command of an interpreter that ``ssh`` starts."""
     assert spec.ssh is not None
     return ["ssh", "-C", *_config(spec), *spec.ssh.split(), _remote_command(spec)]
 
 
 def vagrant_ssh_args(spec: XSpec) -> list[str]:
-    """The command of an interpreter behind ``vagrant ssh``."""
+    """The command of an interpreter that ``vagrant ssh`` starts."""
     assert spec.vagrant_ssh is not None
     return ["vagrant", "ssh", spec.vagrant_ssh, "--", "-C", *_config(spec), _remote_command(spec)]
 
@@ -431,7 +431,7 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     if spec.socket:
         raise ValueError(f"a socket gateway can't go through via: {str(spec)!r}")
     if process_options(spec):
-        raise ValueError(f"stderr and newsession are for processes of this machine, not behind via: {str(spec)!r}")
+        raise ValueError(f"stderr and newsession are for processes of this machine, not through via: {str(spec)!r}")
     from execnet.script import proxy  # lazy: start-up speed
 
     args: list[str | None] = [*_command(spec)]

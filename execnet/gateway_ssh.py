@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # OpenSSH's server allows ten sessions for a connection unless it is told otherwise; the first ssh's own is one of them.
 SESSIONS = 9
-# Below so many, connecting side by side is as fast.
+# Below this many, connecting side by side is as fast.
 WORTH_SHARING = 3
 # Seconds until the connection has to be open, and between two looks for its socket.
 OPEN_TIME, POLL = 10.0, 0.001
@@ -42,7 +42,7 @@ TURN = 0.1
 # The status of an ssh that failed itself.
 SSH_FAILED = 255
 
-# Whose the sharing is: nobody has a say in it, or the user has a shared connection, or wants none.
+# Who decides about sharing: execnet, or the user, who has a shared connection or wants none.
 OURS, THEIRS, NOBODYS = "ours", "theirs", "nobody's"
 
 # What the path of a Unix socket may take on every system, its end included, and what ssh appends while it binds one.
@@ -51,7 +51,7 @@ SOCKET_PATH, SSH_APPENDS = 104, len(".") + 16
 PLAIN_PATH = r"/[A-Za-z0-9_./+-]*"
 WORLD_FOLDER = "/tmp"
 
-# An option of ssh, behind others that take no argument, with a say in sharing (-M, -S, -O) or for the log (-E, -y).
+# An option of ssh, after others that take no argument, with a say in sharing (-M, -S, -O) or for the log (-E, -y).
 OWN_OPTION = "-[46AaCfGgKkNnqsTtVvXxYy]*[MSOEy]"
 OWN_SETTING = "(?i)control(master|path)"
 # What a configuration says so that ``ssh -G`` shows the same as where it says nothing.
@@ -83,7 +83,7 @@ def shared(specs: list[XSpec]) -> dict[int, SshConnection]:
 class SshConnection:
     """An ssh process whose connection others use; it ends with the last session of theirs.
 
-    Raises OSError where the command or the machine is none for a connection of ours, RuntimeError where no thread
+    Raises OSError where the command or the machine does not allow a shared connection, RuntimeError where no thread
     can be started.
     """
 
@@ -127,7 +127,7 @@ class SshConnection:
         import subprocess  # lazy: start-up speed
 
         sharing = ["-M", "-S", self._path, "-o", "ControlPersist=no"]
-        # Who has to be asked for a password is asked by each gateway's own ssh.
+        # If a password has to be asked for, each gateway's own ssh does that.
         alone = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={OPEN_TIME:.0f}"]
         try:
             popen = subprocess.Popen(
@@ -240,8 +240,8 @@ class SshConnection:
         self._users.add(io)
 
     def release(self, io: Any) -> None:
-        """``io`` has ended; may be said again."""
-        # Asked after that: of the last user and who says that all have started, one sees both, or each does.
+        """``io`` has ended; may be called again."""
+        # Asked after that: of the last user and the one that says that all have started, one sees both, or each does.
         self._users.discard(io)
         if not self._users and not self._starting:
             self.close()
@@ -330,7 +330,7 @@ def _arguments(spec: XSpec) -> list[str]:
 
 
 def _whose_sharing(arguments: list[str], timeout: float) -> str:
-    """Whose the sharing is by the configuration that ssh would use."""
+    """Who decides about sharing, by the configuration that ssh would use."""
     import re  # lazy: start-up speed
 
     # -q would hide which files it reads.

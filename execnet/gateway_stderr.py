@@ -25,7 +25,7 @@ STDERR = 2
 class StderrTail:
     """Reads ``stream`` in a thread of its own until it ends, or until :meth:`finish`.
 
-    Each descriptor has one owner, who alone closes it: that thread has the stream and what tells it to stop, and
+    Each descriptor has one owner, which alone closes it: that thread has the stream and what tells it to stop, and
     whoever is the first to take it from ``_stop_write`` has the other end of the latter. No wait here has a lock that
     a signal handler in the middle of it could not pass.
     """

@@ -157,7 +157,7 @@ class _Connection(_socket.socket):
     def told(self) -> bytes | None:
         """What the other side has told: None if nothing yet, empty if it is gone. It is looked at and left there.
 
-        So all threads see the same, in any order, and who waits for it is never late.
+        So all threads see the same, in any order, and whoever waits for it is never late.
         """
         try:
             return self.recv(MOST_TOLD, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
@@ -176,8 +176,8 @@ class ForkServer:
     """The initiator's end of a fork server, whose ``popen`` it holds.
 
     The processes that were forked from it, or are to be, need it until their end is known; one that is
-    ``closing`` takes no new ones. Who ends it sets ``closing`` before looking for processes, a start enters its process
-    before looking at ``closing``: one of them sees the other.
+    ``closing`` takes no new ones. Whoever ends it sets ``closing`` before looking for processes, a start enters its
+    process before looking at ``closing``: one of them sees the other.
     """
 
     popen: subprocess.Popen[bytes] | None = None

@@ -172,7 +172,7 @@ class Group:
     def makegateway(self, spec: XSpec | str | None = None, timeout: float | None = None) -> Gateway:
         """Start what ``spec`` describes, add it to the group and return its Gateway.
 
-        Without a spec, ``defaultspec`` is used. After a failure nothing is left behind,
+        Without a spec, ``defaultspec`` is used. After a failure nothing is left,
         the group is unchanged and the id is free again. Raises ValueError for a spec
         that names no gateway type or whose id is taken, KeyError for an unknown ``via``
         or ``installvia``, HostNotFound or another OSError where the start failed, and
@@ -225,7 +225,7 @@ class Group:
 
         With ``return_errors`` a start that fails, or takes longer than its timeout, does
         not concern the others: in the list its exception has the place of its gateway.
-        Specs that can't be right are raised for nevertheless, before anything is started.
+        A spec that can't be right is still an error, before anything is started.
 
         Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
         """
@@ -262,7 +262,7 @@ class Group:
         if self._ahead:
             run_apart(self._execmodel, self._ahead.discard)
         try:
-            # Members first: who leaves meanwhile is found among those that have left.
+            # Members first: one that leaves meanwhile is found among those that have left.
             gateways = {id(gateway): gateway for gateway in [*list(self._gateways), *self._gateways_to_join]}
             self._end(list(gateways.values()), timeout)
         finally:

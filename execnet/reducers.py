@@ -1,4 +1,4 @@
-"""What is written of objects that are no plain values: the functions that give it, by class."""
+"""What is written instead of objects that are no plain values: the functions that return it, by class."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def is_being_written(name, path):
 
 
 def sha256(path, size):
-    """The checksum of the file at ``path``; None where it is none, or not one of ``size`` bytes."""
+    """The checksum of the file at ``path``; None where it is no file, or not one of ``size`` bytes."""
     digest = hashlib.sha256()
     with os.fdopen(os.open(path, READ), "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -320,7 +320,7 @@ def make_parents(path):
 
 
 def make_folder(path, mode, follow):
-    """Have a folder at ``path`` which its owner can use; ``follow``: it may be behind a link."""
+    """Have a folder at ``path`` which its owner can use; ``follow``: a link may lead to it."""
     while not os.path.isdir(path) or (os.path.islink(path) and not follow):
         remove(path, keep=is_folder)
         make_folders(path)

@@ -61,7 +61,7 @@ class Folder:
 
     @property
     def descriptor(self) -> int:
-        assert self._descriptors, "who uses a folder has it open"
+        assert self._descriptors, "whoever uses a folder has it open"
         return self._descriptors[0]
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# How much alike, of 1.0, an unknown key and a known one are where one was probably meant to be the other.
+# How alike (1.0: equal) an unknown key and a known one must be for the one to be a likely misspelling of the other.
 LIKENESS = 0.82
 
 

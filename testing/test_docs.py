@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from support import interpreters
+from support.shown import Checker
 from support.sshd import SshServer
 
 import execnet
@@ -120,10 +122,10 @@ def place(tmp_path: Path) -> Place:
 
 
 def assert_output(expected: str, got: str, where: str) -> None:
-    """Compare as doctest does, with `...` for what differs from run to run."""
-    checker, options = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if not checker.check_output(expected, got, options):
-        difference = checker.output_difference(doctest.Example("", expected), got, options)
+    """Compare but for what differs from run to run."""
+    checker = Checker()
+    if not checker.check_output(expected, got, 0):
+        difference = checker.output_difference(doctest.Example("", expected), got, 0)
         pytest.fail(f"{where}\n{difference}", pytrace=False)
 
 
@@ -169,10 +171,11 @@ class Console(NamedTuple):
     text: str
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Each command behind a `$`, with the output shown under it."""
+        """Each command after a `$`, its further lines after a `>`, with the output shown under it."""
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
-            command, _, shown = part.partition("\n")
-            yield command, shown
+            command = re.match(r".*\n(?:> .*\n)*", part)
+            assert command
+            yield command[0].replace("\n> ", "\n"), part[command.end() :]
 
     @property
     def name(self) -> str:
@@ -198,6 +201,22 @@ def test_commands_print_what_the_page_shows(console: Console, place: Place) -> N
         assert_output(shown, result.stdout, f"{console.name}: {command}")
 
 
+def shown_outputs() -> Iterator[tuple[str, str]]:
+    """Each output on a page, or in a file that one includes, with where it is."""
+    for page in PAGES_WITH_EXAMPLES:
+        for example in doctest.DocTestParser().get_examples(page.read_text("utf-8")):
+            yield f"{name_of(page)}:{example.lineno + 1}", example.want
+    for console in consoles():
+        for command, shown in console.commands():
+            yield f"{console.name}: {command}", shown
+    for path in EXAMPLES.glob("*.out"):
+        yield name_of(path), path.read_text("utf-8")
+
+
+def test_pages_show_real_output_without_gaps() -> None:
+    assert [where for where, output in shown_outputs() if "..." in output or "<BLANKLINE>" in output] == []
+
+
 def test_each_example_file_is_shown_on_a_page() -> None:
     included = ((page, re.findall(r"literalinclude:: (\S+)", page.read_text("utf-8"))) for page in PAGES)
     shown = {(page.parent / name).resolve() for page, names in included for name in names}
@@ -207,6 +226,14 @@ def test_each_example_file_is_shown_on_a_page() -> None:
 def test_each_example_script_has_its_output_or_is_used_by_a_page() -> None:
     used = {name for page in PAGES for name in re.findall(r">>> import (\w+)$", page.read_text("utf-8"), re.MULTILINE)}
     assert {path for path in EXAMPLES.glob("*.py") if path.stem not in used} == set(SCRIPTS)
+
+
+def test_tables_and_plots_show_the_results_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHECKOUT / "testing" / "bench")
+    plots, tables = importlib.import_module("plots"), importlib.import_module("tables")
+    found = tables.results()
+    for name, text in {**tables.texts(found), **plots.texts(found)}.items():
+        assert (tables.DOC / name).read_text("utf-8") == text, f"{name}: run `make plots`"
 
 
 def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:

@@ -371,7 +371,7 @@ class TestStderr:
             group.makegateway("popen//stderr=keep")
         group.makegateway("popen//id=a")
         for spec in ("popen//via=a//stderr=capture", "popen//via=a//newsession"):
-            with pytest.raises(ValueError, match="not behind via"):
+            with pytest.raises(ValueError, match="not through via"):
                 group.makegateway(spec)
 
 

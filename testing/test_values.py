@@ -771,6 +771,19 @@ def test_arguments_have_the_names_of_execnet_2(base: ModuleType) -> None:
         base.loads(b"", unknown=1)
 
 
+@pytest.mark.skipif(execnet.gateway_base.core != "c", reason="Python itself says so of the portable core")
+def test_wrong_arguments_of_the_c_core_are_told_in_the_words_of_cpython() -> None:
+    base: Any = execnet.gateway_base
+    with pytest.raises(TypeError, match=r"^dumps\(\) takes at most 1 argument \(2 given\)$"):
+        base.dumps(1, 2)
+    with pytest.raises(TypeError, match=r"^dumps\(\) missing required argument 'obj' \(pos 1\)$"):
+        base.dumps()
+    with pytest.raises(TypeError, match=r"^dumps\(\) got an unexpected keyword argument 'unknown'$"):
+        base.dumps(1, unknown=2)
+    with pytest.raises(TypeError, match=r"^dumps\(\) got multiple values for argument 'obj'$"):
+        base.dumps(1, obj=2)
+
+
 def test_a_failing_stream_keeps_its_error(base: ModuleType) -> None:
     class Broken:
         def read(self, count: int) -> bytes:

@@ -1,7 +1,6 @@
-/* The part of a channel that runs per item. Python's Channel inherits it; what is rare stands
-   there.
+/* The part of a channel that runs per item. Python's Channel inherits it; what is rare is there.
 
-   Where the connection is not one of the C core (green threads, foreign files, a gateway behind
+   Where the connection is not one of the C core (green threads, foreign files, a gateway through
    another one), the methods of the portable twin take over, under the names _portable_send and
    _portable_receive. */
 #include "connection/channel.h"
@@ -181,12 +180,13 @@ channel_receive(ChannelObject *channel, PyObject *const *args, Py_ssize_t count,
     Py_ssize_t named = keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords);
 
     if (count + named > 1) {
-        PyErr_Format(PyExc_TypeError, "receive() takes at most 1 argument, got %zd", count + named);
+        PyErr_Format(PyExc_TypeError, "receive() takes at most 1 argument (%zd given)",
+                     count + named);
         return NULL;
     }
     if (named == 1 &&
         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "timeout") != 0) {
-        PyErr_Format(PyExc_TypeError, "receive() got an unknown argument %R",
+        PyErr_Format(PyExc_TypeError, "receive() got an unexpected keyword argument '%U'",
                      PyTuple_GET_ITEM(keywords, 0));
         return NULL;
     }

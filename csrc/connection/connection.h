@@ -1,4 +1,4 @@
-/* What a connection consists of. Who may do what with it is said by the headers above this one:
+/* What a connection consists of. The headers above this one say who may do what with it:
    sending.h, itemqueue.h, dispatch.h, receiving.h.
 
    The GIL guards every field, but for those that say otherwise. */
@@ -37,7 +37,7 @@ typedef enum {
     BROKEN_NOT,
     BROKEN_END,    /* of input */
     BROKEN_READ,   /* read_errno */
-    BROKEN_HEADER, /* what stands in the buffer is no message */
+    BROKEN_HEADER, /* what is in the buffer is no message */
     BROKEN_MEMORY,
 } Broken;
 

@@ -53,7 +53,7 @@ operand_size(unsigned char op, bool *counted)
     }
 }
 
-/* Whether a channel stands in the value. What is no value holds none: who receives it is told. */
+/* Whether there is a channel in the value. What is no value has none: its receiver is told. */
 static bool
 holds_channel(const char *payload, size_t size)
 {
@@ -107,7 +107,7 @@ is_for_callback(const ItemQueueObject *queue)
     return queue->callback != Py_None && queue->arrived.callback == CALLBACK_DIRECT;
 }
 
-/* With so many items waiting, as gateway_base says, the receiver waits for a callback that was set
+/* With as many items waiting as gateway_base says, the receiver waits for a callback that was set
  * while it was busy. */
 enum { MOST_BEHIND = 100 };
 

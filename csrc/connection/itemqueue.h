@@ -34,11 +34,11 @@ Reading *itemqueue_reading(ItemQueueObject *queue);
 /* Append an item (a reference is taken) and wake a thread that waits for it. */
 PutOutcome itemqueue_put(ItemQueueObject *queue, PyObject *object, bool built);
 
-/* An item that was taken, and could not be given to who wanted it, is the next one again. The
-   reference is the queue's from then on, and what is raised stays raised. */
+/* An item that was taken, and could not be given to the thread that wanted it, is the next one
+   again. The reference is the queue's from then on, and what is raised stays raised. */
 void itemqueue_give_back(ItemQueueObject *queue, PyObject *object, bool built);
 
-/* Let nothing more arrive, and wake all who wait. */
+/* Let nothing more arrive, and wake all that wait. */
 void itemqueue_end(ItemQueueObject *queue);
 
 /* The Channel is gone. Where no callback is set, the queue is no longer found under `id` either. */

@@ -32,7 +32,7 @@ large_begin(ConnectionObject *connection, Frame *frame)
     size_t skip = is_bytes_value(frame) ? BYTES_VALUE_HEADER : 0;
 
     large->size = skip > 0 ? frame->size - BYTES_VALUE_HEADER - 1 : frame->size;
-    /* The byte behind a bytes value, its STOP, is read into the place of the terminating NUL. */
+    /* The byte after a bytes value, its STOP, is read into the place of the terminating NUL. */
     large->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)large->size);
     if (large->bytes == NULL) {
         return -1;
@@ -75,7 +75,7 @@ large_undo_value(LargePayload *large)
     return 0;
 }
 
-/* All is read: check what stands where the STOP should. */
+/* All is read: check what is where the STOP should be. */
 int
 large_complete(LargePayload *large)
 {

@@ -132,7 +132,8 @@ is_built(PyObject *item)
     if (PyBytes_CheckExact(item)) {
         return 0;
     }
-    PyErr_Format(PyExc_TypeError, "an item is bytes, or a value in a 1-tuple, not %R", item);
+    PyErr_Format(PyExc_TypeError, "an item must be bytes or a tuple of 1, not %.200s",
+                 Py_TYPE(item)->tp_name);
     return -1;
 }
 
@@ -227,7 +228,8 @@ queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
     ReadingItem item;
 
     if (!PyList_Check(list)) {
-        PyErr_Format(PyExc_TypeError, "next_for_callback() needs a list, not %R", list);
+        PyErr_Format(PyExc_TypeError, "next_for_callback() argument must be list, not %.200s",
+                     Py_TYPE(list)->tp_name);
         return NULL;
     }
     Take take = reading_next_for_callback(itemqueue_reading(queue), &queue->arrived, &item);
@@ -244,7 +246,8 @@ static PyObject *
 queue_put_back(ItemQueueObject *queue, PyObject *list)
 {
     if (!PyList_Check(list)) {
-        PyErr_Format(PyExc_TypeError, "put_back() needs a list, not %R", list);
+        PyErr_Format(PyExc_TypeError, "put_back() argument must be list, not %.200s",
+                     Py_TYPE(list)->tp_name);
         return NULL;
     }
     for (Py_ssize_t i = PyList_GET_SIZE(list) - 1; i >= 0; i--) {
@@ -339,7 +342,8 @@ static PyMethodDef queue_methods[] = {
      "The next item, ENDMARKER after the end, None if there is none."},
     {"is_set", (PyCFunction)queue_is_set, METH_NOARGS, "Whether nothing more can arrive."},
     {"isSet", (PyCFunction)queue_is_set, METH_NOARGS, "Whether nothing more can arrive."},
-    {"set", (PyCFunction)queue_set, METH_NOARGS, "Let nothing more arrive, and wake all who wait."},
+    {"set", (PyCFunction)queue_set, METH_NOARGS,
+     "Let nothing more arrive, and wake all that wait."},
     {"wait", (PyCFunction)(void (*)(void))queue_wait, METH_FASTCALL,
      "Wait until nothing more can arrive; returns whether that is so after timeout seconds."},
     {"begin_callback", (PyCFunction)queue_begin_callback, METH_VARARGS,

@@ -4,14 +4,14 @@
    read. The role is the receiver's by default, which sleeps in read(). A thread that waits for an
    item takes the role when it is free and reads until its own item is there, which so needs no
    second thread to be woken. What only the receiver may do (run Python code) is handed over to it,
-   and nothing behind that is done before.
+   and nothing that came after it is done before it.
 
-   The role is handed on, never just dropped: who leaves it names the next (`reader`), and who is
-   named has it, awake or not, until it hands it on in turn. A thread that was named but does not
-   want it any more (satisfied, timed out, interrupted) leaves by the same function as any other, so
-   a role or a wake-up that reaches it too late is not lost. Only where somebody is certain to look
-   soon is the role left free: so that a thread that receives item after item takes it without
-   anybody being woken.
+   The role is handed on, never just dropped: the thread that leaves it names the next (`reader`),
+   and the one that is named has it, awake or not, until it hands it on in turn. A thread that was
+   named but does not want it any more (satisfied, timed out, interrupted) leaves by the same
+   function as any other, so a role or a wake-up that reaches it too late is not lost. Only where
+   somebody is certain to look soon is the role left free: so that a thread that receives item after
+   item takes it without anybody being woken.
 
    While the receiver runs Python code it keeps the role: what was sent before is seen before. Where
    that may take long, a callback above all, it yields: a thread that waits takes the role when it
@@ -23,7 +23,7 @@
    2. The role is free, or yielded => somebody looks: the receiver is awake or watching, or a
    waiting thread is that could read; or the receiver is away (it looks when it is back) and nobody
    waits that could read.
-   3. The role is somebody's who sleeps => he sleeps over the descriptor, or has been told.
+   3. A thread that has the role and sleeps => it sleeps over the descriptor, or has been told.
    4. A thread is told once at most before it wakes, and is awake from then on for all the others.
    5. As many of the threads that wait for items of a queue are awake as there are items, or all.
       Of a queue that has ended, and after the stop, all are.
@@ -595,7 +595,7 @@ reading_receiver_done(Reading *reading, Told *told)
     mutex_lock(&reading->lock);
     assert(reading->reader == &reading->receiver);
     if (reading->waiting != NULL && !receiver_comes_first(reading)) {
-        /* Those who were served will be back soon. */
+        /* The threads that were served will be back soon. */
         leave_role(reading, told);
         reading->receiver.seen = reading->uses - 1;
     }

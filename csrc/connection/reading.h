@@ -1,5 +1,5 @@
-/* Who reads a connection, what has arrived on its queues, and who waits for it: a state machine.
-   reading.c says what always holds. No Python.h and no system call here but the lock's.
+/* Who reads a connection, what has arrived on its queues, and which threads wait for it: a state
+   machine. reading.c says what always holds. No Python.h and no system call here but the lock's.
 
    Each function is one transition. The caller does at once what its result asks for, and wakes
    those in `told`. */
@@ -16,7 +16,7 @@ typedef struct {
 
 typedef enum {
     CALLBACK_NONE,
-    CALLBACK_DRAINING, /* a thread delivers what was queued; what arrives is queued behind it */
+    CALLBACK_DRAINING, /* a thread delivers what was queued; what arrives is queued after it */
     CALLBACK_DIRECT,   /* what arrives goes to the callback */
 } ReadingCallback;
 
@@ -153,7 +153,7 @@ bool reading_receiver_woke(Reading *reading);
    reading_receiver_next says what it does. */
 bool reading_receiver_back(Reading *reading);
 
-/* The receiver, in the role, has done what was read: leave the role to those who wait, where that
+/* The receiver, in the role, has done what was read: leave the role to those that wait, where that
    is better. */
 void reading_receiver_done(Reading *reading, Told *told);
 

@@ -12,7 +12,7 @@ enum {
     /* Larger pieces are not copied for the helper: their owner is kept, also where they are
        written, but may still be lent to the pipe. */
     COPY_LONGEST = 64 * 1024,
-    /* A pipe that can be written to takes so many bytes at once. */
+    /* A pipe that can be written to takes this many bytes at once. */
     SMALL_AT_ONCE = PIPE_BUF / WRITING_SMALL,
     /* How long the helper waits for room, and a main thread before it looks for signals. */
     ROOM_MS = 50,

@@ -38,7 +38,7 @@ put_count(Answer *answer, const char *name, int count)
     answer->bytes[answer->size++] = OP_SETITEM;
 }
 
-/* The dict of doc/wire.rst, "Messages", behind its header, then CHANNEL_CLOSE. */
+/* The dict of doc/wire.rst, "Messages", after its header, then CHANNEL_CLOSE. */
 static void
 compose(ConnectionObject *connection, int32_t channel, Answer *answer)
 {

@@ -2,7 +2,7 @@
 #include "connection/waking.h"
 
 /* ThreadSanitizer does not know sem_clockwait(), by which a lock is waited for with a timeout: it
-   is told that who wakes is done before who slept goes on. */
+   is told that the waking thread is done before the one that slept goes on. */
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
 #define SLEPT(lock) __tsan_acquire(lock)

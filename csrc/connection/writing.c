@@ -3,7 +3,7 @@
    One thread at a time is the writer. Messages are whole, in the order in which their threads
    became writers. A thread whose turn it is not sleeps until the writer has left; then the first
    that sleeps is told, but whoever comes first is the next writer: to hand the turn on would make
-   two busy threads wait for each other at every message. Only when those who wait have been
+   two busy threads wait for each other at every message. Only when those that wait have been
    overtaken often, the turn is handed to the first of them.
 
    Python code never runs in the writer. A signal in the middle of a large message makes the writer
@@ -11,18 +11,18 @@
    is started for it. The interrupted thread runs the handlers and then waits, as any other, until
    the helper has left; a handler that sends does the same.
 
-   A finalizer must not wait: it leaves a small message behind. Who leaves as the writer takes those
-   along for which there is room; for the rest, if nobody else is about to write, it starts the
-   helper, who waits for room.
+   A finalizer must not wait: it leaves a small message behind. Whoever leaves as the writer takes
+   those along for which there is room; for the rest, if nobody else is about to write, it starts
+   the helper, which waits for room.
 
    What always holds (writing_check asserts it after every transition):
 
-   1. Nobody is the writer and somebody waits who could be it => one of those is awake.
-   2. Small messages are left => there is a writer, or one who waits, or the helper (until
+   1. Nobody is the writer and a thread waits that could be it => one of those is awake.
+   2. Small messages are left => there is a writer, or a thread that waits, or the helper (until
    `failed`; but if no helper could be had, they are `alone` until somebody leaves as the writer).
    3. A message is unfinished => the helper is there, and the writer.
-   4. After `failed` nobody becomes the writer but who wants to close the descriptor; another
-   that is handed the turn quits.
+   4. After `failed` nobody becomes the writer but a thread that wants to close the descriptor;
+   another that is handed the turn quits.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/writing.h"
@@ -42,7 +42,7 @@ could_write(const Writing *writing, const WritingThread *thread)
     return !thread->ends || !writing->helps;
 }
 
-/* It is nobody's turn, and somebody waits for it who sleeps; the first of them. */
+/* It is nobody's turn, and a thread that waits for it sleeps; the first of them. */
 static WritingThread *
 first_overslept(const Writing *writing)
 {
@@ -106,7 +106,7 @@ unlink_thread(Writing *writing, WritingThread *thread)
     }
 }
 
-/* It is nobody's turn: see to it that one of those who wait looks. */
+/* It is nobody's turn: see to it that one of those that wait looks. */
 static void
 have_somebody_look(Writing *writing, Told *told)
 {
@@ -118,7 +118,7 @@ have_somebody_look(Writing *writing, Told *told)
     }
 }
 
-/* Somebody goes who might have taken the small messages along. */
+/* A thread goes that might have taken the small messages along. */
 static Leave
 look_after_small(Writing *writing)
 {
@@ -171,7 +171,7 @@ first_that_could_write(const Writing *writing)
     return thread;
 }
 
-/* Where those who wait were overtaken often enough, it is the first one's turn. */
+/* If those that wait were overtaken often enough, it is the first one's turn. */
 static void
 hand_turn_on(Writing *writing, Told *told)
 {

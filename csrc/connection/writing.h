@@ -38,7 +38,7 @@ typedef struct {
     WritingThread *waiting; /* in the order in which they came */
     WritingThread helper;
     unsigned
-        overtaken; /* messages of others since the first of those who wait could have written */
+        overtaken; /* messages of others since the first of the threads that wait could write */
     WritingSmall *small, *last_small; /* in the order in which they came */
     WritingHelper helps;
     bool alone;      /* no helper could be had for the small messages */
@@ -101,7 +101,7 @@ typedef enum {
 Hand writing_hand_over(Writing *writing, WritingThread *thread);
 
 /* The helper that was to be started can't be. After writing_hand_over the caller is the writer
-   again, and writes the rest itself; else the small messages stay for who writes next. */
+   again, and writes the rest itself; else the small messages stay for whoever writes next. */
 void writing_no_helper(Writing *writing, WritingThread *thread, Told *told);
 
 /* Nothing can be written any more. The caller stays the writer. */
@@ -110,7 +110,7 @@ void writing_fail(Writing *writing);
 /* ---- small messages ---- */
 
 typedef enum {
-    BEHIND_LEFT,  /* who writes next takes it along */
+    BEHIND_LEFT,  /* whoever writes next takes it along */
     BEHIND_WRITE, /* nobody does: the thread is the writer, as after LEAVE_SMALL */
     BEHIND_LOST,  /* it can't be written; its memory is the caller's */
 } Behind;

@@ -57,7 +57,7 @@ void fdio_waker_take(const FdioWaker *waker);
  * (EINTR included). */
 ssize_t fdio_read(int fd, char *to, size_t size);
 
-/* An item of so many bytes makes a connection worth a larger pipe. */
+/* An item of this many bytes makes a larger pipe worth while. */
 enum { FDIO_HUGE = 512 * 1024 };
 
 /* Give a pipe the size for such items, where the system grants it. */

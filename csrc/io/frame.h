@@ -41,7 +41,7 @@ FrameOutcome frame_peek(const FrameBuffer *buffer, Frame *frame);
 /* Consume the frame that frame_peek found, as far as it is there. */
 void frame_consume(FrameBuffer *buffer, const Frame *frame);
 
-/* Make at least `room` bytes free behind end; false when memory lacks, the buffer is unchanged
+/* Make at least `room` bytes free after end; false if there is no memory, the buffer is unchanged
  * then. */
 bool frame_reserve(FrameBuffer *buffer, size_t room);
 

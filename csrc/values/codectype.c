@@ -14,8 +14,8 @@ sort_arguments(const char *function, const char *const *names, Py_ssize_t requir
                PyObject *const *args, Py_ssize_t count, PyObject *keywords, PyObject **values)
 {
     if (count > most) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments, got %zd", function, most,
-                     count);
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd argument%s (%zd given)", function,
+                     most, most == 1 ? "" : "s", count);
         return -1;
     }
     for (Py_ssize_t i = 0; i < most; i++) {
@@ -29,15 +29,16 @@ sort_arguments(const char *function, const char *const *names, Py_ssize_t requir
             i++;
         }
         if (i == most || values[i] != NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", function,
-                         i == most ? "an unknown" : "twice the", name);
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument '%U'", function,
+                         i == most ? "an unexpected keyword" : "multiple values for", name);
             return -1;
         }
         values[i] = args[count + k];
     }
     for (Py_ssize_t i = 0; i < required; i++) {
         if (values[i] == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() lacks the argument '%s'", function, names[i]);
+            PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %zd)", function,
+                         names[i], i + 1);
             return -1;
         }
     }
@@ -162,7 +163,7 @@ dumps_versioned(CodecObject *codec, PyObject *value)
 
 PyDoc_STRVAR(dumps_doc, "dumps($self, obj)\n--\n\n"
                         "The bytes of obj, version byte first. Raises DumpError naming what can't "
-                        "be serialized and where it stands.");
+                        "be serialized and where it is.");
 
 static PyObject *
 codec_dumps(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -303,7 +304,7 @@ codec_loads_internal(CodecObject *codec, PyObject *const *args, Py_ssize_t count
 PyDoc_STRVAR(
     load_doc,
     "load($self, io, py2str_as_py3str=False, py3str_as_py2str=False)\n--\n\n"
-    "The next value of a stream with read(n), which then stands right behind it. Raises as loads.");
+    "The next value of a stream with read(n), which is then right after it. Raises as loads.");
 
 static PyObject *
 codec_load(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -329,7 +330,7 @@ codec_load(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject
 PyDoc_STRVAR(
     load_stream_doc,
     "load_stream($self, stream, channelfactory=None, strconfig=None, versioned=False)\n--\n\n"
-    "The next value of a stream, like loads_internal; versioned: behind a version byte.");
+    "The next value of a stream, like loads_internal; versioned: after a version byte.");
 
 static PyObject *
 codec_load_stream(CodecObject *codec, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -377,7 +378,8 @@ named_exception(PyObject *names, const char *name)
     PyObject *value = codec_name(names, name);
 
     if (value != NULL && !PyExceptionClass_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be an exception, not %R", name, value);
+        PyErr_Format(PyExc_TypeError, "%s must be an exception class, not %.200s", name,
+                     Py_TYPE(value)->tp_name);
         Py_CLEAR(value);
     }
     return value;
@@ -389,7 +391,7 @@ named_class(PyObject *names, const char *name)
     PyObject *value = codec_name(names, name);
 
     if (value != NULL && !PyType_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a class, not %R", name, value);
+        PyErr_Format(PyExc_TypeError, "%s must be type, not %.200s", name, Py_TYPE(value)->tp_name);
         Py_CLEAR(value);
     }
     return (PyTypeObject *)value;

@@ -1,10 +1,10 @@
 /* The value writer: one pass over the value into one growing buffer.
 
    Python code runs in reducers, and where one might not look for it: finalizers, whenever the
-   garbage collector does (at the making of a set's iterator, of an exception) or a last reference
-   is let go of. It may do anything to the containers on the way down. So values are borrowed from
-   the container they stand in only as long as nothing runs; who is about to run something holds
-   what it needs afterwards, and a container that then has another size is an error.
+   garbage collector does (when a set's iterator or an exception is made) or a last reference is let
+   go of. It may do anything to the containers on the way down. So values are borrowed from the
+   container they are in only as long as nothing runs; whoever is about to run something holds what
+   it needs afterwards, and a container that then has another size is an error.
 
    An error is noted where it is found and gets its path while the containers are left, innermost
    first. */
@@ -274,7 +274,7 @@ write_huge_int(Writer *writer, PyObject *value)
         return -1;
     }
     Py_INCREF(value);
-    /* Itself, or the int that is in the object of a subclass, whose methods shall not be asked. */
+    /* Itself, or the int that is in the object of a subclass, whose methods must not be called. */
     PyObject *number = PyLong_Type.tp_as_number->nb_positive(value);
     PyObject *digits = number == NULL ? NULL : PyObject_CallOneArg(convert, number);
     Py_XDECREF(number);
@@ -405,7 +405,7 @@ write_text(Writer *writer, PyObject *value)
 
 /* ---- containers and channels ---- */
 
-/* What stands before an element of a list: its index, and SETITEM for the element before it. */
+/* What precedes an element of a list: its index, and SETITEM for the element before it. */
 static inline int
 write_index(Writer *writer, int32_t index)
 {

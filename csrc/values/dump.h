@@ -22,7 +22,7 @@ typedef struct {
 /* Values of this many bytes and more are left where they are by dump_message. */
 enum { DUMP_BIG = 64 * 1024 };
 
-/* Serialize `value`, which goes over `gateway`, without version byte behind `reserve` (<=
+/* Serialize `value`, which goes over `gateway`, without version byte after `reserve` (<=
    DUMP_INLINE_BYTES) unset bytes, for one write, or for one writev where the value is one large
    bytes or str: that is borrowed, not copied. On success the caller owns *out and ends it with
    dump_release; on failure (-1, exception set) there is nothing to release. */

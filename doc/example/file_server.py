@@ -4,7 +4,7 @@ PIECE_BYTES = 1 << 16
 
 
 def serve(requests):
-    """Answer each `(path, channel)` with the pieces of the file; a failure closes that channel with its text."""
+    """Answer each `(path, channel)` with the pieces of the file, or close it with the error."""
     for path, answer in requests:
         try:
             with open(path, "rb") as file:
@@ -26,7 +26,10 @@ class RemoteFiles:
         self._requests = gateway.remote_exec(file_server)
 
     def fetch(self, path, target):
-        """Copy the far file `path` into the file `target` and return its size in bytes; OSError if it can't be read."""
+        """Copy the far file `path` into the file `target` and return its size in bytes.
+
+        Raises OSError if it can't be read.
+        """
         answer = self._gateway.newchannel()
         self._requests.send((path, answer))
         with open(target, "wb") as file:

@@ -34,5 +34,6 @@ if __name__ == "__main__":
     group = execnet.Group(["popen"] * 3)
     numbers = [7919, 1001, 35, 999983, 289]
     for number, divisor in sorted(distribute(group, numbers)):
-        print(number, "is prime" if number == divisor else f"= {divisor} * {number // divisor}")
+        factors = f"= {divisor} * {number // divisor}"
+        print(number, "is prime" if number == divisor else factors)
     group.terminate(timeout=5)

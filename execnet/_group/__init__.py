@@ -1,1 +1,1 @@
-"""What stands behind `execnet.multi`: who belongs to a group, how many are started together and ended together."""
+"""What `execnet.multi` is made of: what belongs to a group, how many are started together and ended together."""

@@ -53,9 +53,9 @@ class _Begun:
 class Ahead:
     """The specs that a group has named, and the starts begun for them.
 
-    Of the one who begins and the one who asks, whoever takes the spec from `_announced` was first. Who begins has
-    entered its start before: so who asks and comes second finds it, and waits until it is begun. Of who discards and
-    who asks, too, whoever takes the start from `_begun` was first; it was entered in `_discarded` before.
+    Of the one who begins and the one who asks, whoever takes the spec from `_announced` was first. Whoever begins
+    has entered its start before: so one who asks second finds it, and waits until it is begun. Of the one who discards
+    and the one who asks, too, whoever takes the start from `_begun` was first; it was entered in `_discarded` before.
     """
 
     def __init__(self, group: Home) -> None:

@@ -53,7 +53,7 @@ class Ending:
 
     def _exit(self, gateways: list[Any]) -> None:
         """Tell gateways to exit. One whose pipe is full, so that it can't be told, is left to be killed."""
-        # Who left when a Ctrl-C came may not have been told.
+        # One that left when a Ctrl-C came may not have been told.
         gone = [gateway for gateway in self.membership.ending() if getattr(gateway, "_was_told", True)]
         calls = [Call(self.execmodel, gateway.exit) for gateway in gateways if gateway not in gone]
         for call in calls:

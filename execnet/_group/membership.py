@@ -1,4 +1,4 @@
-"""Who belongs to a group: ids, starts under way, members, gateways that are ending.
+"""What belongs to a group: ids, starts under way, members, gateways that are ending.
 
 States, of an id: it is *taken* (a member has it), *starting* (a start under way has claimed it), or *free*.
 Of a gateway, from before its first process until that is reaped: it is *starting*, *a member* or *ending*.
@@ -15,7 +15,7 @@ Invariants:
 There is no lock. A signal handler may interrupt the main thread between any two steps and end the whole group, for
 which other threads have to change what is here: with a lock they would wait for the thread that waits for them.
 Instead every step is one call of a list's or dict's own method, which no other thread and no handler sees half done
-(`dict.setdefault` claims an id, `set.remove` and `next` of a counter win a number), and the steps stand in
+(`dict.setdefault` claims an id, `set.remove` and `next` of a counter win a number), and the steps are in
 such an order that whoever looks in between sees a state of the ones above. Reserving, entering and forgetting a place
 are for the one thread at a time that starts its gateway; all else is for everyone, at any moment.
 """
@@ -122,7 +122,7 @@ class Membership:
         place.id = gateway_id
         if self._claims.setdefault(gateway_id, place) is not place:
             return False
-        # Only who has the claim can become a member of this id, so that the answer holds.
+        # Only the one that has the claim can become a member of this id, so that the answer holds.
         if not self.taken(gateway_id):
             return True
         self._unclaim(place)
@@ -147,7 +147,7 @@ class Membership:
             raise
 
     def _enter(self, place: Place, gateway: Any) -> None:
-        assert place in self.places and not place.entered, "who enters has reserved a place, and enters once"
+        assert place in self.places and not place.entered, "whoever enters has reserved a place, and enters once"
         if self._claims.get(gateway.id) is not place or self.taken(gateway.id):
             raise ValueError(f"already have gateway with id {gateway.id!r}")
         place.gateway = gateway
@@ -158,7 +158,7 @@ class Membership:
     def forget(self, place: Place) -> None:
         """Take back all that a place has, of a gateway that has ended or never was; may be called again."""
         if place.gateway is not None:
-            with suppress(ValueError):  # it never was one, or is none any more
+            with suppress(ValueError):  # it never was a member, or no longer is
                 self.members.remove(place.gateway)
         self._unclaim(place)
         if place.number is not None and not place.entered:
@@ -183,7 +183,7 @@ class Membership:
             self.members.remove(gateway)
 
     def ended(self, gateway: Any) -> None:
-        """Nothing is left of a gateway that was ending; may be said again."""
+        """Nothing is left of a gateway that was ending; may be called again."""
         if gateway not in self.members:
             for place in list(self.places):
                 if place.gateway is gateway:

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 # Seconds in which other starts that fail as well are told with the first one.
 FAILURE_GRACE = 1.0
 # Seconds an interrupted caller waits until nothing is left. What can't be hurried (connecting, a name being looked up,
-# a stopped gateway on the way) is undone behind its back.
+# a stopped gateway on the way) is undone in the background.
 UNDO_PATIENCE = 5.0
 
 # Keys that need a text. (`socket` alone goes with installvia.)
@@ -277,10 +277,10 @@ CONDUCTOR, CALLER = "conductor", "caller"
 
 
 class Starts:
-    """Several starts side by side, each behind the one it goes through. Nothing exists before `run`.
+    """Several starts side by side, each after the one it goes through. Nothing exists before `run`.
 
     Each may take its own timeout, or that of all of them, counted in seconds from `run` on. With ``return_errors`` one
-    that fails does not concern the others.
+    that fails does not affect the others.
     """
 
     def __init__(
@@ -425,11 +425,11 @@ class Starts:
             raise self._failure()
 
     def _must_stop(self) -> bool:
-        """Whether nothing new is to be begun, because of a failure or of who gave up."""
+        """Whether nothing new is to be begun, because of a failure or because the caller gave up."""
         return self.stopped or (bool(self.failures) and not self.return_errors)
 
     def _in_order_of_need(self) -> list[Start]:
-        """The starts as given, but each behind the one whose gateway it goes through."""
+        """The starts as given, but each after the one whose gateway it goes through."""
         by_id: dict[str | None, Start] = {start.id: start for start in self.starts}
         ordered: dict[Start, None] = {}
         for start in self.starts:

@@ -240,7 +240,7 @@ class _ForkServer:
         return not pid
 
     def reap(self) -> None:
-        """Reap the workers that have ended, and tell who waits for them."""
+        """Reap the workers that have ended, and tell whoever waits for them."""
         for pid, ending in list(self.workers.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -285,7 +285,7 @@ def _note(number: int, frame: object) -> None:
 
 
 def _tell(start: _socket.socket, word: str, what: object) -> bool:
-    """Write a line to who starts a worker; false where nobody reads there."""
+    """Write a line to whoever starts a worker; false where nobody reads there."""
     try:
         start.sendall(f"{word} {what}\n".encode("utf-8", "backslashreplace")[:MOST_TOLD])
     except OSError:

@@ -82,7 +82,7 @@ def drain(stdout, data, answered, drained, execmodel):
 def watch(process, data, control, drained):
     """Reap the process and tell its exit status.
 
-    A child that it has left behind may hold its stdout: ``drained`` then comes too late.
+    A child that it has left may hold its stdout: ``drained`` then comes too late.
     """
     status = process.wait()
     drained.wait(LAST_WORDS)

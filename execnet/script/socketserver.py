@@ -21,11 +21,11 @@ DEFAULT = ":8888"
 MOST_LINE_BYTES = 4 << 20  # of the first line: many times what an initiator sends
 LINE_SECONDS = 60.0  # in which that line must have come
 PAUSE = 1.0  # seconds before another try where processes or descriptors ran out
-LOST = (errno.EBADF, errno.EINVAL, getattr(errno, "ENOTSOCK", errno.EBADF))  # the listening socket is none any more
+LOST = (errno.EBADF, errno.EINVAL, getattr(errno, "ENOTSOCK", errno.EBADF))  # the listening socket is gone
 
 
 def log(*what):
-    """Say what goes on, at once: who starts a server waits for its address."""
+    """Say what goes on, at once: whoever starts a server waits for its address."""
     say(sys.stdout, *what)
 
 
@@ -96,7 +96,7 @@ def exec_from_one_connection(serversock):
 def read_line(sock):
     """The first line that ``sock`` gets, empty where it ends before; raises IOError if it doesn't end in time.
 
-    More than the line is not kept: who connects waits for an answer to it.
+    More than the line is not kept: whoever connects waits for an answer to it.
     """
     received = bytearray()
     deadline = time.time() + LINE_SECONDS
@@ -113,7 +113,7 @@ def read_line(sock):
 
 
 def refuse(sock, reason):
-    """Tell who has connected, and stderr, why there is no interpreter; closes ``sock``."""
+    """Tell whoever has connected, and stderr, why there is no interpreter; closes ``sock``."""
     import socket
 
     say(sys.stderr, reason)
@@ -247,5 +247,5 @@ if __name__ == "__channelexec__":
     startserver(listening)
 elif __name__ == "__main__":
     if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
-        del sys.path[0]  # run by path: these scripts must not stand for the standard library's socketserver
+        del sys.path[0]  # run by path: this folder must not replace the standard library's socketserver
     main()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import doctest
 import os
 import sys
+from pathlib import Path
 
 import leaks
+from shown import Checker
 
 TERMINATE_SECONDS = 5.0
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def main(page: str) -> int:
@@ -20,7 +21,9 @@ def main(page: str) -> int:
     before = leaks.Snapshot.take()
     import execnet
 
-    result = doctest.testfile(page, module_relative=False, optionflags=OPTIONS, encoding="utf-8")
+    text = Path(page).read_text("utf-8")
+    examples = doctest.DocTestParser().get_doctest(text, {"__name__": "__main__"}, page, page, 0)
+    result = doctest.DocTestRunner(Checker()).run(examples)
     execnet.default_group.terminate(TERMINATE_SECONDS)
     left = leaks.wait_for_none(before)
     print(f"{result.attempted} examples, {result.failed} failed")
