@@ -18,4 +18,4 @@ for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_
 time.sleep(1000)
 """
 SENDING = f"{IDLE}\nwhile True: channel.send(b'x' * 100000)"
-BLOCKED_IN_SEND = f"{IDLE}; channel.receive(); channel.send(b'x' * (64 << 20))"
+BLOCKED_IN_SEND = f"{IDLE}; channel.receive(); channel.send(1); channel.send(b'x' * (64 << 20))"
