@@ -224,8 +224,8 @@ def test_an_exception_is_shown_as_python_shows_it_and_fails(tmp_path: Path) -> N
         ("raise SystemExit(0)", 0, []),
         ("raise SystemExit(3)", 1, ["gw0 .popen.: exit status 3"]),
         ("raise SystemExit('no')", 1, ["^gw0: no$", "gw0 .popen.: exit status 1"]),
-        ("import os; os._exit(3)", 1, ["gw0 .popen.: .* exited with status 3"]),
-        ("import os; os.kill(os.getpid(), 9)", 1, ["gw0 .popen.: .* killed by SIGKILL"]),
+        ("import os; os._exit(3)", 1, ["gw0 .popen.: .* died: "]),
+        ("import os; os.kill(os.getpid(), 9)", 1, ["gw0 .popen.: .* died: "]),
         ("if", 1, ["File .<string>., line 1", "^gw0:     if", r"^gw0: *\^", "SyntaxError", "exit status 1"]),
     ],
 )
@@ -237,11 +237,20 @@ def test_how_it_ends_is_told(code: str, status: int, lines: list[str]) -> None:
     assert len([line for line in said if line.startswith("python -m execnet run: ")]) == (status and 1)
 
 
+def test_several_of_one_spec() -> None:
+    result = execnet("run", "2*popen", "--", "print(1)")
+    assert sorted(result.stdout.splitlines()) == ["gw0: 1", "gw1: 1"]
+    assert says(execnet("run", "0*popen", "--", "1"), 2, "at least 1")
+    assert says(execnet("run", "x*popen", "--", "1"), 2, "whole number, not 'x'")
+    lines = execnet("show", "2*popen", "0*popen").stdout.splitlines()
+    assert [line.split()[1] for line in lines[3:]] == ["popen", "popen", "0*popen"]
+
+
 def test_one_that_fails_does_not_keep_the_others_from_running() -> None:
     code = "import os; print('ran', flush=True); os._exit(7) if 'FAIL' in os.environ else 0"
     result = execnet("run", "popen//env:FAIL=1", "popen//python=/nowhere", "popen", "--", code)
     assert "gw2: ran\n" in result.stdout
-    assert says(result, 1, "popen//python=/nowhere", "gw0 .popen//env:FAIL=1.: .*status 7")
+    assert says(result, 1, "popen//python=/nowhere", "gw0 .popen//env:FAIL=1.: .* died: ")
 
 
 def test_threads_of_the_program_are_waited_for() -> None:
@@ -386,6 +395,22 @@ def test_ctrl_c_interrupts_what_runs_there_once(prompt: Terminal, what: str) -> 
     assert prompt.wait() == 0
 
 
+def test_ctrl_c_over_ssh_interrupts_what_runs_there_and_not_the_connection(
+    ssh_server: SshServer, environment: dict[str, str]
+) -> None:
+    with Terminal(*PROGRAM, "shell", ssh_server.spec(), env=environment) as prompt:
+        prompt.expect(">>> ")
+        for _ in range(2):
+            prompt.type("x" + CTRL_C)
+            prompt.expect("KeyboardInterrupt\r\n>>> ")
+            prompt.type("import time; print('go'); time.sleep(1000)\n")
+            prompt.expect("\r\ngo")
+            prompt.type(CTRL_C)
+            prompt.expect("KeyboardInterrupt\r\n>>> ")
+        prompt.type(CTRL_D)
+        assert prompt.wait() == 0
+
+
 def sleeping_below(pid: int) -> bool:
     """Whether there is a sleep among the descendants of a process."""
     for child in children(pid):
@@ -417,7 +442,7 @@ def test_input_asks_here(prompt: Terminal) -> None:
 def test_a_worker_that_dies_ends_the_session_with_one_line(prompt: Terminal) -> None:
     prompt.type("import os; os._exit(3)\n")
     assert prompt.wait() == 1
-    assert re.search(r"python -m execnet shell: popen: .*status 3\r\n$", prompt.rest())
+    assert re.search(r"python -m execnet shell: popen: .* died: .*\r\n$", prompt.rest())
 
 
 def test_the_shell_without_a_terminal_shows_no_prompts() -> None:

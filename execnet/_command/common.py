@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 
 from execnet import Group, RemoteError, XSpec
+from execnet.xspec import multiplied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 STATUSES = "Exit status: 0 all went well, 1 it failed somewhere, 2 wrong use, 130 Ctrl-C."
 SPEC_HELP = "what to start: popen, popen//python=python3.9, ssh=user@host//python=python3, socket=host:port, ..."
+SEVERAL_HELP = f"{SPEC_HELP}; 8*popen is eight of them"
 TERMINATE_SECONDS = 5.0
 MOST_SECONDS = 86400.0
 # Messages of far sides that may wait here; whoever has more to send waits.
@@ -91,6 +93,15 @@ def parsed(text: str) -> XSpec:
         return XSpec(text)
     except (AttributeError, ValueError) as error:
         raise WrongUse(f"{text}: {error}") from None
+
+
+def parsed_several(text: str) -> list[XSpec]:
+    """The specs that ``8*popen`` and the like are; raises WrongUse."""
+    try:
+        texts = multiplied([text])
+    except (AttributeError, ValueError) as error:
+        raise WrongUse(str(error)) from None
+    return [parsed(str(single)) for single in texts]
 
 
 def place(gateway: Gateway) -> str:

@@ -25,8 +25,8 @@ examples:
   {program} --exclude '*.pyc' --exclude /build/ . popen:../copy
 
 DEST becomes what SOURCE is: of a folder the content is sent, not a folder of its name. It begins
-after the last colon (C:\\folder has its own); one that is relative counts from the far side's working
-directory, over ssh the home. Neither side needs an rsync program; only what differs is sent.
+after the last colon (C:\\folder has its own); one that is relative counts from the working
+directory there, over ssh the home. Only what differs is sent; neither side needs an rsync program.
 
 A PATTERN without / is for the names of files and folders at any depth, one with / for their path
 below SOURCE; with / at its end it is for folders only. * stands for anything, / too. What is

@@ -22,6 +22,7 @@ EXAMPLES = """\
 examples:
   {program} popen popen//python=python3.9 -- "import sys; print(sys.version)"
   {program} ssh=build1 ssh=build2 -- check.py --fast
+  {program} '4*popen' -- "import os; print(os.getpid())"
 
 What is printed comes line by line with the gateway's id before it, to where it was printed:
 standard output or standard error. That includes what programs print that are started there. What
@@ -40,7 +41,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
         EXAMPLES.format(program=program),
         USAGE.format(program=program),
     )
-    parser.add_argument("specs", nargs="+", metavar="SPEC", type=common.parsed, help=common.SPEC_HELP)
+    parser.add_argument("specs", nargs="+", metavar="SPEC", type=common.parsed_several, help=common.SEVERAL_HELP)
     common.add_timeout(parser)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options, words = parser.parse_args(arguments[:end]), arguments[end + 1 :]
@@ -52,7 +53,8 @@ def main(program: str, arguments: Sequence[str]) -> int:
     group = execnet.Group()
     try:
         with common.Inbox() as inbox:
-            gateways = common.start(program, group, options.specs, options.timeout)
+            specs = [spec for several in options.specs for spec in several]
+            gateways = common.start(program, group, specs, options.timeout)
             runs = [Run(program, gateway, inbox) for gateway in gateways if gateway is not None]
             for run in runs:
                 run.begin(source, argv)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import os
+import shlex
 import signal
 import sys
 from contextlib import suppress
 
 import execnet
+from execnet import gateway_io
 from execnet._command import common, far_side
 from execnet.script import command
 
@@ -29,6 +32,7 @@ Ctrl-C interrupts what runs there, or gives up the line; Ctrl-D or exit() ends t
 interpreter with it. What is run there and asks for input() gets lines from here. If standard input
 is no terminal, its lines are run without prompts."""
 ENDED = None
+IGNORING_INTERRUPTS = 'trap "" INT; exec "$@"'
 WELCOME = "Python %s, {place}. Ctrl-D ends it."
 
 
@@ -39,10 +43,14 @@ def main(program: str, arguments: Sequence[str]) -> int:
     common.add_timeout(parser)
     options = parser.parse_args(arguments)
 
+    try:
+        shield(options.spec)
+    except ValueError as error:
+        raise common.WrongUse(str(error)) from None
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     group = execnet.Group()
     try:
-        (gateway,) = common.start(program, group, [shielded(options.spec)], options.timeout)
+        (gateway,) = common.start(program, group, [options.spec], options.timeout)
         if gateway is None:
             return common.FAILED
         with common.Inbox() as inbox, Session(gateway, inbox) as session:
@@ -54,11 +62,13 @@ def main(program: str, arguments: Sequence[str]) -> int:
         group.terminate(common.TERMINATE_SECONDS)
 
 
-def shielded(spec: execnet.XSpec) -> execnet.XSpec:
-    """The spec, of a process that a Ctrl-C in this terminal does not reach: it is told of it by the session."""
+def shield(spec: execnet.XSpec) -> None:
+    """Make it one of a process that a Ctrl-C in this terminal does not reach: it is told of it by the session."""
     if spec.popen:
         spec.newsession = True
-    return spec
+    elif spec.ssh and os.name == "posix":
+        # In a session of its own, ssh could not ask for a password.
+        spec.ssh_command = shlex.join(["sh", "-c", IGNORING_INTERRUPTS, "sh", *gateway_io.ssh_command(spec)])
 
 
 class Session:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -21,6 +24,7 @@ for descriptor in range(3):
     os.dup2(terminal, descriptor)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+SIZE = (24, 80)
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -31,6 +35,7 @@ class Terminal:
         self.seen = ""
         self._unread = ""
         self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", *SIZE, 0, 0))
         name = os.ttyname(slave)
         self.process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, name, *command],
