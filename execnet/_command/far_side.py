@@ -276,6 +276,7 @@ class Console(code.InteractiveConsole):
         self.silent = sys.version_info[0] == 2 and not asking.interactive
 
     def write(self, data):
+        sys.stdout.flush()  # the rest of a line whose print was interrupted
         if not self.silent:
             code.InteractiveConsole.write(self, data)
         self.silent = False
