@@ -104,6 +104,13 @@ def parsed_several(text: str) -> list[XSpec]:
     return [parsed(str(single)) for single in texts]
 
 
+def refuse_green(specs: Sequence[XSpec]) -> None:
+    """Raise WrongUse for a model in which threads that wait keep all else from running."""
+    for spec in specs:
+        if spec.execmodel not in (None, "thread", "main_thread_only"):
+            raise WrongUse(f"execmodel={spec.execmodel} is not for this, but thread or main_thread_only: {spec}")
+
+
 def place(gateway: Gateway) -> str:
     """How a gateway is named in what is said of it."""
     return f"{gateway.id} ({gateway.spec})"

@@ -47,13 +47,14 @@ def main(program: str, arguments: Sequence[str]) -> int:
     options, words = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     if not words:
         parser.error("what to run is missing: SPEC ... -- CODE, or SPEC ... -- FILE")
+    specs = [spec for several in options.specs for spec in several]
+    common.refuse_green(specs)
     argv = [os.fsencode(word) for word in words]
     source = read_source(argv)
 
     group = execnet.Group()
     try:
         with common.Inbox() as inbox:
-            specs = [spec for several in options.specs for spec in several]
             gateways = common.start(program, group, specs, options.timeout)
             runs = [Run(program, gateway, inbox) for gateway in gateways if gateway is not None]
             for run in runs:

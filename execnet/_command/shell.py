@@ -43,6 +43,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
     common.add_timeout(parser)
     options = parser.parse_args(arguments)
 
+    common.refuse_green([options.spec])
     try:
         shield(options.spec)
     except ValueError as error:
