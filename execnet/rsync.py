@@ -95,6 +95,7 @@ class RSync:
                 raise OSError("no targets available, maybe you are trying call send() twice?")
             return
         targets = {channel: _Target(self, channel) for channel in self._channels}
+        self._failures = {}
         try:
             source = Source(self._sourcedir, self.filter)
             for target in targets.values():
@@ -105,10 +106,11 @@ class RSync:
                 target.close()
             self._channels.clear()
             self._dry.clear()
-        failures = {channel: target.why_unfinished() for channel, target in targets.items() if not target.finished}
-        self._failures = failures
-        if failures:
-            raise next(iter(failures.values()))
+        self._failures = {
+            channel: target.why_unfinished() for channel, target in targets.items() if not target.finished
+        }
+        if self._failures:
+            raise next(iter(self._failures.values()))
 
     def _serve(self, targets: dict[Channel, _Target]) -> None:
         """Answer the targets until each has ended."""

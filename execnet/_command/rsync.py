@@ -112,6 +112,8 @@ class Sync(execnet.RSync):
 
     def filter(self, path: str) -> bool:
         """Whether no pattern matches."""
+        if not self.patterns:
+            return True
         relpath = os.path.relpath(path, self._sourcedir).replace(os.sep, "/")
         is_folder = os.path.isdir(path) and not os.path.islink(path)
         return not any(matches(relpath, is_folder, pattern) for pattern in self.patterns)
