@@ -1,292 +1,52 @@
-"""python -m execnet: which interpreters can be reached from here, and how fast each of them answers."""
+"""The command ``execnet``, and ``python -m execnet``: interpreters, here and elsewhere, from a shell."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-import execnet
 from execnet.script import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
-    Row = dict[str, Any]
-
-DEFAULT_SPECS = ("popen", "popen")
-START_AND_MEASURE_SECONDS = 30.0
-MOST_SECONDS = 86400.0
-TERMINATE_SECONDS = 5.0
-MEASURE_SECONDS = 0.25
-MOST_ROUND_TRIPS = 1000
-MOST_LARGE_MESSAGES = 64
-MIB = 1 << 20
-INTERRUPTED = 130
-
-FIGURES = ("python", "implementation", "platform", "pid", "core", "start_ms", "round_trip_us", "mib_per_s")
-HEADINGS = ("id", "spec", "Python", "platform", "pid", "core", "start ms", "round trip µs", "MiB/s")
-NUMERIC = frozenset(("pid", "start ms", "round trip µs", "MiB/s"))
-CORE_NAMES = {"c": "C", "portable": "portable"}
-
-
-def far_side(channel):
-    # type: (execnet.Channel) -> None
-    """Say who we are, then answer each item with its length (runs remotely, on Python 2.7 too)."""
-    import os
-    import platform
-    import sys
-
-    machine = os.uname()[4] if hasattr(os, "uname") else ""
-    channel.send(
-        {
-            "python": platform.python_version(),
-            "implementation": platform.python_implementation(),
-            "platform": " ".join([sys.platform, machine]).rstrip(),
-            "pid": os.getpid(),
-            "core": channel.gateway._core,
-        }
-    )
-    for item in channel:
-        channel.send(len(item))
-
-
-class Deadline:
-    """Limit what is done inside the with block to a number of seconds; then TimeoutError is raised in it.
-
-    A start has no timeout of its own, so the limit is an alarm signal: it ends any wait, as Ctrl-C does.
-    Platforms without alarms only have the timeouts of the single receives.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def __enter__(self) -> None:
-        import signal
-
-        if sys.platform != "win32" and hasattr(signal, "setitimer"):
-            self._previous = signal.signal(signal.SIGALRM, self._expired)
-            signal.setitimer(signal.ITIMER_REAL, self.seconds)
-
-    def __exit__(self, *exc_info: object) -> None:
-        import signal
-
-        if sys.platform != "win32" and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._previous)
-
-    def _expired(self, signum: int, frame: object) -> None:
-        raise TimeoutError(f"no answer within {self.seconds:g} seconds")
-
-
-def examine(group: execnet.Group, spec: str, seconds: float) -> Row:
-    """Start the gateway that `spec` describes and measure it, in at most `seconds`.
-
-    The result has an `error` of None, or the reason why there are no figures, which are None then.
-    """
-    from time import perf_counter
-
-    row: Row = {"id": None, "spec": spec, **dict.fromkeys(FIGURES), "error": None}
-    try:
-        xspec = execnet.XSpec(spec)
-        row["id"] = xspec.id
-        with Deadline(seconds):
-            began = perf_counter()
-            gateway = group.makegateway(xspec)
-            row["start_ms"] = round((perf_counter() - began) * 1e3, 2)
-            row["id"] = gateway.id
-            channel = gateway.remote_exec(far_side)
-            row.update(channel.receive(seconds))
-            row["round_trip_us"] = round(_median_round_trip(channel, seconds) * 1e6, 2)
-            row["mib_per_s"] = round(_large_messages_per_second(channel, seconds), 1)
-            channel.close()
-    except KeyError as failure:
-        row["error"] = f"KeyError: no gateway has the id {failure}"
-    except Exception as failure:  # whatever a spec leads to is what there is to say of it
-        row["error"] = _reason(failure)
-    return row
-
-
-def _reason(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}".strip()
-
-
-def _median_round_trip(channel: execnet.Channel, seconds: float) -> float:
-    """Seconds between sending a small item and holding the answer."""
-    from statistics import median
-
-    def round_trip() -> None:
-        channel.send(b"")
-        channel.receive(seconds)
-
-    round_trip()  # the first one pays for what is set up on first use
-    return median(_repeat(round_trip, MOST_ROUND_TRIPS))
-
-
-def _large_messages_per_second(channel: execnet.Channel, seconds: float) -> float:
-    """1 MiB messages that reach the far side per second, sent without waiting for one before the next."""
-    from time import perf_counter
-
-    message = bytes(MIB)
-
-    def deliver(count: int) -> float:
-        began = perf_counter()
-        for _ in range(count):
-            channel.send(message)
-        for _ in range(count):
-            channel.receive(seconds)
-        return perf_counter() - began
-
-    slowest = max(_repeat(lambda: deliver(1), 3))
-    count = min(MOST_LARGE_MESSAGES, max(1, int(MEASURE_SECONDS / slowest)))
-    return count / deliver(count)
-
-
-def _repeat(action: Callable[[], object], most: int) -> list[float]:
-    """Durations of up to `most` runs of `action`, fewer where they take long."""
-    from time import perf_counter
-
-    durations: list[float] = []
-    now = perf_counter()
-    end = now + MEASURE_SECONDS
-    while len(durations) < most and (now < end or not durations):
-        action()
-        before, now = now, perf_counter()
-        durations.append(now - before)
-    return durations
-
-
-def table(rows: Sequence[Row]) -> str:
-    """`rows` as aligned lines under headings; a failed one has its reason in place of the figures."""
-    cells = [HEADINGS, *(_cells(row) for row in rows)]
-    complete = [line for line in cells if len(line) == len(HEADINGS)]
-    widths = [max(len(line[0]) for line in cells), max(len(line[1]) for line in cells)]
-    widths += [max(len(line[column]) for line in complete) for column in range(2, len(HEADINGS))]
-    return "\n".join(_aligned(line, widths) for line in cells)
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    place = (_shown(row["id"] or "-"), _shown(row["spec"]))
-    if row["error"] is not None:
-        return (*place, "failed: " + row["error"])
-    return (
-        *place,
-        f"{row['implementation']} {row['python']}",
-        row["platform"],
-        str(row["pid"]),
-        CORE_NAMES[row["core"]],
-        f"{row['start_ms']:.1f}",
-        f"{row['round_trip_us']:.1f}",
-        f"{row['mib_per_s']:.0f}",
-    )
-
-
-def _shown(text: str) -> str:
-    """`text` on one line, whatever it holds."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _aligned(line: tuple[str, ...], widths: Sequence[int]) -> str:
-    if len(line) < len(HEADINGS):
-        begin = f"{line[0]:<{widths[0]}}  {line[1]:<{widths[1]}}  "
-        return begin + line[2].replace("\n", "\n" + " " * len(begin))
-    padded = [
-        cell.rjust(width) if heading in NUMERIC else cell.ljust(width)
-        for heading, cell, width in zip(HEADINGS, line, widths)
-    ]
-    return "  ".join(padded).rstrip()
-
-
-def show_progress(text: str) -> None:
-    """Put `text` in the last line of the terminal, where stderr is one; an empty text clears the line."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K" + text)
-        sys.stderr.flush()
-
-
-def report(specs: Sequence[str], seconds: float) -> list[Row]:
-    """One row for each spec; all gateways live until the last is measured, so `via` may name earlier ones."""
-    group = execnet.Group()
-    rows = []
-    try:
-        for spec in specs:
-            show_progress(f"starting {_shown(spec)} ...")
-            rows.append(examine(group, spec, seconds))
-    finally:
-        show_progress("")
-        group.terminate(TERMINATE_SECONDS)
-    return rows
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """`rows` as one JSON object, with the version and the core of this process beside them."""
-    import json
-
-    return json.dumps({**_here(), "gateways": rows}, indent=2)
-
-
-def _here() -> Row:
-    return {"execnet": execnet.__version__, "core": execnet.gateway_base.core}
-
-
-def _headline() -> str:
-    import platform
-
-    here = _here()
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"execnet {here['execnet']} on {python}, {CORE_NAMES[here['core']]} core"
+# What is named by the first argument; anything else is for `show`.
+COMMANDS = ("show", "run", "shell", "rsync", "serve")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (default: those of the process) and return its exit status.
 
-    0: every gateway answered; 1: at least one failed; 130: interrupted by Ctrl-C. Raises SystemExit where the
-    arguments are none, execnet.script.command.OutputFailed where the result can't be written.
+    0: all went well; 1: it failed somewhere; 2: it was not asked rightly; 130: interrupted by Ctrl-C. Raises SystemExit
+    where the arguments are none, execnet.script.command.OutputFailed where the result can't be written.
     """
+    import importlib
+
+    from execnet._command import common
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and words[0] in COMMANDS else ""
+    program = f"{program_name()} {name}".rstrip()
     try:
-        return _main(arguments)
+        status: int = importlib.import_module(f"execnet._command.{name or 'show'}").main(program, words)
+        return status
+    except common.WrongUse as error:
+        common.complain(program, str(error))
+        return common.WRONG_USE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return common.INTERRUPTED
 
 
-def _seconds(text: str) -> float:
-    """The number of seconds that an argument gives; raises ValueError where it is none to wait for."""
-    from argparse import ArgumentTypeError
-
-    seconds = float(text)
-    if not 0 < seconds <= MOST_SECONDS:  # nan is no time either
-        raise ArgumentTypeError(f"must be more than 0 and at most {MOST_SECONDS:.0f} seconds: {text}")
-    return seconds
+def program_name() -> str:
+    """How this program was called."""
+    return "python -m execnet" if os.path.basename(sys.argv[0]) == "__main__.py" else "execnet"
 
 
-_seconds.__name__ = "number of seconds"  # as argparse calls it where float() fails
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="python -m execnet",
-        description="Start a gateway for each spec, say what is on the other side and how fast it answers.",
-        epilog="Examples of specs: popen, popen//python=python3.9, ssh=user@host//python=python3, "
-        "socket=host:port, popen//via=gw0. The exit status is 1 if a gateway failed.",
-    )
-    parser.add_argument("specs", nargs="*", metavar="SPEC", help="what to start; two times popen where none is given")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=START_AND_MEASURE_SECONDS,
-        metavar="SECONDS",
-        help="give up on a gateway after this time (default: %(default)g)",
-    )
-    parser.add_argument("--version", action="version", version=f"execnet {execnet.__version__}")
-    options = parser.parse_args(arguments)
-
-    rows = report(options.specs or DEFAULT_SPECS, options.timeout)
-    command.show(as_json(rows) if options.json else _headline() + "\n\n" + table(rows))
-    return 1 if any(row["error"] is not None for row in rows) else 0
+def script() -> int:
+    """The console script."""
+    return command.run(program_name(), main)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run("python -m execnet", main))
+    sys.exit(script())

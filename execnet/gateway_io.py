@@ -362,7 +362,19 @@ def runs_this_interpreter(spec: XSpec) -> bool:
 def ssh_args(spec: XSpec) -> list[str]:
     """The command of an interpreter that ``ssh`` starts."""
     assert spec.ssh is not None
-    return ["ssh", "-C", *_config(spec), *spec.ssh.split(), _remote_command(spec)]
+    return [*ssh_command(spec), *_config(spec), *spec.ssh.split(), _remote_command(spec)]
+
+
+def ssh_command(spec: XSpec) -> list[str]:
+    """What is called for ``ssh``; raises ValueError for one that a shell could not read.
+
+    $EXECNET_SSH is for what is called on this machine, not on that of a ``via``.
+    """
+    own = spec.ssh_command or ("" if spec.via else os.environ.get("EXECNET_SSH", ""))
+    try:
+        return shell_split_path(own) or ["ssh", "-C"]
+    except ValueError as error:
+        raise ValueError(f"no command: {own!r}: {error} (gateway {str(spec)!r})") from None
 
 
 def vagrant_ssh_args(spec: XSpec) -> list[str]:

@@ -69,7 +69,7 @@ def shared(specs: list[XSpec]) -> dict[int, SshConnection]:
     targets: dict[tuple[object, ...], list[int]] = {}
     for index, spec in enumerate(specs):
         if spec.ssh and not (spec.via or spec.newsession) and os.name == "posix":
-            targets.setdefault((spec.ssh, spec.ssh_config), []).append(index)
+            targets.setdefault((spec.ssh, spec.ssh_command, spec.ssh_config), []).append(index)
     connections: dict[int, SshConnection] = {}
     for indices in targets.values():
         for first in range(0, len(indices), SESSIONS):

@@ -18,7 +18,7 @@ from execnet.gateway_base import (
     TimeoutError,
     get_execmodel,
 )
-from execnet.xspec import XSpec
+from execnet.xspec import XSpec, multiplied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -227,11 +227,12 @@ class Group:
         not concern the others: in the list its exception has the place of its gateway.
         A spec that can't be right is still an error, before anything is started.
 
-        Raises ValueError for a ``max_parallel`` below 1 and for specs that go in a circle.
+        ``8*popen`` stands for eight specs. Raises ValueError for a ``max_parallel`` below 1,
+        for specs that go in a circle, and for ``0*popen``.
         """
         if max_parallel is not None and max_parallel < 1:
             raise ValueError(f"max_parallel must be at least 1, not {max_parallel}")
-        return self._start(specs, max_parallel, timeout, return_errors)
+        return self._start(multiplied(specs), max_parallel, timeout, return_errors)
 
     def _start(
         self,

@@ -45,6 +45,9 @@ class RSync:
         self._callback = callback
         self._verbose = verbose
         self._channels: dict[Channel, FinishedCallback | None] = {}
+        self._dry: set[Channel] = set()
+        # Of the last send: why targets were not completed.
+        self._failures: dict[Channel, Exception] = {}
         self._receivequeue: Queue[tuple[Channel, Any]] = queue.Queue()
 
     def filter(self, path: str) -> bool:
@@ -58,18 +61,23 @@ class RSync:
         finishedcallback: FinishedCallback | None = None,
         *,
         delete: bool = False,
+        dry_run: bool = False,
     ) -> None:
         """Add ``destdir`` on the other side of ``gateway``; parents are created as needed.
 
         ``finishedcallback`` is called without arguments when the target is complete. With
-        ``delete`` what is there and not in the source is removed.
+        ``delete`` what is there and not in the source is removed. With ``dry_run`` nothing is
+        changed there: what would be sent and what would be removed is reported as it is else.
         """
         if not self._channels:
             # A green model's queue must be its own; the stand-by of __init__ serves until a model is known.
             self._receivequeue = gateway.execmodel.queue.Queue()
         channel = gateway.remote_exec(rsync_remote)
         channel.setcallback(_putter(self._receivequeue, channel), endmarker=None)
-        channel.send((os.fsencode(destdir), bool(delete)))
+        destination = (os.fsencode(destdir), bool(delete))
+        channel.send((*destination, True) if dry_run else destination)
+        if dry_run:
+            self._dry.add(channel)
         self._channels[channel] = finishedcallback
 
     def send(self, raises: bool = True) -> None:
@@ -87,6 +95,7 @@ class RSync:
                 raise OSError("no targets available, maybe you are trying call send() twice?")
             return
         targets = {channel: _Target(self, channel) for channel in self._channels}
+        self._failures = {}
         try:
             source = Source(self._sourcedir, self.filter)
             for target in targets.values():
@@ -96,8 +105,12 @@ class RSync:
             for target in targets.values():
                 target.close()
             self._channels.clear()
-        for target in targets.values():
-            target.raise_failure()
+            self._dry.clear()
+        self._failures = {
+            channel: target.why_unfinished() for channel, target in targets.items() if not target.finished
+        }
+        if self._failures:
+            raise next(iter(self._failures.values()))
 
     def _serve(self, targets: dict[Channel, _Target]) -> None:
         """Answer the targets until each has ended."""
@@ -112,11 +125,21 @@ class RSync:
                 targets[channel].answer(item)
 
     def _report_send_file(self, gateway: Gateway, modified_rel_path: str) -> None:
+        self._report(f"{gateway.id} <= ", modified_rel_path)
+
+    def _report_removal(self, gateway: Gateway, relpath: str) -> None:
+        """Of a dry run."""
+        self._report(f"{gateway.id} -- ", relpath)
+
+    def _report(self, begin: str, relpath: str) -> None:
         if self._verbose:
             # A name that is no valid text, or none that stdout can show, must not break the output.
-            line = f"{gateway.id} <= {os.fsencode(modified_rel_path).decode(errors='replace')}"
+            line = begin + os.fsencode(relpath).decode(errors="replace")
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _report_arrival(self, gateway: Gateway, size: int) -> None:
+        """So many further bytes of files have arrived; for who shows the progress."""
 
 
 class _Target:
@@ -126,6 +149,7 @@ class _Target:
         self.rsync = rsync
         self.channel = channel
         self.finishedcallback = rsync._channels[channel]
+        self.dry_run = channel in rsync._dry
         self.source: Source
         self.messages = self._messages()
         self.wanted: list[tuple[int, str | None]] = []
@@ -156,15 +180,23 @@ class _Target:
             return
         if kind == "listed":
             self._call_back("list", sum(self.source.size(index) for index, _ in self.wanted))
+        elif kind == "others":
+            for name in item[1]:
+                # A Python 2 sends its str, which reads as latin-1 text.
+                name = name.encode("latin-1") if isinstance(name, str) else name
+                self.rsync._report_removal(self.channel.gateway, os.fsdecode(name))
         elif kind == "ack":
-            self.unanswered.pop(0)
+            self._note_arrival()
             self._call_back("ack", self.source.size(item[1]))
         elif kind == "more":
-            self.unanswered.pop(0)
+            self._note_arrival()
         elif kind == "done":
             self._finish()
             return
         self._fill_window()
+
+    def _note_arrival(self) -> None:
+        self.rsync._report_arrival(self.channel.gateway, self.unanswered.pop(0))
 
     def _call_back(self, what: str, size: int) -> None:
         if self.rsync._callback is not None:
@@ -198,6 +230,9 @@ class _Target:
                 continue
             with opened[0]:
                 self.rsync._report_send_file(self.channel.gateway, self.source.relpaths[index])
+                if self.dry_run:
+                    yield ("gone",)
+                    continue
                 for chunk, last in chunks(*opened):
                     yield ("data", chunk, last)
         yield ("end",)
@@ -208,15 +243,15 @@ class _Target:
         with suppress(OSError):  # the connection is gone, and the channel with it
             self.channel.close()
 
-    def raise_failure(self) -> None:
-        """Raise what kept the target from being finished, if anything did."""
-        if self.finished:
-            return
+    def why_unfinished(self) -> Exception:
+        """What kept the target from being finished."""
         try:
             self.channel.waitclose()
         except RemoteError as error:
-            raise RemoteError(f"{self.channel.gateway}: {error.formatted}") from None
-        raise self.failure or EOFError(f"{self.channel.gateway}: the target ended before it was complete")
+            return RemoteError(f"{self.channel.gateway}: {error.formatted}")
+        except EOFError as error:
+            return error
+        return self.failure or EOFError(f"{self.channel.gateway}: the target ended before it was complete")
 
 
 def _putter(queue: Queue[Any], channel: Channel) -> Callable[[object], None]:

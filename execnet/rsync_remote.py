@@ -4,7 +4,8 @@ The text is run through ``remote_exec`` on any Python from 2.7 on, with nothing 
 
 The initiator sends, always as bytes where text is meant (file names need not be valid text):
 
-1. ``(destdir, delete)``
+1. ``(destdir, delete)``, or ``(destdir, delete, True)`` for a dry run: nothing is changed then, and before
+   ``("listed",)`` comes ``("others", [path that would be removed, ...])``
 2. lists of entries, closed by None; an entry's index is its position over all the lists:
    ``("dir", parent, name, mode)``, ``("file", parent, name, mode, size, mtime_ns)``,
    ``("link", parent, name, target, rebased)``. ``parent`` is the index of a "dir", the top has -1
@@ -34,11 +35,14 @@ INEXACT = 10000  # nanoseconds that a modification time is off after passing thr
 
 def serve_rsync(channel):
     """Receive one tree over ``channel``; raises OSError, and ValueError for a malformed description."""
-    destdir, delete = channel.receive()
-    tree = Tree(native(destdir), delete)
+    destination = channel.receive()
+    dry_run = len(destination) > 2 and destination[2]
+    tree = (UnchangedTree if dry_run else Tree)(native(destination[0]), destination[1])
     try:
         receive_entries(channel, tree)
         tree.remove_others()
+        if dry_run:
+            channel.send(("others", tree.others))
         channel.send(("listed",))
         for index in tree.wanted:
             receive_file(channel, tree, index)
@@ -119,12 +123,10 @@ class Tree(object):
         self.paths.append(path)
         if kind == "dir":
             self.children[index] = set()
-            make_folder(path, facts[0], follow=parent == -1)
+            self.make_folder(index, facts[0], top=parent == -1)
         elif kind == "file":
             self.files[index] = facts
-            if parent == -1:
-                make_parents(path)
-            self.clear_way(path, parent)
+            self.clear_way(path, top=parent == -1)
             if not self.is_unchanged(index):
                 self.wanted.append(index)
         elif kind == "link":
@@ -142,11 +144,17 @@ class Tree(object):
         self.children[parent].add(name)
         return os.path.join(self.paths[parent], name)
 
-    def clear_way(self, path, parent):
-        """Remove a folder that is where a file belongs."""
+    def make_folder(self, index, mode, top):
+        """Have the folder of an entry."""
+        make_folder(self.paths[index], mode, follow=top)
+
+    def clear_way(self, path, top):
+        """Remove a folder that is where a file belongs; have the folder that the top one is to be in."""
+        if top:
+            make_parents(path)
         found = lstat(path)
         if found is not None and stat.S_ISDIR(found.st_mode):
-            if parent == -1 and not self.delete:
+            if top and not self.delete:
                 os.rmdir(path)  # more likely a mistake, so not if there is something in it
             else:
                 remove(path, keep=is_no_folder)
@@ -161,8 +169,11 @@ class Tree(object):
         if not same_time(found, mtime_ns):
             return False
         if stat.S_IMODE(found.st_mode) != stat.S_IMODE(mode):
-            set_mode(path, mode)
+            self.set_mode(path, mode)
         return True
+
+    def set_mode(self, path, mode):
+        set_mode(path, mode)
 
     def checksum(self, index):
         """The sha256 of the file that is there, None where its size rules out that it is the same."""
@@ -187,7 +198,10 @@ class Tree(object):
             for name in os.listdir(self.paths[index]):
                 path = os.path.join(self.paths[index], name)
                 if name not in names and not is_being_written(name, path):
-                    remove(path)
+                    self.remove(path)
+
+    def remove(self, path):
+        remove(path)
 
     def make_links(self):
         for path, target, rebased in self.links:
@@ -195,6 +209,41 @@ class Tree(object):
             if rebased:
                 target = os.path.join(os.path.abspath(self.top), target)
             make_link(path, target)
+
+
+class UnchangedTree(Tree):
+    """A Tree for a dry run: it notes what is missing and what would be removed, and does nothing."""
+
+    def __init__(self, top, delete):
+        Tree.__init__(self, top, delete)
+        self.others = []
+
+    def make_folder(self, index, mode, top):
+        path = self.paths[index]
+        if not os.path.isdir(path) or (os.path.islink(path) and not top):
+            # What belongs into it is looked for where nothing is, not where the link leads.
+            self.paths[index] = os.path.join(path, TEMPORARY)
+
+    def clear_way(self, path, top):
+        pass
+
+    def set_mode(self, path, mode):
+        pass
+
+    def set_times_and_mode(self, index, path):
+        pass
+
+    def remove_others(self):
+        there = [item for item in self.children.items() if os.path.isdir(self.paths[item[0]])]
+        self.children = dict(there)
+        Tree.remove_others(self)
+
+    def remove(self, path):
+        name = os.path.relpath(path, self.top)
+        self.others.append(os.fsencode(name) if hasattr(os, "fsencode") else name)
+
+    def make_links(self):
+        pass
 
 
 def native(name):

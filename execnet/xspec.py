@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 # How alike (1.0: equal) an unknown key and a known one must be for the one to be a likely misspelling of the other.
@@ -13,9 +14,10 @@ LIKENESS = 0.82
 class XSpec:
     """A gateway specification: ``key1=value1//key2=value2//key3``.
 
-    A key without ``=`` has the value True; only the first ``=`` separates key and value. Keys
-    nobody set read as None, unknown keys are kept as attributes. ``env:NAME=value`` adds to the
-    dict :attr:`env`. Two specs are equal when their strings are, whatever was assigned later.
+    A key without ``=`` has the value True; only the first ``=`` separates key and value. In a
+    value ``////`` stands for ``//``. Keys nobody set read as None, unknown keys are kept as
+    attributes. ``env:NAME=value`` adds to the dict :attr:`env`. Two specs are equal when their
+    strings are, whatever was assigned later.
 
     Raises ValueError for a key that is empty or given twice, AttributeError for a key that
     begins with an underscore.
@@ -35,6 +37,7 @@ class XSpec:
     python: str | None = None
     socket: str | bool | None = None
     ssh: str | None = None
+    ssh_command: str | None = None
     ssh_config: str | None = None
     stderr: str | bool | None = None
     timeout: str | None = None
@@ -46,12 +49,12 @@ class XSpec:
         self._spec = string
         self.env: dict[str, str | bool] = {}
         seen = {"env"}
-        for part in string.split("//"):
+        for part in parts(string):
             key, given, text = part.partition("=")
             value: str | bool = text if given else True
             if key.startswith("_"):
                 raise AttributeError(f"{key!r} not a valid XSpec key")
-            if not key:
+            if not key or "//" in key:
                 raise ValueError(f"empty key in {string!r}")
             if key.startswith("env:"):
                 self.env[key[4:]] = value
@@ -85,15 +88,50 @@ class XSpec:
         return self.popen is not None and self.chdir is None
 
 
+def parts(string: str) -> list[str]:
+    """What stands between the ``//`` of a spec, read from left to right; ``////`` is no two of them, but a ``//``.
+
+    Without this the latter would be an empty key, which there never was: so no spec has another meaning by it.
+    """
+    first, *pieces = string.split("//")
+    found = [first]
+    while pieces:
+        piece = pieces.pop(0)
+        if piece or not pieces:
+            found.append(piece)
+        else:
+            found[-1] += "//" + pieces.pop(0)
+    return found
+
+
+def multiplied(specs: Iterable[XSpec | str | None]) -> list[XSpec | str | None]:
+    """The specs, with ``8*popen`` as eight times ``popen``; raises ValueError for less than one, or one id for several.
+
+    What is no whole number of ASCII digits before the ``*`` belongs to the key.
+    """
+    several: list[XSpec | str | None] = []
+    for spec in specs:
+        count, times, single = spec.partition("*") if isinstance(spec, str) else ("", "", "")
+        if not (times and count.isascii() and count.isdigit()):
+            several.append(spec)
+            continue
+        if not int(count):
+            raise ValueError(f"at least 1 is to be started: {spec!r}")
+        if int(count) > 1 and XSpec(single).id is not None:
+            raise ValueError(f"one id can't be that of {count} gateways: {spec!r}")
+        several += [single] * int(count)
+    return several
+
+
 KNOWN_KEYS = frozenset(XSpec.__annotations__)
 _asked: set[str] = set()
 
 
 def warn_of_likely_mistakes(spec: XSpec, stacklevel: int) -> None:
     """Warn of each unknown key that is nearly a known one, once in a process."""
-    for part in spec._spec.split("//"):
+    for part in parts(spec._spec):
         key = part.partition("=")[0]
-        if key in KNOWN_KEYS or key in _asked or key.startswith("env:"):
+        if key in KNOWN_KEYS or key in _asked or key.startswith("env:") or "*" in key:
             continue
         _asked.add(key)
         import difflib  # lazy: start-up speed

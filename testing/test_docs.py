@@ -43,6 +43,8 @@ SECONDS = 60.0
 BUILD_SECONDS = 120.0
 # An installed execnet is found without help; that of the checkout is not, from another folder.
 IMPORT_FROM = str(CHECKOUT) if Path(execnet.__file__).resolve().parents[1] == CHECKOUT else ""
+# What pip makes a program of.
+CONSOLE_SCRIPT = "import sys; from execnet.__main__ import script; sys.exit(script())"
 # Interpreters that examples start by name.
 NAMED_PYTHONS = ("python2.7", "pypy3")
 
@@ -74,12 +76,13 @@ class Place:
         self._temporary.mkdir()
         self.add_command("python", sys.executable)
         self.add_command("python3", sys.executable)
+        self.add_command("execnet", sys.executable, "-c", CONSOLE_SCRIPT)
         self.add_interpreters()
 
-    def add_command(self, name: str, executable: str) -> None:
-        """Let `name` on the PATH start `executable`."""
+    def add_command(self, name: str, *command: str) -> None:
+        """Let `name` on the PATH start `command`."""
         wrapper = self._commands / name
-        wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(executable)} "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         wrapper.chmod(0o755)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from support.sshd import SshServer
 
 import execnet
 from execnet import __main__ as program
+from execnet._command import common, show
 
 SECONDS = 60.0
 INTERRUPT_SECONDS = 10.0
@@ -134,7 +135,7 @@ def test_a_failing_spec_has_its_reason_and_the_others_still_run(spec: str, reaso
 
 def test_a_reason_of_several_lines_stays_in_its_column() -> None:
     row = {"id": None, "spec": "popen", "error": "OSError: first\nsecond"}
-    headings, first, second = program.table([row]).splitlines()
+    headings, first, second = show.table([row]).splitlines()
     assert first[: headings.index("Python")].split() == ["-", "popen"]
     assert first.index("failed: OSError: first") == second.index("second") == headings.index("Python")
 
@@ -232,9 +233,9 @@ def test_whatever_is_asked_for_has_one_row_and_no_traceback_of_ours(spec: str) -
     for environment in ({}, {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}):
         result = run("--timeout", "20", spec, **environment)
         assert result.returncode in (0, 1)
-        assert "__main__.py" not in result.stderr
+        assert not re.search(r"_command|__main__\.py", result.stderr)
         first = result.stdout.split("\n")[3]
-        assert first.split("  ")[1].strip() == program._shown(spec) or "  " in spec
+        assert first.split("  ")[1].strip() == common.shown(spec) or "  " in spec
         assert first.isprintable()
 
 

@@ -477,6 +477,41 @@ class TestMakegateways:
         assert leaks.processes() == before
 
 
+class TestSeveralOfOneSpec:
+    def test_each_has_an_id_of_its_own(self, group):
+        gateways = group.makegateways(["2*popen", "popen//id=x", "1*popen//id=y"])
+        assert [gateway.id for gateway in gateways] == ["gw0", "gw1", "x", "y"]
+        assert len({gateway.pid for gateway in gateways}) == 4
+        assert [str(gateway.spec) for gateway in group] == ["popen", "popen", "popen//id=x", "popen//id=y"]
+
+    def test_a_group_is_made_of_them(self):
+        with execnet.Group(["2*popen//env:A=1"]) as group:
+            assert [gateway.spec.env for gateway in group] == [{"A": "1"}] * 2
+
+    def test_errors_have_a_place_for_each(self, group):
+        results = group.makegateways(["2*popen//python=/nowhere", "popen"], return_errors=True)
+        assert [isinstance(result, FileNotFoundError) for result in results] == [True, True, False]
+
+    @pytest.mark.parametrize(
+        ("spec", "said"),
+        [
+            ("0*popen", r"at least 1 is to be started: '0\*popen'"),
+            ("2*popen//id=a", "one id can't be that of 2 gateways"),
+            ("x*popen", r"no gateway type found for 'x\*popen': before \* goes a whole number, not 'x'"),
+            ("-1*popen", "before [*] goes a whole number, not '-1'"),
+            ("²*popen", "before [*] goes a whole number, not '²'"),
+        ],
+    )
+    def test_what_is_no_number_is_named_and_nothing_started(self, group, spec, said):
+        with pytest.raises(ValueError, match=said):
+            group.makegateways(["popen", spec])
+        assert len(group) == 0
+
+    def test_one_call_of_makegateway_is_for_one(self, group):
+        with pytest.raises(ValueError, match=r"'2\*popen': several are for makegateways"):
+            group.makegateway("2*popen")
+
+
 class TestStartAhead:
     """What makes a loop over makegateway faster where its specs were announced to allocate_id, as pytest-xdist does."""
 

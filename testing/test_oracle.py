@@ -543,3 +543,27 @@ def test_a_program_prints_the_same(
     name: str, run_ours: Callable[[str], list[str]], run_theirs: Callable[[str], list[str]]
 ) -> None:
     assert run_ours(program(name)) == run_theirs(program(name))
+
+
+SPECS = """
+import itertools
+import execnet
+for alphabet, longest in (("a=/8*_", 5), ("a=/", 9)):
+    for length in range(1, longest + 1):
+        for letters in itertools.product(alphabet, repeat=length):
+            text = "".join(letters)
+            try:
+                spec = execnet.XSpec(text)
+            except (AttributeError, IndexError, ValueError):
+                continue
+            found = {key: value for key, value in vars(spec).items() if key != "_spec"}
+            print(text, str(spec), sorted(found.items()))
+"""
+
+
+def test_each_spec_that_2_1_takes_means_the_same(oracle: Oracle) -> None:
+    theirs = oracle.run(SPECS).decode().splitlines()
+    ours = subprocess.run([sys.executable, "-c", SPECS], capture_output=True, check=True, text=True, timeout=60).stdout
+    assert len(theirs) > 1000
+    assert not {*theirs} - {*ours.splitlines()}
+    assert {line.count("////") > 0 for line in {*ours.splitlines()} - {*theirs}} == {True}

@@ -46,6 +46,8 @@ def assert_the_main_job_runs(venv: packages.Venv) -> None:
     assert report["execnet"] == execnet.__version__
     assert [row["error"] for row in report["gateways"]] == [None, None]
     assert venv.run("-m", "execnet", "--version").strip() == f"execnet {execnet.__version__}"
+    script = venv.folder / "bin" / "execnet"
+    assert packages.run([script, "run", "popen", "--", "print(6 * 7)"], cwd=venv.folder) == "gw0: 42\n"
 
 
 def test_the_wheel_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -69,6 +70,11 @@ def tree(top: Path) -> dict[str, object]:
         else:
             found[name] = None if path.is_dir() else path.read_bytes()
     return found
+
+
+def snapshot(top: Path) -> list[tuple[str, int, int]]:
+    """What a dry run must leave alone, with modes and times."""
+    return sorted((str(path), path.lstat().st_mode, path.lstat().st_mtime_ns) for path in [top, *top.rglob("*")])
 
 
 def mode(path: Path) -> int:
@@ -393,6 +399,46 @@ class TestFilterAndReports:
             assert capsys.readouterr().out == told
             (dest / "sub" / "a").unlink()
 
+    def test_a_dry_run_changes_nothing_and_reports_what_would_be_done(self, group, other_python, source, dest, capsys):
+        gateway = group.makegateway(f"popen//id=far//python={other_python}")
+        (source / "new" / "sub").mkdir(parents=True)
+        (source / "new" / "sub" / "grün").write_bytes(b"123")
+        (source / "same").write_bytes(b"1")
+        (source / "touched").write_bytes(b"12")
+        (source / "link").symlink_to("same")
+        (source / "folder").mkdir()
+        (source / "folder" / "same").write_bytes(b"1")
+        first = RSync(source, verbose=False)
+        first.add_target(gateway, dest)
+        first.send()
+        (source / "folder" / "same").write_bytes(b"other")
+        os.utime(dest / "touched", ns=(0, 0))
+        os.chmod(dest / "same", 0o600)
+        shutil.rmtree(dest / "new")
+        shutil.rmtree(dest / "folder")
+        (dest / "folder").symlink_to(source / "folder")  # where the very files are
+        (dest / "old").mkdir()
+        (dest / "new").write_bytes(b"in the way")
+        before = snapshot(dest)
+        capsys.readouterr()
+        events, finished = [], []
+        rsync = RSync(source, callback=lambda *event: events.append(event[:2]))
+        rsync.add_target(gateway, dest, lambda: finished.append(1), delete=True, dry_run=True)
+        rsync.send()
+        reported = capsys.readouterr().out.splitlines()
+        assert sorted(reported) == ["far -- old", "far <= folder/same", "far <= new/sub/grün"]
+        assert snapshot(dest) == before
+        assert (finished, events[0], sorted(events[1:])) == ([1], ("list", 10), [("ack", 2), ("ack", 3), ("ack", 5)])
+
+    def test_a_dry_run_makes_no_folder_for_what_is_not_there(self, gw, source, dest, capsys):
+        (source / "a").touch()
+        for top, told in [(source, "gw0 <= a\n"), (source / "a", "gw0 <= \n")]:
+            rsync = RSync(top)
+            rsync.add_target(gw, dest / "new" / "copy", delete=True, dry_run=True)
+            rsync.send()
+            assert capsys.readouterr().out == told
+        assert not dest.exists()
+
     def test_the_finishedcallback_is_called_when_the_target_is_complete(self, gw, source, dest):
         (source / "a").touch()
         calls = []
@@ -454,7 +500,7 @@ class TestTargets:
         rsync.add_target(gw, dest)
         rsync.send()
 
-    def test_only_delete_is_an_option(self, gw, source, dest):
+    def test_no_other_option_is_taken(self, gw, source, dest):
         rsync = RSync(source)
         with pytest.raises(TypeError, match="compress"):
             rsync.add_target(gw, dest, compress=True)

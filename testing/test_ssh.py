@@ -74,6 +74,62 @@ def test_the_end_of_ssh_ends_the_gateway(makegateway: MakeGateway, ssh_server: S
         channel.receive(SECONDS)
 
 
+# own commands
+
+
+def wrapper(folder: Path) -> Path:
+    """A program that notes its arguments and runs ssh."""
+    path = folder / "my ssh"
+    path.write_text(f'#!/bin/sh\necho "$*" >> \'{folder}/calls\'\nexec ssh "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_an_own_command_by_the_spec(makegateway: MakeGateway, ssh_server: SshServer, tmp_path: Path) -> None:
+    gateway = makegateway(ssh_server.spec(ssh_command=f"'{wrapper(tmp_path)}' -v -E {tmp_path}/log"))
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    assert gateway.remoteaddress == ssh_server.host
+    assert (
+        (tmp_path / "calls").read_text().startswith(f"-v -E {tmp_path}/log -F {ssh_server.config} {ssh_server.host} ")
+    )
+    assert "OpenSSH" in (tmp_path / "log").read_text()
+
+
+def test_an_own_command_by_the_environment_which_the_spec_overrides(
+    makegateway: MakeGateway, ssh_server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXECNET_SSH", f"'{wrapper(tmp_path)}' -C")
+    assert makegateway(ssh_server.spec()).remote_exec("channel.send(1)").receive(SECONDS) == 1
+    makegateway(ssh_server.spec(ssh_command="ssh -C"))
+    assert (tmp_path / "calls").read_text().count("\n") == 1
+
+
+def test_through_a_jump_host(makegateway: MakeGateway, ssh_server: SshServer) -> None:
+    # -J would ask its own ssh without our configuration.
+    through = f"ssh -o 'ProxyCommand=ssh -F {ssh_server.config} -W %h:%p {ssh_server.host}'"
+    before = ssh_server.logins()
+    gateway = makegateway(ssh_server.spec(ssh_command=through))
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    assert ssh_server.logins() == before + 2
+
+
+@pytest.mark.parametrize("way", ["key", "variable"])
+def test_an_own_command_that_is_not_there_is_named(
+    group: execnet.Group, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = "ssh=host" if way == "variable" else "ssh=host//ssh_command=/no/such/ssh -v"
+    monkeypatch.setenv("EXECNET_SSH", "/no/such/ssh" if way == "variable" else "ssh")
+    with pytest.raises(FileNotFoundError, match=f"{spec}.*/no/such/ssh"):
+        group.makegateway(spec)
+
+
+def test_a_command_that_cannot_be_read_starts_nothing(group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECNET_SSH", "ssh '")
+    with pytest.raises(ValueError, match="No closing quotation"):
+        group.makegateways(["popen", "ssh=host", "ssh=host", "ssh=host"])
+    assert len(group) == 0
+
+
 # start errors
 
 

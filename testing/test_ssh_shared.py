@@ -181,6 +181,27 @@ def test_a_replaced_ssh_args_is_honoured(
     assert [connection_of(gateway) for gateway in gateways] == [None] * 3
 
 
+def test_an_own_command_shares_if_it_is_plain_ssh(
+    group: execnet.Group, ssh_server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ssh_server.logins()
+    gateways = group.makegateways([ssh_server.spec(ssh_command="ssh -4")] * 3)
+    assert ssh_server.logins() == before + 1
+    assert all_answer(gateways)
+    own = tmp_path / "own"
+    own.write_text('#!/bin/sh\nexec ssh "$@"\n')
+    own.chmod(0o755)
+    for command in (str(own), "env ssh", "ssh -S none"):
+        monkeypatch.setenv("EXECNET_SSH", command)
+        gateways = group.makegateways([ssh_server.spec()] * 3)
+        assert [connection_of(gateway) for gateway in gateways] == [None] * 3
+
+
+def test_those_of_other_commands_do_not_share(group: execnet.Group, ssh_server: SshServer) -> None:
+    specs = [ssh_server.spec(ssh_command=command) for command in ("ssh -4", "ssh -C")]
+    assert [connection_of(gateway) for gateway in group.makegateways(specs * 2)] == [None] * 4
+
+
 def test_quiet_ones_share_too(group: execnet.Group, ssh_server: SshServer) -> None:
     before = ssh_server.logins()
     group.makegateways([ssh_server.spec(ssh=f"-q {ssh_server.host}")] * 3)

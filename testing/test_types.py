@@ -17,7 +17,13 @@ from execnet import gateway_base
 
 SECONDS = 110
 PACKAGE = Path(gateway_base.__file__).parent
-STUBBED = ("execnet.gateway_base", "execnet.rsync_remote", "execnet.script.proxy", "execnet.script.socketserver")
+STUBBED = (
+    "execnet.gateway_base",
+    "execnet.rsync_remote",
+    "execnet._command.far_side",
+    "execnet.script.proxy",
+    "execnet.script.socketserver",
+)
 
 # What programs in the field use of gateway_base, public or private by spelling: class by class, the functions
 # and data under "".

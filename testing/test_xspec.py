@@ -7,13 +7,15 @@ import pickle
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from execnet import gateway_io
-from execnet.xspec import XSpec
+from execnet.xspec import XSpec, multiplied
 
 KNOWN = [
     *("chdir", "dont_write_bytecode", "execmodel", "id", "installvia", "nice", "popen"),
-    *("python", "socket", "ssh", "ssh_config", "vagrant_ssh", "via"),
+    *("python", "socket", "ssh", "ssh_command", "ssh_config", "vagrant_ssh", "via"),
 ]
 
 
@@ -58,10 +60,85 @@ def test_a_key_given_twice_is_refused(string: str) -> None:
         XSpec(string)
 
 
-@pytest.mark.parametrize("string", ["", "popen//", "=x"])
+@pytest.mark.parametrize("string", ["", "popen//", "=x", "////x", "popen////x", "a////b=1", "//popen", "//"])
 def test_an_empty_key_is_refused(string: str) -> None:
     with pytest.raises(ValueError, match="empty key"):
         XSpec(string)
+
+
+# Two slashes in a value
+
+
+@pytest.mark.parametrize(
+    ("string", "chdir", "id"),
+    [
+        ("popen//chdir=////server/share", "//server/share", None),
+        ("chdir=////server/share//id=x", "//server/share", "x"),
+        ("chdir=a//////id=x", "a//", "x"),
+        ("chdir=a////", "a//", None),
+        ("chdir=a/////b", "a///b", None),
+        ("chdir=////////", "////", None),
+        ("chdir=//////////id=x", "////", "x"),
+        ("chdir=c:////a////b", "c://a//b", None),
+    ],
+)
+def test_four_slashes_are_two_in_a_value(string: str, chdir: str, id: str | None) -> None:
+    spec = XSpec(string)
+    assert (spec.chdir, spec.id, str(spec)) == (chdir, id, string)
+
+
+def test_a_url_can_stand_in_a_spec() -> None:
+    spec = XSpec("popen//env:PROXY=http:////proxy:3128/?a=b//env:X=1")
+    assert spec.env == {"PROXY": "http://proxy:3128/?a=b", "X": "1"}
+
+
+@pytest.mark.parametrize(
+    ("string", "attributes"),
+    [
+        ("chdir=/tmp///id=x", {"chdir": "/tmp", "/id": "x"}),
+        ("popen///x", {"popen": True, "/x": True}),
+        ("chdir=/a/b/", {"chdir": "/a/b/"}),
+        ("x=///", {"x": "", "/": True}),
+    ],
+)
+def test_three_slashes_are_what_they_were(string: str, attributes: dict[str, object]) -> None:
+    found = {key: value for key, value in vars(XSpec(string)).items() if key not in ("env", "_spec")}
+    assert found == attributes
+
+
+SLASHED = st.text("a/=: \\", max_size=12)
+
+
+@given(SLASHED.filter(lambda value: not value.endswith("/")), SLASHED)
+def test_any_value_can_be_said_with_its_slashes_doubled(first: str, last: str) -> None:
+    # Only before another key a single slash at the end can't be told from the separator's.
+    string = f"env:A={first.replace('//', '////')}//env:B={last.replace('//', '////')}"
+    spec = XSpec(string)
+    assert spec.env == {"A": first, "B": last}
+    assert str(spec) == string
+    assert vars(XSpec(str(spec))) == vars(spec)
+
+
+# Several at once
+
+
+def test_a_number_before_a_star_is_so_many() -> None:
+    single = XSpec("popen")
+    assert multiplied(["2*popen//nice=1", single, None, "1*popen//id=a"]) == [
+        *("popen//nice=1", "popen//nice=1", single, None, "popen//id=a")
+    ]
+
+
+@pytest.mark.parametrize("string", ["popen", "x*popen", "id=2*3//popen", "-1*popen", "²*popen", "*popen", "popen*2"])
+def test_what_is_no_such_number_is_left_as_it_is(string: str) -> None:
+    assert multiplied([string]) == [string]
+
+
+def test_none_and_several_of_one_id_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"at least 1 is to be started: '0\*popen'"):
+        multiplied(["0*popen"])
+    with pytest.raises(ValueError, match=r"one id can't be that of 2 gateways: '2\*popen//id=a'"):
+        multiplied(["2*popen//id=a"])
 
 
 def test_str_repr_and_raw_string() -> None:
@@ -125,6 +202,38 @@ def test_popen_args(string: str, args: list[str]) -> None:
 )
 def test_ssh_args(string: str, args: list[str]) -> None:
     assert gateway_io.ssh_args(XSpec(string)) == args
+
+
+FAR = f'python -c "{LINE}"'
+
+
+@pytest.mark.parametrize(
+    ("string", "variable", "args"),
+    [
+        ("ssh=host//ssh_command=ssh -J jump", None, ["ssh", "-J", "jump", "host", FAR]),
+        ("ssh=host//ssh_command=plink -batch", "ssh -J jump", ["plink", "-batch", "host", FAR]),
+        ("ssh=-p 1 host", "'/with a space/ssh' -v", ["/with a space/ssh", "-v", "-p", "1", "host", FAR]),
+        ("ssh=host//ssh_config=file", "ssh -v", ["ssh", "-v", "-F", "file", "host", FAR]),
+        ("ssh=host", "", ["ssh", "-C", "host", FAR]),
+        ("ssh=host//ssh_command=", "  ", ["ssh", "-C", "host", FAR]),
+        ("ssh=host//via=gw0", "ssh -v", ["ssh", "-C", "host", FAR]),
+        ("ssh=host//via=gw0//ssh_command=ssh -v", None, ["ssh", "-v", "host", FAR]),
+        ("ssh=host//ssh_command=env A=http:////x ssh", None, ["env", "A=http://x", "ssh", "host", FAR]),
+    ],
+)
+def test_an_own_command_takes_the_place_of_ssh(
+    string: str, variable: str | None, args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("EXECNET_SSH", raising=False)
+    else:
+        monkeypatch.setenv("EXECNET_SSH", variable)
+    assert gateway_io.ssh_args(XSpec(string)) == args
+
+
+def test_a_command_that_cannot_be_read_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"no command: \"ssh '\": No closing quotation"):
+        gateway_io.ssh_args(XSpec("ssh=host//ssh_command=ssh '"))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ FAILURE_GRACE = 1.0
 UNDO_PATIENCE = 5.0
 
 # Keys that need a text. (`socket` alone goes with installvia.)
-TEXTS = ("chdir", "execmodel", "id", "installvia", "python", "ssh", "ssh_config", "timeout", "vagrant_ssh", "via")
+TEXTS = "chdir execmodel id installvia python ssh ssh_command ssh_config timeout vagrant_ssh via".split()
 # Frames between who asks for gateways and what warns of their specs.
 WARN_ABOVE = 4
 
@@ -108,6 +108,7 @@ class Start:
         self.spec = spec if isinstance(spec, XSpec) else XSpec(spec)
         self.nice = _niceness(self.spec)
         _check_texts(self.spec)
+        _check_ssh_command(self.spec)
         if self.spec.execmodel is not None:
             get_execmodel(self.spec.execmodel)
         self.timeout = _seconds(self.spec)
@@ -170,7 +171,7 @@ class Start:
         if spec.socket:
             ways: Any = {spec.installvia: self._way(spec.installvia)} if spec.installvia else {}
             return gateway_socket.create_io(spec, ways, group.execmodel)
-        raise ValueError(f"no gateway type found for {spec._spec!r}")
+        raise ValueError(f"no gateway type found for {spec._spec!r}{_hint(spec)}")
 
     def _way(self, gateway_id: str) -> Gateway:
         """The gateway to go through; it may be one that is not a member yet."""
@@ -236,6 +237,15 @@ class Start:
                 self.spec.id = None
 
 
+def _hint(spec: XSpec) -> str:
+    """What may have been meant by a spec without a type."""
+    count, times, _ = spec._spec.partition("*")
+    if not times or "=" in count or "/" in count:
+        return ""
+    several = count.isascii() and count.isdigit()
+    return ": several are for makegateways" if several else f": before * goes a whole number, not {count!r}"
+
+
 def _niceness(spec: XSpec) -> int:
     try:
         return int(spec.nice or 0)
@@ -268,6 +278,13 @@ def _check_texts(spec: XSpec) -> None:
     for key in TEXTS:
         if getattr(spec, key) is True:
             raise ValueError(f"{key}= needs a value: {spec._spec!r}")
+
+
+def _check_ssh_command(spec: XSpec) -> None:
+    if spec.ssh:
+        from execnet import gateway_io  # lazy: start-up speed
+
+        gateway_io.ssh_command(spec)
 
 
 # Seconds after which a conductor that has not begun never will: its thread had no memory to start with.

@@ -65,4 +65,5 @@ def _open_closed_streams() -> None:
     """
     for number, (name, flags) in enumerate([("stdin", READ_ONLY), ("stdout", READ_ONLY), ("stderr", WRITABLE)]):
         if getattr(sys, name) is None and os.open(os.devnull, flags) == number:
+            os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 -- for good
