@@ -43,13 +43,12 @@ def leave() -> None:
     atexit._run_exitfuncs()
     if _has_threads(threading) or not _flush(sys.stdout) or not _flush(sys.stderr):
         return
+    # First, for the collector ends the files of a module in any order, and what one has in its buffer may be lost.
+    _flush_files()
     for name in [name for name in sys.modules if name not in _shared]:
         del sys.modules[name]
     gc.collect()
-    # What was written to files that something shared holds. The collector does not know what was there before the fork.
-    for item in gc.get_objects():
-        if issubclass(type(item), _io._IOBase):
-            _flush(item)
+    _flush_files()
     # With the C core, exit handlers of C code run as well, which write what was measured of it, for example.
     end = getattr(gateway_base._posix_core, "leave", os._exit)
     end(0)
@@ -65,6 +64,13 @@ def _has_threads(threading: Any) -> bool:
     while _thread._count() and time.monotonic() < deadline:
         time.sleep(0.0002)
     return _thread._count() > 0
+
+
+def _flush_files() -> None:
+    """Flush all that is open. The collector, which knows it, does not know what was there before the fork."""
+    for item in gc.get_objects():
+        if issubclass(type(item), _io._IOBase):
+            _flush(item)
 
 
 def _flush(file: Any) -> bool:
