@@ -90,7 +90,8 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the end. */
+/* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the
+ * end. */
 static PyObject *
 module_leave(PyObject *Py_UNUSED(module), PyObject *status)
 {

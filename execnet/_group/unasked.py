@@ -12,9 +12,14 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Any
 
-    from execnet.gateway_warm import Preload, WarmIO
     from execnet.xspec import XSpec
+
+    if sys.platform == "win32":
+        Preload = Any
+    else:
+        from execnet.gateway_warm import Preload
 
 VARIABLE = "EXECNET_WARM"
 AUTO = "auto"
@@ -31,21 +36,23 @@ def preload_for(spec: XSpec) -> Preload | None:
     wanted = os.environ.get(VARIABLE, "")
     if not wanted or wanted in _failed or not _is_plain(spec):
         return None
-    reason = _reason_against(wanted, spec)
-    if reason:
-        _tell(spec, reason)
-        return None
-    if wanted != AUTO:
-        from execnet.gateway_warm import Preload  # lazy: start-up speed
+    reason = f"{sys.platform} has no fork"
+    if sys.platform != "win32" and hasattr(os, "fork"):
+        from execnet.gateway_warm import START_VARIABLES, Preload  # lazy: start-up speed
 
-        return Preload(tuple(name for name in wanted.split(",") if name))
-    return _imported.get(AUTO) or _imported.setdefault(AUTO, _what_is_imported())
+        early = [name for name in spec.env if name.encode().startswith(START_VARIABLES)]
+        reason = _reason_against(wanted, spec, early)
+        if not reason and wanted != AUTO:
+            return Preload(tuple(name for name in wanted.split(",") if name))
+        if not reason:
+            return _imported.get(AUTO) or _imported.setdefault(AUTO, Preload(*_what_is_imported()))
+    _tell(spec, reason)
+    return None
 
 
-def is_refused(spec: XSpec, io: WarmIO) -> bool:
+def is_refused(spec: XSpec, io: Any) -> bool:
     """Wait until the worker has been forked or not; true where it can't be, which is told and not tried again."""
-    process = io.popen
-    reason = process.reason_not_forked()
+    reason = io.popen.reason_not_forked()
     if not reason:
         return False
     _failed.add(os.environ.get(VARIABLE, ""))
@@ -64,16 +71,13 @@ def _is_plain(spec: XSpec) -> bool:
     return bool(spec.popen) and not any(elsewhere)
 
 
-def _reason_against(wanted: str, spec: XSpec) -> str:
+def _reason_against(wanted: str, spec: XSpec, early: list[str]) -> str:
     import _socket  # lazy: start-up speed
 
-    if sys.platform == "win32" or not hasattr(os, "fork") or not hasattr(_socket.socket, "sendmsg"):
-        return f"{sys.platform} has no fork, or no sockets that pass descriptors"
+    if not hasattr(_socket.socket, "sendmsg"):
+        return f"{sys.platform} has no sockets that pass descriptors"
     if spec.python:
         return f"python={spec.python} is another interpreter"
-    from execnet.gateway_warm import START_VARIABLES  # lazy: start-up speed
-
-    early = [name for name in spec.env if name.encode().startswith(START_VARIABLES)]
     if early:
         return f"env:{early[0]} acts when an interpreter starts"
     if wanted == AUTO and _is_patched():
@@ -92,15 +96,13 @@ def _is_patched() -> bool:
     )
 
 
-def _what_is_imported() -> Preload:
-    """The modules that this process has from site-packages, in the order in which it has imported them.
+def _what_is_imported() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules that this process has from site-packages, in the order in which it has imported them; its folders.
 
     Without those that a worker must import by itself: what an import hook has changed, as pytest does for its plugins'
     assertions, and what is measured there.
     """
     import site  # lazy: start-up speed
-
-    from execnet.gateway_warm import Preload
 
     folders = tuple(os.path.join(folder, "") for folder in [*site.getsitepackages(), site.getusersitepackages()])
     found = {name: _file_of(name, module) for name, module in list(sys.modules.items())}
@@ -110,7 +112,7 @@ def _what_is_imported() -> Preload:
         for name, file in found.items()
         if file.startswith(folders) and name.partition(".")[0] != "execnet" and not measured.has(name, file)
     )
-    return Preload(tuple(names), folders)
+    return tuple(names), folders
 
 
 def _file_of(name: str, module: ModuleType) -> str:

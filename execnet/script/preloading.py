@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+assert sys.platform != "win32"  # as in forkserver
+
 STDERR = 2
 MOST_ROUNDS = 10  # each of them leaves out at least one module
 THREADS_END_TIME = 1.0  # seconds for threads of C code that end when the process forks

@@ -31,7 +31,8 @@ SUITES: dict[str, tuple[list[str], dict[str, str]]] = {
         ["django", "pytest-django"],
         {
             "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = settings\n",
-            "settings.py": "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\n",
+            "settings.py": "SECRET_KEY = 'x'\n"
+            "INSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\n",
         },
     ),
 }
@@ -60,9 +61,7 @@ def measure_suite(kind: str, folder: Path, options: Options) -> list[Row]:
     testrun.write_suite(folder, TESTS)
     for name, text in files.items():
         (folder / name).write_text(text)
-    pythons = {
-        name: testrun.environment_with(name, f"{name} {kind}", [*PLUGINS, *packages]) for name in (OURS, BEFORE)
-    }
+    pythons = {name: testrun.environment_with(name, f"{name} {kind}", [*PLUGINS, *packages]) for name in (OURS, BEFORE)}
     title = f"pytest -n{WORKERS}, {TESTS} empty tests, {kind}"
     rows = [
         Row(title, "s", [Goal(MOST_WALL, BEFORE, of=WARM)]),
