@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def written(client: Client, folder: Path, *arguments: object, status: int = 0) -
     done = client.pytest(folder / "reports", *arguments, cwd=folder)
     output = done.stdout.decode()
     assert done.returncode == status, output
-    return re.sub(r"in \d+\.\d+s", "in SECONDS", output)
+    return re.sub(r"in \d+\.\d+s( \([\d:]+\))?", "in SECONDS", output)
 
 
 @pytest.mark.usefixtures("warm")
@@ -109,10 +110,12 @@ def test_what_is_written_is_the_same(client: Client, tmp_path: Path, monkeypatch
 def test_a_crashed_worker_is_reported_and_replaced_and_its_stack_is_shown(client: Client, tmp_path: Path) -> None:
     crash = "import faulthandler, os\n    assert faulthandler.is_enabled()\n    os.kill(os.getpid(), 11)"
     (tmp_path / "test_crash.py").write_text(CRASHING.replace("os._exit(3)", crash))
-    output = written(client, tmp_path, "-n", "2", "-v", status=TESTS_FAILED)
+    done = client.pytest(tmp_path / "reports", "-n", "2", "-v", cwd=tmp_path, stderr=subprocess.PIPE)
+    output, stderr = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == TESTS_FAILED, output
     assert re.search(r"worker 'gw\d' crashed while running '.*test_crash.py::test_crash'", output), output
-    assert "Fatal Python error: Segmentation fault" in output
-    assert re.search(r'test_crash.py", line \d+ in test_crash', output), output
+    assert "Fatal Python error: Segmentation fault" in stderr
+    assert re.search(r'test_crash.py", line \d+ in test_crash', stderr), stderr
     assert "replacing crashed worker" in output
     assert "1 failed, 40 passed" in output
 
