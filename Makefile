@@ -21,7 +21,7 @@ CLANG ?= clang
 FUZZ_SECONDS ?= 30
 # How long make sanitize runs the stress program over each of the two.
 STRESS_SECONDS ?= 60
-BENCHMARKS ?= values roundtrip stream throughput memory channels testrun start
+BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start
 
 .PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
 .DELETE_ON_ERROR:

@@ -89,6 +89,19 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     fork_settle(&module_state(module)->fork_mark);
     Py_RETURN_NONE;
 }
+
+/* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the
+ * end. */
+static PyObject *
+module_leave(PyObject *Py_UNUSED(module), PyObject *status)
+{
+    long number = PyLong_AsLong(status);
+
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    exit((int)number);
+}
 #endif
 
 static PyMethodDef module_methods[] = {
@@ -97,6 +110,8 @@ static PyMethodDef module_methods[] = {
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,
      "In a forked child: what is sent from now on is by gateways of its own."},
+    {"leave", module_leave, METH_O,
+     "End the process as a C program ends, with that exit status, the interpreter as it is."},
 #endif
     {NULL, NULL, 0, NULL},
 };

@@ -44,16 +44,31 @@ FAMILY = (getattr(_socket, "AF_UNIX", 0), _socket.SOCK_STREAM, 0)
 DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
 
 
-def create_io(spec: XSpec, group: Group) -> WarmIO:
+class Preload:
+    """What a fork server imports: all of ``names``; with ``folders``, those that can be imported from there."""
+
+    def __init__(self, names: tuple[str, ...], folders: tuple[str, ...] = ()) -> None:
+        self.names = names
+        self.folders = folders
+
+    def key(self) -> tuple[object, ...]:
+        """What tells it from others."""
+        return (self.names, self.folders)
+
+
+def create_io(spec: XSpec, group: Group, preload: Preload | None = None) -> WarmIO:
     """Have a worker forked by a fork server of the group, without waiting for it; that one is started where needed.
 
-    Raises ValueError for a spec that can't be started so, OSError naming spec and command where no fork server starts.
+    With ``preload`` the spec need not ask for it. Raises ValueError for a spec that can't be started so, OSError naming
+    spec and command where no fork server starts.
     """
-    _check(spec)
+    if preload is None:
+        _check(spec)
+        preload = Preload(tuple(name for name in str(spec.preload or "").split(",") if name))
     args = popen_args(spec)
     process = WarmProcess(group.execmodel)
     try:
-        process.fork(_forkserver(spec, args, group, process), spec)
+        process.fork(_forkserver(preload, args, group, process), spec)
         return WarmIO(process, group.execmodel)
     except BaseException as error:
         process.give_up()
@@ -75,18 +90,17 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 
 
-def _forkserver(spec: XSpec, args: list[str], group: Group, process: WarmProcess) -> ForkServer:
+def _forkserver(preload: Preload, args: list[str], group: Group, process: WarmProcess) -> ForkServer:
     """The fork server of the group for such workers, kept from ending as long as ``process`` runs.
 
     No lock is held: a signal handler may ask for a fork server in the middle of this. Each step is one operation of the
     dictionary, and whatever another thread does in between, each fork server that runs is in it.
     """
     environment = dict(os.environb)
-    preload = str(spec.preload or "")
     start_environment = sorted(item for item in environment.items() if item[0].startswith(START_VARIABLES))
     # What a fork server has inherited and can't change is part of what tells it from others.
     identity = (os.getpgrp(), os.geteuid(), os.getegid(), *os.getgroups())
-    key = (*args, preload, identity, tuple(start_environment))
+    key = (*args, preload.key(), identity, tuple(start_environment))
     while True:
         forkserver = group._forkservers.get(key)
         if forkserver is None:
@@ -97,7 +111,7 @@ def _forkserver(spec: XSpec, args: list[str], group: Group, process: WarmProcess
             _set_aside(group._forkservers, key)
 
 
-def _add_forkserver(group: Group, key: object, forkserver: ForkServer, args: list[str], preload: str) -> None:
+def _add_forkserver(group: Group, key: object, forkserver: ForkServer, args: list[str], preload: Preload) -> None:
     """Start the fork server, and keep it for the group, unless another thread was first; after an exception as well."""
     kept = None
     try:
@@ -190,18 +204,31 @@ class ForkServer:
         self.ended = False
         self.processes: set[WarmProcess] = set()
 
-    def run(self, args: list[str], preload: str, execmodel: ExecModel) -> None:
+    def run(self, args: list[str], preload: Preload, execmodel: ExecModel) -> None:
         """Start the process. Raises OSError where it can't be started."""
         import fcntl  # lazy: start-up speed
 
         self._control, end = _connect()
         # The numbers below are the fork server's own stdin, stdout and stderr, whatever they are here.
         far = _Connection(*FAMILY, fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1))
-        program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
-        # Nothing is ever written to its stdin: its end is the end of this process.
-        self.popen = execmodel.subprocess.Popen(
-            [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
-        )
+        descriptors = [far.fileno()]
+        with ExitStack() as files:
+            wanted: str | int = ",".join(preload.names)
+            if preload.folders:
+                import tempfile  # lazy: start-up speed
+
+                # They may be many, and the fork server may have to read them again.
+                own = files.enter_context(tempfile.TemporaryFile())
+                wanted = fcntl.fcntl(own.fileno(), fcntl.F_DUPFD_CLOEXEC, STDERR + 1)
+                file = files.enter_context(FileIO(wanted, "wb"))
+                descriptors.append(wanted)
+            program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=wanted)
+            command = [*args[:-1], program]
+            if preload.folders:
+                told = {"names": list(preload.names), "folders": list(preload.folders), "command": command, "rounds": 0}
+                file.write(dumps_internal(told))
+            # Nothing is ever written to its stdin: its end is the end of this process.
+            self.popen = execmodel.subprocess.Popen(command, stdin=PIPE, stdout=DEVNULL, pass_fds=descriptors)
         _owned.add(self)
 
     def serves(self, process: WarmProcess) -> bool:
@@ -379,6 +406,12 @@ class WarmProcess:
     def never_ran(self) -> bool:
         """Whether it has been told that there will be no process."""
         return self.poll() is not None and self._pid is None
+
+    def reason_not_forked(self) -> str:
+        """Wait until the process is forked; why it was not, empty if it was, or was killed before."""
+        if self.pid is not None or self._cancelled:
+            return ""
+        return self.failure or f"the fork server ended with status {self.returncode} before it had forked a worker"
 
     def poll(self) -> int | None:
         """The exit status, None while the process runs."""

@@ -39,7 +39,9 @@ class Client:
         self.venv = venv
         self.suite = suite
 
-    def pytest(self, reports: Path, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    def pytest(
+        self, reports: Path, *arguments: object, cwd: Path | None = None, stderr: int = subprocess.STDOUT
+    ) -> subprocess.CompletedProcess[bytes]:
         """One run; `reports` is the file that gets its reports."""
         return subprocess.run(
             [str(word) for word in (self.venv.python, "-m", "pytest", "-p", "no:cacheprovider", *arguments)],
@@ -47,7 +49,7 @@ class Client:
             env=packages.environment(REPORTS=str(reports)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             timeout=RUN_SECONDS,
         )
 

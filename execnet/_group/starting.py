@@ -117,6 +117,8 @@ class Start:
         self.place = Place()
         self.io: Any = None
         self.gateway: Gateway | None = None
+        # Whether its process is forked because EXECNET_WARM says so; and whether it is not to be.
+        self.unasked_warm = self.cold = False
         # Among several starts: the one that this one goes through, and whether this one is over.
         self.needed: Start | None = None
         # And the ssh connection that it shares with others.
@@ -147,7 +149,23 @@ class Start:
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
         self.io = self._create_io()
-        gateway_bootstrap.begin(self.io, self.spec)
+        if not self.unasked_warm:  # then the request for it said what to run
+            gateway_bootstrap.begin(self.io, self.spec)
+
+    def begins_cold(self) -> bool:
+        """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
+        if not self.unasked_warm:
+            return False
+        from execnet import gateway_bootstrap  # lazy: start-up speed
+        from execnet._group import unasked  # lazy: start-up speed
+
+        if not unasked.is_refused(self.spec, self.io):
+            return False
+        self.cold = True
+        self.unasked_warm = False
+        gateway_bootstrap.discard(self.io)
+        self.begin()
+        return True
 
     def can_begin_at_once(self) -> bool:
         """Whether begin() depends on no other start and does not block."""
@@ -163,6 +181,15 @@ class Start:
             from execnet import gateway_warm  # lazy: start-up speed
 
             return gateway_warm.create_io(spec, group)  # type: ignore[arg-type, unused-ignore]
+        if "EXECNET_WARM" in os.environ and not self.cold:
+            from execnet._group import unasked  # lazy: start-up speed
+
+            preload = unasked.preload_for(spec)
+            self.unasked_warm = preload is not None
+            if sys.platform != "win32" and preload is not None:
+                from execnet import gateway_warm  # lazy: start-up speed
+
+                return gateway_warm.create_io(spec, group, preload)  # type: ignore[arg-type, unused-ignore]
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
@@ -558,9 +585,15 @@ class Starts:
                 return
             start.begin()
         self.group._ahead.begin()
-        if self.stopped or start in self.late:  # perhaps before there was something to stop
-            start.stop()
+        self._stop_again(start)
+        if start.begins_cold():
+            self._stop_again(start)
         start.finish()
+
+    def _stop_again(self, start: Start) -> None:
+        """Stop a start that is to be stopped, perhaps since before there was something to stop."""
+        if self.stopped or start in self.late:
+            start.stop()
 
     # -- what did not work
 

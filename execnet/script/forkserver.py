@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found, unused-ignore]  # without the enums of signal, slow in a new worker
 import _socket
-import _thread
 import gc
 import os
 import select
@@ -17,6 +16,7 @@ import struct
 import sys
 
 from execnet import gateway_base
+from execnet.script import leaving, preloading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,26 +42,37 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
 
 
-def serve(descriptor: int, preload: str) -> dict[str, Any]:
-    """Import ``preload`` (names, commas between), then fork a worker for each request on the socket ``descriptor``.
+def serve(descriptor: int, preload: str | int) -> dict[str, Any]:
+    """Import ``preload``, then fork a worker for each request on the socket ``descriptor``.
 
+    Names of modules with commas between, or the descriptor of a file that tells what the initiator has imported.
     Returns in the worker, with the request.
     """
-    # The initiator's thread may block signals that this process must hear; each worker is told its own mask.
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    environment = dict(os.environb)
     # What a worker gets back. Ctrl-C is for the initiator and the workers of its process group.
     handlers = {_signal.SIGINT: _signal.signal(_signal.SIGINT, _signal.SIG_IGN)}
+    # The initiator's thread may block signals that this process must hear; each worker is told its own mask.
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     handlers[_signal.SIGIO] = _signal.signal(_signal.SIGIO, _signal.SIG_DFL)
     _end_with_initiator()
     control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
     os.set_inheritable(descriptor, False)
     _occupy_standard_descriptors()
-    failure = _preload([name for name in preload.split(",") if name])
+    if isinstance(preload, int):
+        file = preload
+        os.set_inheritable(file, False)
+        failure = preloading.preload_known(
+            file, lambda command: preloading.exec_again(command, environment, [descriptor, file])
+        )
+        os.close(file)
+    else:
+        failure = preloading.preload_named([name for name in preload.split(",") if name])
     if sys.version_info < (3, 13):
         import threading  # noqa: F401  # what each worker would import for itself
     handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _note)
     forkserver = _ForkServer(control, failure, handlers)
     os.chdir(os.sep)
+    leaving.share()
     gc.collect()
     gc.disable()
     if hasattr(gc, "freeze"):
@@ -75,6 +86,7 @@ def work(request: dict[str, Any]) -> None:
     io.zero_copy = True
     io.write(b"1")
     gateway_base.serve(io, id=request["id"])
+    leaving.leave()
 
 
 def _end_with_initiator() -> None:
@@ -95,30 +107,6 @@ def _occupy_standard_descriptors() -> None:
     while descriptor <= STDERR:
         descriptor = os.open(os.devnull, os.O_RDWR)
     os.close(descriptor)
-
-
-def _preload(names: list[str]) -> str:
-    """Import modules; why that failed, or nothing."""
-    for name in names:
-        try:
-            __import__(name)
-        except (Exception, SystemExit) as error:
-            if not (isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")):
-                _show(gateway_base.geterrortext(error))
-            return f"preload={name}: {type(error).__name__}: {error}"
-    threading = sys.modules.get("threading")
-    threads = [thread for thread in threading.enumerate() if thread.ident != _thread.get_ident()] if threading else []
-    if threads:
-        found = ", ".join(thread.name for thread in threads)
-        return f"preload={','.join(names)} started threads, which no worker would have: {found}"
-    return ""
-
-
-def _show(text: str) -> None:
-    try:
-        os.write(STDERR, text.encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass  # nobody reads there
 
 
 class _Request:

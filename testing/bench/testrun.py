@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import harness
@@ -30,17 +31,17 @@ def write_suite(folder: Path, tests: int) -> None:
         (folder / f"test_{number}.py").write_text(text + "\n")
 
 
-def environment_with(name: str) -> Path:
-    """The Python of a virtual environment with pytest-xdist, made on first use.
+def environment_with(name: str, title: str = "", packages: Iterable[str] = ()) -> Path:
+    """The Python of a virtual environment with pytest-xdist, made on first use; with ``packages``, it has a ``title``.
 
     Ours gets the execnet that this process would import.
     """
-    folder = CHECKOUT / ".cache" / "bench" / name.replace(" ", "-")
+    folder = CHECKOUT / ".cache" / "bench" / (title or name).replace(" ", "-")
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "pytest", "pytest-xdist", REQUIREMENT], check=True, timeout=300)
+        subprocess.run([*pip, "pytest", "pytest-xdist", *packages, REQUIREMENT], check=True, timeout=300)
         (folder / "installed").touch()
     if name == harness.OURS:
         ours = importlib.util.find_spec("execnet")
