@@ -14,13 +14,13 @@ from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
 from execnet.gateway_died import signal_name, stderr_of, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
+from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from execnet.gateway_base import IOLike
-    from execnet.xspec import XSpec
 
     class StartIO(Protocol):
         """What the functions here need of an io; where it has more, errors tell more."""
@@ -226,8 +226,14 @@ def bootstrap_exec(io: StartIO, spec: XSpec) -> None:
     await_answer(io, spec)
 
 
-def bootstrap_socket(io: StartIO, spec: XSpec) -> None:
-    """As :func:`bootstrap_exec`, on the connection of an ``execnet.script.socketserver``."""
+def bootstrap_socket(io: StartIO, id: XSpec | str) -> None:
+    """As :func:`bootstrap_exec`, on the connection of an ``execnet.script.socketserver``.
+
+    ``id`` is the spec, or just what the other side is to be called.
+    """
+    spec = XSpec("socket") if isinstance(id, str) else id
+    if isinstance(id, str):
+        spec.id = id
     _send(io, spec, _socket_text(spec))
     await_answer(io, spec)
 

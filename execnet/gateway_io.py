@@ -234,20 +234,20 @@ class ProxyIO:
                     channel.close()
             raise
 
-    def read(self, numbytes: int) -> bytes:
-        """Exactly ``numbytes`` bytes; raises EOFError where the process or its gateway ended."""
-        chunks, missing = [self._buffer], numbytes - len(self._buffer)
+    def read(self, nbytes: int) -> bytes:
+        """Exactly ``nbytes`` bytes; raises EOFError where the process or its gateway ended."""
+        chunks, missing = [self._buffer], nbytes - len(self._buffer)
         while missing > 0:
             try:
                 chunk = self._receive(None)
             except (EOFError, OSError, RemoteError) as error:
                 self._buffer = b"".join(chunks)
-                raise EOFError(f"expected {numbytes} bytes, got {numbytes - missing}") from error
+                raise EOFError(f"expected {nbytes} bytes, got {nbytes - missing}") from error
             chunks.append(chunk)
             missing -= len(chunk)
         received = b"".join(chunks)
-        self._buffer = received[numbytes:]
-        return received[:numbytes]
+        self._buffer = received[nbytes:]
+        return received[:nbytes]
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``; raises OSError where the process or its gateway ended."""

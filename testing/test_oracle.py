@@ -434,6 +434,76 @@ PROGRAMS = {
         channel.send({"deep": (second,)})
         print(first.receive(10), second.receive(10), channel.receive(10).receive(10), channel.receive(10))
         """,
+    "own ways to write values": """
+        from execnet import gateway_base
+        Serializer, added = gateway_base._Serializer, set()
+        class Own:
+            def __init__(self, name="own"):
+                self.name = name
+        class Mapping:
+            def items(self):
+                return [("key", Own())]
+        channel = gw.remote_exec("for item in channel: channel.send(item)")
+        def echoed(value):
+            channel.send(value)
+            return channel.receive(10)
+        def ways(value):
+            for cached in [kind for kind in Serializer._dispatch if kind not in added]:
+                del Serializer._dispatch[cached]  # by 2.1, for its subclasses, too
+            print(kind(execnet.dumps, value), kind(gateway_base.dumps_internal, value), kind(echoed, value))
+        ways(Own())
+
+        class Sub(Serializer):
+            def save_Own(self, own):
+                self._write(gateway_base.opcode.NEWDICT)
+                self._write_setitem("name", own.name)
+                self._write_setitem("more", (own.name, {1}, 2**40))
+            def save_Mapping(self, mapping):
+                self.save_dict(mapping)
+            def save_Text(self, text):
+                self._write(gateway_base.opcode.PY3STRING)
+                self._write_unicode_string(text.name)
+        Text = type("Text", (Own,), {})
+        pieces = []
+        print(Sub(pieces.append).save([Own(), Mapping(), Text()]))
+        print(execnet.loads(gateway_base.DUMPFORMAT_VERSION + b"".join(pieces)))
+        print(execnet.loads(Sub().save({1: Own()}, versioned=True)))
+
+        class Overridden(Serializer):
+            def _save(self, obj):
+                super()._save(obj.name if isinstance(obj, Own) else obj)
+        print(Overridden().save([Own(), {Own("key"): (Own("inner"),)}, {Own("element")}]))
+
+        Serializer.save_Own = lambda self, own: self.save_str(own.name)
+        ways([Own(), {Own("key"): (Own("inner"),)}])
+        del Serializer.save_Own
+        ways(Own())
+        added.update([Text, str])
+        Serializer._dispatch[Text] = lambda self, text: self._save([text.name])
+        ways([Text(), 1])
+        Serializer._dispatch[str] = lambda self, text: self._write(gateway_base.opcode.NONE)
+        ways(["x", "y" * 100000, 1])
+        added.clear()
+        ways("x")
+
+        before = Serializer._save
+        Serializer._save = lambda self, obj: before(self, obj.name if isinstance(obj, Own) else obj)
+        ways(["x", {Own("key"): (Own("inner"), 3)}])
+        Serializer._save = before
+        save_str = Serializer.save_str
+        Serializer.save_str = lambda self, text: save_str(self, text + "!")
+        ways(["x", 1])
+        Serializer.save_str = save_str
+        ways("x")
+        gateway_base._Serializer = Overridden
+        ways([Own(), {Own("key"): (Own("inner"),)}, 1])
+        gateway_base._Serializer = Serializer
+
+        # As numpy calls its own bool.
+        ways([type("bool", (), {})(), type("bool", (), {"__bool__": lambda self: False})()])
+        ways(type("str", (), {"encode": lambda self, encoding: b"bytes"})())
+        print(kind(Serializer()._write_int4, 2**31), kind(Serializer()._write_unicode_string, chr(0xD800)))
+        """,
     "reconfigure": """
         channel = gw.remote_exec("channel.reconfigure(py3str_as_py2str=True); channel.send(channel.receive())")
         channel.send("x")

@@ -26,7 +26,7 @@ import sys
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel, get_execmodel
+from execnet.gateway_base import OneShotEvent, RemoteError, ThreadExecModel, get_execmodel
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -121,7 +121,7 @@ class Start:
         # And the ssh connection that it shares with others.
         self.connection: SshConnection | None = None
         self.ready = False
-        self.over = OneShot(group.execmodel)
+        self.over = OneShotEvent(group.execmodel)
 
     @property
     def id(self) -> str | None:
@@ -310,7 +310,7 @@ class Starts:
         self._first: dict[str, str] = {}
         self._error: BaseException | None = None
         self._undoing: Call | None = None
-        self._over = OneShot(self.execmodel)
+        self._over = OneShotEvent(self.execmodel)
         # Where several are awaited: a queue that gets each that is over.
         self._overs: Any = None
 
