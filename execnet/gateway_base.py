@@ -162,7 +162,14 @@ class DumpError(DataFormatError):
 
 
 class LoadError(DataFormatError):
-    """Bytes that are not a whole valid value."""
+    """Bytes that are not a whole valid value; position (int) says within how many of the value's first, if known."""
+
+    position = None
+
+    def _found_within(self, position):
+        self.position = position
+        if hasattr(self, "add_note"):
+            self.add_note("in the value's first %d bytes" % position)
 
 
 def geterrortext(exc, format_exception=None, sysex=sysex):
@@ -2781,6 +2788,8 @@ class Unserializer(object):
     _data = b""
     #: The stream or the channelfactory is running: what it raises is its own.
     _outside = False
+    #: Where a BytesIO was before the value, or the negative number of bytes that another stream gave.
+    _start = 0
 
     def __init__(self, stream, channel_or_gateway=None, strconfig=None):
         self.channelfactory = None
@@ -2811,6 +2820,15 @@ class Unserializer(object):
         self.announced = {}
         self.unassignable = MAX_UNASSIGNED
         self._sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
+        self._start = self.stream.tell() if type(self.stream) is BytesIO else 0
+        try:
+            return self._load_value()
+        except LoadError as exc:
+            if not self._outside:
+                exc._found_within((self.stream.tell() if type(self.stream) is BytesIO else 0) - self._start)
+            raise
+
+    def _load_value(self):
         try:
             self._load_until_stop(self.num2func, self._read_some)
         except struct.error:
@@ -2822,7 +2840,7 @@ class Unserializer(object):
                 raise
             raise LoadError("a text that is not UTF-8: %s" % exc)
         if len(self.stack) != 1:
-            raise LoadError("%d objects on the stack at STOP" % len(self.stack))
+            raise LoadError("internal unserialization error")
         if self.announced:
             self._finish(self.stack)
         return self.stack[0]
@@ -2848,58 +2866,62 @@ class Unserializer(object):
         stack, announced, push, pop = self.stack, self.announced, self.stack.append, self.stack.pop
         sized, unpack, setitem = self._sized, _unpack_op_int4, opcode.SETITEM[0]
         filling, size = None, 0
-        while at < last:
-            op, number = unpack(data, at)
-            if op == 0x46:  # INT
-                value = number
-                at += 5
-            elif op in sized and 0 <= number < last - at:
-                start = at + 5
-                at = start + number
-                value = sized[op](data[start:at])
-            elif op == 0x50 and len(stack) > 2:  # SETITEM
-                value = pop()
-            elif op == 0x40 and number >= 0:  # BUILDTUPLE
-                value = tuple(self._pop_many(number))
-                at += 5
-            elif op == 0x4B and number >= 0:  # NEWLIST
-                value = []
-                announced[id(value)] = number
-                at += 5
-            elif op == 0x4A:  # NEWDICT
-                value = {}
+        try:
+            while at < last:
+                op, number = unpack(data, at)
+                if op == 0x46:  # INT
+                    value = number
+                    at += 5
+                elif op in sized and 0 <= number < last - at:
+                    start = at + 5
+                    at = start + number
+                    value = sized[op](data[start:at])
+                elif op == 0x50 and len(stack) > 2:  # SETITEM
+                    value = pop()
+                elif op == 0x40 and number >= 0:  # BUILDTUPLE
+                    at += 5
+                    value = tuple(self._pop_many(number))
+                elif op == 0x4B and number >= 0:  # NEWLIST
+                    value = []
+                    announced[id(value)] = number
+                    at += 5
+                elif op == 0x4A:  # NEWDICT
+                    value = {}
+                    at += 1
+                elif op in _CONSTANTS:
+                    value = _CONSTANTS[op]
+                    at += 1
+                elif op == 0x44 and at + 4 < last:  # FLOAT
+                    value = _float8.unpack_from(data, at + 1)[0]
+                    at += 9
+                else:
+                    function = functions.get(data[at : at + 1])
+                    if function is None or op == 0x51:  # STOP
+                        break
+                    stream.seek(at + 1)
+                    at = None  # where the stream is, should this raise
+                    function(self)
+                    at = stream.tell()
+                    continue
+                if data[at] != setitem or len(stack) < 2:
+                    push(value)
+                    continue
                 at += 1
-            elif op in _CONSTANTS:
-                value = _CONSTANTS[op]
-                at += 1
-            elif op == 0x44 and at + 4 < last:  # FLOAT
-                value = _float8.unpack_from(data, at + 1)[0]
-                at += 9
-            else:
-                function = functions.get(data[at : at + 1])
-                if function is None:
-                    break
-                stream.seek(at + 1)
-                function(self)
-                at = stream.tell()
-                continue
-            if data[at] != setitem or len(stack) < 2:
-                push(value)
-                continue
-            at += 1
-            key, container = pop(), stack[-1]
-            if type(value) is list and announced.get(id(value), 0) > len(value):
-                self._finish((value,))
-            if container is not filling:
-                filling = container
-                size = announced.get(id(container), 0) if type(container) is list else 0
-            if size and type(key) is int and key == len(container) < size:
-                container.append(value)
-            elif type(container) is dict and type(key) in _LEAVES:
-                container[key] = value
-            else:
-                self._set_item(container, key, value)
-        stream.seek(at)
+                key, container = pop(), stack[-1]
+                if type(value) is list and announced.get(id(value), 0) > len(value):
+                    self._finish((value,))
+                if container is not filling:
+                    filling = container
+                    size = announced.get(id(container), 0) if type(container) is list else 0
+                if size and type(key) is int and key == len(container) < size:
+                    container.append(value)
+                elif type(container) is dict and type(key) in _LEAVES:
+                    container[key] = value
+                else:
+                    self._set_item(container, key, value)
+        finally:
+            if at is not None:
+                stream.seek(at)
 
     def _read_checked(self, count):
         self._outside = True
@@ -2907,6 +2929,7 @@ class Unserializer(object):
         self._outside = False
         if type(piece) is not bytes:
             piece = b"".join((piece,))  # TypeError for what holds no bytes
+        self._start -= len(piece)
         if len(piece) > count:
             raise ValueError("the stream's read gave %d bytes, %d were asked for" % (len(piece), count))
         return piece
@@ -2963,6 +2986,9 @@ class Unserializer(object):
                 self.unassignable -= missing
                 item.extend([None] * missing)
 
+    def load_stop(self):
+        """The end of the value, at which load() returns it."""
+
     def load_none(self):
         self._push(None)
 
@@ -3003,7 +3029,7 @@ class Unserializer(object):
     def load_setitem(self):
         stack = self.stack
         if len(stack) < 3:
-            raise LoadError("SETITEM with %d objects on the stack" % len(stack))
+            raise LoadError("not enough items for setitem")
         value = stack.pop()
         key = stack.pop()
         self._set_item(stack[-1], key, value)
@@ -3055,7 +3081,7 @@ class Unserializer(object):
 
 
 for _name, _op in list(vars(opcode).items()):
-    if not _name.startswith("_") and _name != "STOP":
+    if not _name.startswith("_"):
         Unserializer.num2func[_op] = getattr(Unserializer, "load_" + _name.lower())
 if not PY3:
     for _op, _load in list(Unserializer.num2func.items()):

@@ -692,10 +692,15 @@ write_by_function(Writer *writer, PyObject *value, const char *name)
     int result = -1;
 
     PyObject *function = codec_name(writer->codec->names, name);
-    if (function != NULL) {
-        bytes = PyObject_CallFunctionObjArgs(function, value, gateway, NULL);
-        Py_DECREF(function);
+    if (function == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return fail(writer, value, NULL); /* the module is being taken apart */
     }
+    bytes = PyObject_CallFunctionObjArgs(function, value, gateway, NULL);
+    Py_DECREF(function);
     if (bytes == NULL) {
         return -1;
     }
