@@ -757,8 +757,10 @@ class Popen2IO(object):
     def descriptors(self):
         """The file descriptors (to read, to write) that the C core may use instead.
 
-        None where only the files will do.
+        None where only the files will do, or somebody's own read or write.
         """
+        if [getattr(method, "__func__", None) for method in (self.read, self.write)] != _READ_AND_WRITE:
+            return None
         if self._read != getattr(self.infile, "read", None) or self._write != getattr(self.outfile, "write", None):
             return None
         try:
@@ -771,6 +773,9 @@ class Popen2IO(object):
 
     def close_write(self):
         self.outfile.close()
+
+
+_READ_AND_WRITE = [vars(Popen2IO)[_name] for _name in ("read", "write")]
 
 
 _header = struct.Struct("!bii")

@@ -211,6 +211,8 @@ class Popen2IO:
     def close_read(self) -> None: ...
     def close_write(self) -> None: ...
 
+_READ_AND_WRITE: list[Callable[..., Any]]
+
 class Message:
     STATUS: ClassVar[int]
     RECONFIGURE: ClassVar[int]

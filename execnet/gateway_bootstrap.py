@@ -180,8 +180,8 @@ def begin(io: StartIO, spec: XSpec) -> None:
 
     Raises GatewayStartError or HostNotFound where it can't be sent.
     """
-    if spec.warm:
-        return  # the request for it said what to run
+    if spec.warm or not begins_as_usual():
+        return  # the request for it said what to run, or finish() does both
     if spec.socket:
         text = _socket_text(spec)
     elif runs_this_interpreter(spec):
@@ -196,6 +196,8 @@ def finish(io: IOLike, spec: XSpec) -> Gateway:
 
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``, where none comes.
     """
+    if not (spec.warm or begins_as_usual()):
+        return bootstrap(io, spec)
     await_answer(io, spec)
     watch_memory()
     return Gateway(io, spec)
@@ -207,8 +209,14 @@ def bootstrap(io: IOLike, spec: XSpec) -> Gateway:
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``.
     """
     try:
-        begin(io, spec)
-        return finish(io, spec)
+        if spec.socket:
+            bootstrap_socket(io, spec)
+        elif runs_this_interpreter(spec):
+            bootstrap_import(io, spec)
+        else:
+            bootstrap_exec(io, spec)
+        watch_memory()
+        return Gateway(io, spec)
     except BaseException:  # Ctrl-C at a password prompt as well
         discard(io)
         raise
@@ -236,6 +244,14 @@ def bootstrap_socket(io: StartIO, id: XSpec | str) -> None:
         spec.id = id
     _send(io, spec, _socket_text(spec))
     await_answer(io, spec)
+
+
+_STEPS = (bootstrap, bootstrap_import, bootstrap_exec, bootstrap_socket)
+
+
+def begins_as_usual() -> bool:
+    """Whether nobody has replaced a step of :func:`bootstrap`; else all is done by that, as in execnet 2.1."""
+    return all(globals()[step.__name__] is step for step in _STEPS)
 
 
 def await_answer(io: StartIO, spec: XSpec) -> None:

@@ -504,6 +504,82 @@ PROGRAMS = {
         ways(type("str", (), {"encode": lambda self, encoding: b"bytes"})())
         print(kind(Serializer()._write_int4, 2**31), kind(Serializer()._write_unicode_string, chr(0xD800)))
         """,
+    "the calls of a start": """
+        import functools
+        from execnet import gateway_bootstrap, gateway_io, gateway_socket
+        gateway_io.ssh_args = lambda spec: [sys.executable, "-u", "-c", gateway_io.popen_bootstrapline]
+        def told(module, name):
+            called = getattr(module, name)
+            @functools.wraps(called)
+            def tell(*args, **kwargs):
+                shown = args[:1] if name == "sendexec" else args
+                named = {key: type(value).__name__ for key, value in kwargs.items()}
+                print(name, [type(arg).__name__ for arg in shown], named)
+                return called(*args, **kwargs)
+            setattr(module, name, tell)
+        for name in ("create_io", "popen_args", "ssh_args", "Popen2IOMaster"):
+            told(gateway_io, name)
+        for name in ("create_io", "start_via", "SocketIO"):
+            told(gateway_socket, name)
+        for name in ("bootstrap", "bootstrap_import", "bootstrap_exec", "bootstrap_socket", "sendexec"):
+            told(gateway_bootstrap, name)
+        for spec in ("popen//id=a", "popen//python=" + sys.executable, "ssh=nowhere", "socket//installvia=a"):
+            print(spec.partition("=")[0])
+            started = group.makegateway(spec)
+            print(started.remote_exec("channel.send(7)").receive(10))
+        """,
+    "the calls of a start behind another gateway": """
+        from execnet import gateway_bootstrap
+        def tell(io, spec, called=gateway_bootstrap.bootstrap_exec):
+            print(type(io).__name__, str(spec).replace(sys.executable, "python"))
+            return called(io, spec)
+        gateway_bootstrap.bootstrap_exec = tell
+        for spec in ("popen//via=gw0", "popen//via=gw0//python=" + sys.executable):
+            print(group.makegateway(spec).remote_exec("channel.send(7)").receive(10))
+        """,
+    "own reading and writing": """
+        from execnet import gateway_base, gateway_io
+        class Master(gateway_io.Popen2IOMaster):
+            def __init__(self, args, execmodel):
+                self.popen = execmodel.subprocess.Popen(args, stdin=-1, stdout=-1)
+                gateway_base.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel)
+                self.did = []
+            def read(self, numbytes):
+                data = super().read(numbytes)
+                self.did.append(("read", data[:1]))
+                return data
+            def write(self, data):
+                self.did.append(("write", data[:1]))
+                super().write(data)
+        gateway_io.Popen2IOMaster = Master
+        gw = group.makegateway("popen")
+        print(gw._io.did)
+        channel = gw.remote_exec("channel.send(channel.receive())")
+        channel.send(7)
+        print(channel.receive(10))
+        channel.waitclose(10)
+        print([code for way, code in gw._io.did[2:] if way == "write"])
+        print(("read", bytes([4])) in gw._io.did)
+        """,
+    "an own time limit": """
+        import select, time
+        from execnet import gateway_base, gateway_io
+        def start(self, args, execmodel):
+            self.popen = popen = execmodel.subprocess.Popen(args, stdin=-1, stdout=-1)
+            gateway_base.Popen2IO.__init__(self, popen.stdin, popen.stdout, execmodel=execmodel)
+        class TooLate(Exception):
+            pass
+        def read(self, numbytes):
+            if not select.select([self.infile], [], [], 0.5)[0]:
+                raise TooLate("nothing came")
+            return gateway_base.Popen2IO.read(self, numbytes)
+        read_before = gateway_io.Popen2IOMaster.read
+        gateway_io.Popen2IOMaster.__init__ = start
+        gateway_io.Popen2IOMaster.read = read
+        print(outcome(group.makegateway, "popen//python=sh -c 'read line; read more'"))
+        gateway_io.Popen2IOMaster.read = read_before
+        print(group.makegateway("popen").remote_exec("channel.send(7)").receive(10))
+        """,
     "reconfigure": """
         channel = gw.remote_exec("channel.reconfigure(py3str_as_py2str=True); channel.send(channel.receive())")
         channel.send("x")

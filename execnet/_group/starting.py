@@ -165,11 +165,11 @@ class Start:
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
-            shared = () if self.connection is None else (self.connection,)
-            return gateway_io.create_io(spec, group.execmodel, *shared)
+            shared = {} if self.connection is None else {"connection": self.connection}
+            return gateway_io.create_io(spec, execmodel=group.execmodel, **shared)
         if spec.socket:
-            ways: Any = {spec.installvia: self._way(spec.installvia)} if spec.installvia else {}
-            return gateway_socket.create_io(spec, ways, group.execmodel)
+            ways: Any = group if self.needed is None else {spec.installvia: self._way(self.needs or "")}
+            return gateway_socket.create_io(spec, ways, execmodel=group.execmodel)
         raise ValueError(f"no gateway type found for {spec._spec!r}")
 
     def _way(self, gateway_id: str) -> Gateway:
@@ -448,8 +448,10 @@ class Starts:
         """Have one ssh connect for several starts to the same host."""
         if not any(start.spec.ssh for start in self.starts) or not isinstance(self.execmodel, ThreadExecModel):
             return
-        from execnet import gateway_ssh  # lazy: start-up speed
+        from execnet import gateway_io, gateway_ssh  # lazy: start-up speed
 
+        if not gateway_io.starts_as_usual():
+            return
         for index, connection in gateway_ssh.shared([start.spec for start in self.starts]).items():
             self.connections.add(connection)
             self.starts[index].connection = connection
