@@ -26,9 +26,9 @@ EXIT_TIME = 1.0
 class RInfo(dict):  # type: ignore[type-arg]
     """Facts of the other side, as attributes."""
 
-    def __init__(self, facts: dict[str, Any]) -> None:
-        super().__init__(facts)
-        self.__dict__.update(facts)
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        super().__init__(kwargs)
+        self.__dict__.update(kwargs)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name}={value}" for name, value in sorted(self.items()))

@@ -162,17 +162,27 @@ class DumpError(DataFormatError):
 
 
 class LoadError(DataFormatError):
-    """Bytes that are not a whole valid value."""
+    """Bytes that are not a whole valid value; position (int) says within how many of the value's first, if known."""
+
+    position = None
+
+    def _found_within(self, position):
+        self.position = position
+        if hasattr(self, "add_note"):
+            self.add_note("in the value's first %d bytes" % position)
 
 
-def geterrortext(exc):
-    """The traceback of exception exc as text that can be sent, as far as it can be formatted."""
+def geterrortext(exc, format_exception=None, sysex=sysex):
+    """The traceback of exception exc as text that can be sent, as far as it can be formatted.
+
+    format_exception is called instead of traceback.format_exception(); what it raises of sysex is raised.
+    """
     try:
-        # lazy: start-up speed
-        import traceback
-
+        if format_exception is None:
+            # lazy: start-up speed
+            from traceback import format_exception
         tb = getattr(exc, "__traceback__", None) if PY3 else sys.exc_info()[2]
-        text = "".join(traceback.format_exception(type(exc), exc, tb))
+        text = "".join(format_exception(type(exc), exc, tb))
     except sysex:
         raise
     except BaseException as formaterror:
@@ -308,8 +318,24 @@ class Waiters(object):
             pass  # woken at the same time
 
 
-class OneShot(object):
-    """A flag that is set once and can be waited for by many."""
+class Event(object):
+    """What an ExecModel's Event() gives, for annotations."""
+
+    def is_set(self):
+        raise NotImplementedError
+
+    def set(self):
+        raise NotImplementedError
+
+    def clear(self):
+        raise NotImplementedError
+
+    def wait(self, timeout=None):
+        raise NotImplementedError
+
+
+class OneShotEvent(object):
+    """An event that is set once, and can be waited for by many."""
 
     def __init__(self, execmodel):
         self._waiters = Waiters(execmodel)
@@ -524,10 +550,10 @@ def get_execmodel(backend):
 class Reply(object):
     """The outcome of one spawned call."""
 
-    def __init__(self, task, execmodel):
+    def __init__(self, task, threadmodel):
         self.task = task
         self.running = True
-        self._finished = OneShot(execmodel)
+        self._finished = OneShotEvent(threadmodel)
         self._exc = None
 
     def get(self, timeout=None):
@@ -642,6 +668,39 @@ class WorkerPool(object):
 
 # input and output
 
+
+class ReadIO(object):
+    """What messages and values are read from, for annotations."""
+
+    def read(self, *numbytes):
+        raise NotImplementedError
+
+
+class WriteIO(object):
+    """What they are written to."""
+
+    def write(self, *data):
+        raise NotImplementedError
+
+
+class IO(ReadIO, WriteIO):
+    """What a gateway goes over, with a process or a socket at its other end."""
+
+    execmodel = None
+
+    def close_read(self):
+        raise NotImplementedError
+
+    def close_write(self):
+        raise NotImplementedError
+
+    def wait(self):
+        raise NotImplementedError
+
+    def kill(self):
+        raise NotImplementedError
+
+
 #: Bytes read at once from which on a connection is worth a larger pipe, and the size of that.
 HUGE_READ = 512 * 1024
 ENLARGED_PIPE = 256 * 1024
@@ -698,8 +757,10 @@ class Popen2IO(object):
     def descriptors(self):
         """The file descriptors (to read, to write) that the C core may use instead.
 
-        None where only the files will do.
+        None where only the files will do, or somebody's own read or write.
         """
+        if [getattr(method, "__func__", None) for method in (self.read, self.write)] != _READ_AND_WRITE:
+            return None
         if self._read != getattr(self.infile, "read", None) or self._write != getattr(self.outfile, "write", None):
             return None
         try:
@@ -712,6 +773,9 @@ class Popen2IO(object):
 
     def close_write(self):
         self.outfile.close()
+
+
+_READ_AND_WRITE = [vars(Popen2IO)[_name] for _name in ("read", "write")]
 
 
 _header = struct.Struct("!bii")
@@ -2272,6 +2336,7 @@ class BaseGateway(object):
     """What both sides of a connection have: the receiver, sending, the channels."""
 
     _core = core
+    _sysex = sysex
     _disowned = False
     _writer = None
     id = "<worker>"
@@ -2685,8 +2750,10 @@ MAX_UNASSIGNED = 65536
 STREAM_PIECE = 65536
 #: Bytes of a value that are not worth the preparations of reading it by _load_ahead.
 SHORT_VALUE = 32
-MAX_INT4 = 2**31 - 1
-MIN_INT4 = -(2**31)
+FOUR_BYTE_INT_MAX = 2**31 - 1
+FOUR_BYTE_INT_MIN = -(2**31)
+FLOAT_FORMAT, FLOAT_FORMAT_SIZE = "!d", 8
+COMPLEX_FORMAT, COMPLEX_FORMAT_SIZE = "!dd", 16
 
 
 def bchr(n):
@@ -2721,8 +2788,8 @@ class opcode(object):
 
 
 _int4 = struct.Struct("!i")
-_float8 = struct.Struct("!d")
-_complex16 = struct.Struct("!dd")
+_float8 = struct.Struct(FLOAT_FORMAT)
+_complex16 = struct.Struct(COMPLEX_FORMAT)
 _op_int4 = struct.Struct("!ci")
 _unpack_int4 = _int4.unpack
 _unpack_op_int4 = struct.Struct("!bi").unpack_from
@@ -2749,6 +2816,8 @@ class Unserializer(object):
     _data = b""
     #: The stream or the channelfactory is running: what it raises is its own.
     _outside = False
+    #: Where a BytesIO was before the value, or the negative number of bytes that another stream gave.
+    _start = 0
 
     def __init__(self, stream, channel_or_gateway=None, strconfig=None):
         self.channelfactory = None
@@ -2779,6 +2848,15 @@ class Unserializer(object):
         self.announced = {}
         self.unassignable = MAX_UNASSIGNED
         self._sized = _SIZED[not self.py2str_as_py3str, not self.py3str_as_py2str]
+        self._start = self.stream.tell() if type(self.stream) is BytesIO else 0
+        try:
+            return self._load_value()
+        except LoadError as exc:
+            if not self._outside:
+                exc._found_within((self.stream.tell() if type(self.stream) is BytesIO else 0) - self._start)
+            raise
+
+    def _load_value(self):
         try:
             self._load_until_stop(self.num2func, self._read_some)
         except struct.error:
@@ -2790,7 +2868,7 @@ class Unserializer(object):
                 raise
             raise LoadError("a text that is not UTF-8: %s" % exc)
         if len(self.stack) != 1:
-            raise LoadError("%d objects on the stack at STOP" % len(self.stack))
+            raise LoadError("internal unserialization error")
         if self.announced:
             self._finish(self.stack)
         return self.stack[0]
@@ -2816,58 +2894,62 @@ class Unserializer(object):
         stack, announced, push, pop = self.stack, self.announced, self.stack.append, self.stack.pop
         sized, unpack, setitem = self._sized, _unpack_op_int4, opcode.SETITEM[0]
         filling, size = None, 0
-        while at < last:
-            op, number = unpack(data, at)
-            if op == 0x46:  # INT
-                value = number
-                at += 5
-            elif op in sized and 0 <= number < last - at:
-                start = at + 5
-                at = start + number
-                value = sized[op](data[start:at])
-            elif op == 0x50 and len(stack) > 2:  # SETITEM
-                value = pop()
-            elif op == 0x40 and number >= 0:  # BUILDTUPLE
-                value = tuple(self._pop_many(number))
-                at += 5
-            elif op == 0x4B and number >= 0:  # NEWLIST
-                value = []
-                announced[id(value)] = number
-                at += 5
-            elif op == 0x4A:  # NEWDICT
-                value = {}
+        try:
+            while at < last:
+                op, number = unpack(data, at)
+                if op == 0x46:  # INT
+                    value = number
+                    at += 5
+                elif op in sized and 0 <= number < last - at:
+                    start = at + 5
+                    at = start + number
+                    value = sized[op](data[start:at])
+                elif op == 0x50 and len(stack) > 2:  # SETITEM
+                    value = pop()
+                elif op == 0x40 and number >= 0:  # BUILDTUPLE
+                    at += 5
+                    value = tuple(self._pop_many(number))
+                elif op == 0x4B and number >= 0:  # NEWLIST
+                    value = []
+                    announced[id(value)] = number
+                    at += 5
+                elif op == 0x4A:  # NEWDICT
+                    value = {}
+                    at += 1
+                elif op in _CONSTANTS:
+                    value = _CONSTANTS[op]
+                    at += 1
+                elif op == 0x44 and at + 4 < last:  # FLOAT
+                    value = _float8.unpack_from(data, at + 1)[0]
+                    at += 9
+                else:
+                    function = functions.get(data[at : at + 1])
+                    if function is None or op == 0x51:  # STOP
+                        break
+                    stream.seek(at + 1)
+                    at = None  # where the stream is, should this raise
+                    function(self)
+                    at = stream.tell()
+                    continue
+                if data[at] != setitem or len(stack) < 2:
+                    push(value)
+                    continue
                 at += 1
-            elif op in _CONSTANTS:
-                value = _CONSTANTS[op]
-                at += 1
-            elif op == 0x44 and at + 4 < last:  # FLOAT
-                value = _float8.unpack_from(data, at + 1)[0]
-                at += 9
-            else:
-                function = functions.get(data[at : at + 1])
-                if function is None:
-                    break
-                stream.seek(at + 1)
-                function(self)
-                at = stream.tell()
-                continue
-            if data[at] != setitem or len(stack) < 2:
-                push(value)
-                continue
-            at += 1
-            key, container = pop(), stack[-1]
-            if type(value) is list and announced.get(id(value), 0) > len(value):
-                self._finish((value,))
-            if container is not filling:
-                filling = container
-                size = announced.get(id(container), 0) if type(container) is list else 0
-            if size and type(key) is int and key == len(container) < size:
-                container.append(value)
-            elif type(container) is dict and type(key) in _LEAVES:
-                container[key] = value
-            else:
-                self._set_item(container, key, value)
-        stream.seek(at)
+                key, container = pop(), stack[-1]
+                if type(value) is list and announced.get(id(value), 0) > len(value):
+                    self._finish((value,))
+                if container is not filling:
+                    filling = container
+                    size = announced.get(id(container), 0) if type(container) is list else 0
+                if size and type(key) is int and key == len(container) < size:
+                    container.append(value)
+                elif type(container) is dict and type(key) in _LEAVES:
+                    container[key] = value
+                else:
+                    self._set_item(container, key, value)
+        finally:
+            if at is not None:
+                stream.seek(at)
 
     def _read_checked(self, count):
         self._outside = True
@@ -2875,6 +2957,7 @@ class Unserializer(object):
         self._outside = False
         if type(piece) is not bytes:
             piece = b"".join((piece,))  # TypeError for what holds no bytes
+        self._start -= len(piece)
         if len(piece) > count:
             raise ValueError("the stream's read gave %d bytes, %d were asked for" % (len(piece), count))
         return piece
@@ -2931,6 +3014,9 @@ class Unserializer(object):
                 self.unassignable -= missing
                 item.extend([None] * missing)
 
+    def load_stop(self):
+        """The end of the value, at which load() returns it."""
+
     def load_none(self):
         self._push(None)
 
@@ -2947,10 +3033,10 @@ class Unserializer(object):
         self._push(long(self._read_int4()))
 
     def load_float(self):
-        self._push(_float8.unpack(self._read(8))[0])
+        self._push(_float8.unpack(self._read(FLOAT_FORMAT_SIZE))[0])
 
     def load_complex(self):
-        self._push(complex(*_complex16.unpack(self._read(16))))
+        self._push(complex(*_complex16.unpack(self._read(COMPLEX_FORMAT_SIZE))))
 
     load_bytes = _load_sized(0x41)
     load_longint = _load_sized(0x48)
@@ -2971,7 +3057,7 @@ class Unserializer(object):
     def load_setitem(self):
         stack = self.stack
         if len(stack) < 3:
-            raise LoadError("SETITEM with %d objects on the stack" % len(stack))
+            raise LoadError("not enough items for setitem")
         value = stack.pop()
         key = stack.pop()
         self._set_item(stack[-1], key, value)
@@ -3023,7 +3109,7 @@ class Unserializer(object):
 
 
 for _name, _op in list(vars(opcode).items()):
-    if not _name.startswith("_") and _name != "STOP":
+    if not _name.startswith("_"):
         Unserializer.num2func[_op] = getattr(Unserializer, "load_" + _name.lower())
 if not PY3:
     for _op, _load in list(Unserializer.num2func.items()):
@@ -3128,26 +3214,11 @@ def _digits_from_int(number):
     return b"-" + digits if number < 0 else digits
 
 
-class _Serializer(object):
-    """Writes values; write, if given, is called with the bytes of each."""
-
-    def __init__(self, write=None):
-        self._write = write
-
-    def save(self, obj, versioned=False):
-        """Write obj, behind the version byte if versioned; returns its bytes unless write was given.
-
-        DumpError if it can't be written.
-        """
-        data = _serialized(obj, [DUMPFORMAT_VERSION] if versioned else [])
-        if self._write is None:
-            return data
-        self._write(data)
-        return None
-
-
 def _serialized(obj, chunks, gateway=None):
-    _save(obj, chunks.append, gateway)
+    if _changes or _dispatch:
+        chunks.append(_saved_by_methods(obj, gateway))
+    else:
+        _save(obj, chunks.append, gateway)
     chunks.append(b"Q")
     return b"".join(chunks)
 
@@ -3193,7 +3264,7 @@ class _Unwritable(Exception):
 
 
 def _sized(op, data, write):
-    if len(data) > MAX_INT4:
+    if len(data) > FOUR_BYTE_INT_MAX:
         raise _Unwritable(": too large")
     write(_op_int4.pack(op, len(data)))
     write(data)
@@ -3211,7 +3282,7 @@ def _save_text(op):
 
 def _save_integer(short_op, long_op):
     def save(number, write):
-        if MIN_INT4 <= number <= MAX_INT4:
+        if FOUR_BYTE_INT_MIN <= number <= FOUR_BYTE_INT_MAX:
             write(_op_int4.pack(short_op, number))
         else:
             _sized(long_op, _digits_from_int(number), write)
@@ -3321,15 +3392,19 @@ _INHERITED[_OrderedDict] = lambda items, write: _save_dict(items, write, _Ordere
 _reducers = {}
 
 
-def _save_other(obj, write, gateway):
+def _save_channel(channel, write, gateway):
+    # It means another channel, or none, on the other side of another gateway.
+    if gateway is not None and channel.gateway is not gateway:
+        raise _Unwritable(": it belongs to gateway %r, not to %r" % (channel.gateway.id, gateway.id))
+    try:
+        write(_op_int4.pack(opcode.CHANNEL, channel.id))
+    except struct.error:
+        raise _Unwritable(": its id is not an int of 32 bits")
+
+
+def _save_other(obj, write, gateway, by_method=True):
     if issubclass(type(obj), Channel):
-        # It means another channel, or none, on the other side of another gateway.
-        if gateway is not None and obj.gateway is not gateway:
-            raise _Unwritable(": it belongs to gateway %r, not to %r" % (obj.gateway.id, gateway.id))
-        try:
-            return write(_op_int4.pack(opcode.CHANNEL, obj.id))
-        except struct.error:
-            raise _Unwritable(": its id is not an int of 32 bits")
+        return _save_channel(obj, write, gateway)
     for base in type(obj).__mro__:
         if base in _reducers:
             reduced = _reducers[base](obj)
@@ -3339,7 +3414,10 @@ def _save_other(obj, write, gateway):
                 return _save_reduced(reduced)
         if base in _INHERITED:
             return _INHERITED[base](obj, write)
-    raise _Unwritable("")
+    data = _saved_by_own_method(obj, gateway) if by_method else None
+    if data is None:
+        raise _Unwritable("")
+    return write(data)
 
 
 def _save_reduced(reduced):
@@ -3359,6 +3437,150 @@ def _subscript(key):
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+# Programs for execnet 2.1 send objects of their own classes by methods that they add to _Serializer, or to a subclass
+# in its place. Where the class was changed, its methods write the whole value; else they are asked for what nothing
+# above can write.
+
+#: Which attributes of _Serializer were changed, and its _dispatch; the C core, too, looks whether they are empty.
+_changes = {}
+_dispatch = {}
+#: The attributes of that class as they were at first.
+_first = {}
+
+
+class _Noticing(type):
+    # Notes whether an attribute of a class is the one that it had at first.
+
+    def __setattr__(cls, name, value):
+        type.__setattr__(cls, name, value)
+        cls._notice(name)
+
+    def __delattr__(cls, name):
+        type.__delattr__(cls, name)
+        cls._notice(name)
+
+    def _notice(cls, name):
+        first = _first.get(cls)
+        if first is None:
+            return  # a subclass, or not whole yet
+        if vars(cls).get(name) is first.get(name):
+            _changes.pop(name, None)
+        else:
+            _changes[name] = True
+
+
+class _Serializer(_Noticing("_Noticed", (object,), {})):
+    """Writes values piece by piece, by the method for their class: save_<its name>(obj).
+
+    write, if given, is called with each piece. What _dispatch has for a class, a function(serializer, obj), is called
+    instead of a method. What has neither is written as by dumps().
+    """
+
+    _dispatch = _dispatch
+    _gateway = None
+
+    def __init__(self, write=None):
+        if write is None:
+            self._streamlist = []
+            write = self._streamlist.append
+        self._write = write
+
+    def save(self, obj, versioned=False):
+        """Write obj, behind the version byte if versioned; returns all bytes unless write was given.
+
+        DumpError if it can't be written.
+        """
+        if versioned:
+            self._write(DUMPFORMAT_VERSION)
+        self._save(obj)
+        self._write(opcode.STOP)
+        return b"".join(self._streamlist) if hasattr(self, "_streamlist") else None
+
+    def _save(self, obj):
+        method = self._method_of(type(obj))
+        if method is not None:
+            method(self, obj)
+        else:
+            self._save_by(lambda obj, write: _save_other(obj, write, self._gateway, False), obj)
+
+    @classmethod
+    def _method_of(cls, kind):
+        return cls._dispatch.get(kind) or getattr(cls, "save_" + kind.__name__, None)
+
+    def _save_by(self, save, obj):
+        try:
+            for part in save(obj, self._put) or ():
+                self._save(part)
+        except _Unwritable as exc:
+            raise DumpError("can't serialize %s%s" % (type(obj), exc))
+
+    def _put(self, data):
+        self._write(data)
+
+    def save_long(self, obj):
+        self._save_integral(obj, opcode.LONG, opcode.LONGLONG)
+
+    def save_dict(self, obj):
+        self._save_by(lambda mapping, write: _save_dict(mapping, write, methodcaller("items")), obj)
+
+    def save_Channel(self, channel):
+        self._save_by(lambda channel, write: _save_channel(channel, write, self._gateway), channel)
+
+    # For the methods of subclasses.
+
+    def _write_int4(self, i, error="int must be less than %d" % FOUR_BYTE_INT_MAX):
+        if i > FOUR_BYTE_INT_MAX:
+            raise DumpError(error)
+        self._write(_int4.pack(i))
+
+    def _write_byte_sequence(self, bytes_):
+        self._write_int4(len(bytes_), "too many bytes")
+        self._write(bytes_)
+
+    def _write_unicode_string(self, s):
+        try:
+            data = s.encode("utf-8")
+        except UnicodeEncodeError:
+            raise DumpError("strings must be utf-8 encodable")
+        self._write_byte_sequence(data)
+
+    def _write_setitem(self, key, value):
+        self._save(key)
+        self._save(value)
+        self._write(opcode.SETITEM)
+
+    def _write_set(self, s, op):
+        self._save_by(_save_set(op), s)
+
+    def _save_integral(self, i, short_op, long_op):
+        self._save_by(_save_integer(short_op, long_op), i)
+
+
+def _method_by(save):
+    return lambda self, obj: self._save_by(save, obj)
+
+
+for _kind, _save_kind in _SAVERS.items():
+    if "save_" + _kind.__name__ not in vars(_Serializer):
+        setattr(_Serializer, "save_" + _kind.__name__, _method_by(_save_kind))
+_first[_Serializer] = dict(vars(_Serializer))
+
+
+def _saved_by_methods(obj, gateway):
+    pieces = []
+    serializer = _Serializer(pieces.append)
+    serializer._gateway = gateway
+    serializer._save(obj)
+    return b"".join(pieces)
+
+
+def _saved_by_own_method(obj, gateway):
+    # The bytes of what nothing else can write, or None.
+    if _Serializer in _first and _Serializer._method_of(type(obj)) is None:
+        return None
+    return _saved_by_methods(obj, gateway)
+
+
 def dumps(obj):
     """Serialize obj to bytes, as any execnet reads them.
 
@@ -3370,7 +3592,7 @@ def dumps(obj):
 
 def dump(byteio, obj):
     """Write serialized obj to byteio, which needs a method write; several values can follow one another."""
-    _Serializer(byteio.write).save(obj, versioned=True)
+    byteio.write(_serialized(obj, [DUMPFORMAT_VERSION]))
 
 
 def dumps_internal(obj, gateway=None):

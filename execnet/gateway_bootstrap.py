@@ -14,13 +14,13 @@ from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
 from execnet.gateway_died import signal_name, stderr_of, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
+from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from execnet.gateway_base import IOLike
-    from execnet.xspec import XSpec
 
     class StartIO(Protocol):
         """What the functions here need of an io; where it has more, errors tell more."""
@@ -180,8 +180,8 @@ def begin(io: StartIO, spec: XSpec) -> None:
 
     Raises GatewayStartError or HostNotFound where it can't be sent.
     """
-    if spec.warm:
-        return  # the request for it said what to run
+    if spec.warm or not begins_as_usual():
+        return  # the request for it said what to run, or finish() does both
     if spec.socket:
         text = _socket_text(spec)
     elif runs_this_interpreter(spec):
@@ -196,6 +196,8 @@ def finish(io: IOLike, spec: XSpec) -> Gateway:
 
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``, where none comes.
     """
+    if not (spec.warm or begins_as_usual()):
+        return bootstrap(io, spec)
     await_answer(io, spec)
     watch_memory()
     return Gateway(io, spec)
@@ -207,8 +209,14 @@ def bootstrap(io: IOLike, spec: XSpec) -> Gateway:
     Raises GatewayStartError or HostNotFound, or another OSError naming ``spec``.
     """
     try:
-        begin(io, spec)
-        return finish(io, spec)
+        if spec.socket:
+            bootstrap_socket(io, spec)
+        elif runs_this_interpreter(spec):
+            bootstrap_import(io, spec)
+        else:
+            bootstrap_exec(io, spec)
+        watch_memory()
+        return Gateway(io, spec)
     except BaseException:  # Ctrl-C at a password prompt as well
         discard(io)
         raise
@@ -226,10 +234,24 @@ def bootstrap_exec(io: StartIO, spec: XSpec) -> None:
     await_answer(io, spec)
 
 
-def bootstrap_socket(io: StartIO, spec: XSpec) -> None:
-    """As :func:`bootstrap_exec`, on the connection of an ``execnet.script.socketserver``."""
+def bootstrap_socket(io: StartIO, id: XSpec | str) -> None:
+    """As :func:`bootstrap_exec`, on the connection of an ``execnet.script.socketserver``.
+
+    ``id`` is the spec, or just what the other side is to be called.
+    """
+    spec = XSpec("socket") if isinstance(id, str) else id
+    if isinstance(id, str):
+        spec.id = id
     _send(io, spec, _socket_text(spec))
     await_answer(io, spec)
+
+
+_STEPS = (bootstrap, bootstrap_import, bootstrap_exec, bootstrap_socket)
+
+
+def begins_as_usual() -> bool:
+    """Whether nobody has replaced a step of :func:`bootstrap`; else all is done by that, as in execnet 2.1."""
+    return all(globals()[step.__name__] is step for step in _STEPS)
 
 
 def await_answer(io: StartIO, spec: XSpec) -> None:

@@ -46,7 +46,9 @@ class SocketIO:
         self.sock.sendall(data)
 
     def descriptors(self) -> tuple[int, int] | None:
-        """The file descriptors to read and to write, None once closed."""
+        """The file descriptors to read and to write, None once closed, and for somebody's own read or write."""
+        if [getattr(method, "__func__", None) for method in (self.read, self.write)] != _READ_AND_WRITE:
+            return None
         number = self.sock.fileno()
         return None if number < 0 else (number, number)
 
@@ -69,7 +71,7 @@ class SocketIO:
     def await_answer(self) -> bytes:
         """Wait for the first byte; empty where the connection ended."""
         try:
-            return self.sock.recv(1)
+            return self.read(1) if self.descriptors() is None else self.sock.recv(1)
         except ConnectionError:
             return b""  # closed with our text unread
 
@@ -97,6 +99,9 @@ class SocketIO:
         self._ends_open.discard(end)
         if not self._ends_open:
             self.sock.close()
+
+
+_READ_AND_WRITE = [SocketIO.read, SocketIO.write]
 
 
 def start_via(gateway: Gateway, hostport: tuple[str, int] | None = None) -> tuple[str, int]:

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from execnet.gateway_base import OneShot, ThreadExecModel
+from execnet.gateway_base import OneShotEvent, ThreadExecModel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class StderrTail:
 
         self._stream = stream
         self._tail = b""
-        self._ended = OneShot(ThreadExecModel())
+        self._ended = OneShotEvent(ThreadExecModel())
         self._stop_read, stop_write = os.pipe()
         self._stop_write = [stop_write]
         try:

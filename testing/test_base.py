@@ -117,6 +117,19 @@ def test_error_texts_hold_the_traceback(base: ModuleType) -> None:
     assert base.geterrortext(ValueError("never raised")) == "ValueError: never raised\n"
 
 
+def test_error_texts_are_made_by_the_function_that_is_given(base: ModuleType) -> None:
+    def format_exception(*args: object) -> list[str]:
+        if args[1] is interrupt:
+            raise interrupt
+        return [repr(arg) for arg in args]
+
+    error, interrupt = ValueError("some value"), KeyboardInterrupt()
+    assert base.geterrortext(error, format_exception) == f"{ValueError!r}{error!r}None"
+    with pytest.raises(KeyboardInterrupt):
+        base.geterrortext(interrupt, format_exception=format_exception)
+    assert "KeyboardInterrupt" in base.geterrortext(interrupt, format_exception=format_exception, sysex=())
+
+
 def test_an_error_that_has_no_text_is_named_all_the_same(base: ModuleType) -> None:
     class Odd(Exception):
         def __str__(self) -> str:
@@ -377,7 +390,7 @@ def test_a_call_spawned_before_the_primary_thread_integrates_itself_waits_for_it
 
 
 def test_a_wait_that_is_interrupted_takes_no_wake_up_from_another(base: ModuleType, execmodel: Any) -> None:
-    flag = base.OneShot(execmodel)
+    flag = base.OneShotEvent(execmodel)
     others = [Call(flag.wait, SECONDS).await_blocked() for _ in range(2)]
     interrupted_after(flag.wait)
     flag.set()
@@ -899,6 +912,51 @@ def test_the_serializer_returns_or_writes(base: ModuleType) -> None:
         base._Serializer().save(object())
 
 
+def test_nobody_is_asked_how_values_are_written_unless_the_serializer_is_changed(
+    base: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own:
+        pass
+
+    called: list[object] = []
+    value = ["text", b"bytes" * 20000, {1: (2.0, None)}, {True}]
+    expected = base.dumps(value)
+    monkeypatch.setattr(base, "_saved_by_methods", lambda obj, gateway: called.append(obj) or b"L")
+    assert base.dumps(value) == expected
+    with pytest.raises(base.DumpError, match=r"at \[0\]"):
+        base.dumps([Own()])
+    subclass = type("Sub", (base._Serializer,), {})
+    subclass.save_str = lambda self, text: None  # type: ignore[attr-defined]
+    assert base.dumps(value) == expected
+    assert called == []
+    for change in (
+        lambda patch: patch.setattr(base._Serializer, "save_str", print),
+        lambda patch: patch.setattr(base._Serializer, "save_Own", print, raising=False),
+        lambda patch: patch.setitem(base._Serializer._dispatch, Own, print),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            subclass.save_str = None  # type: ignore[attr-defined]
+            assert base.dumps_internal(value) == b"LQ"
+        assert base.dumps(value) == expected
+        assert called == [value]
+        called.clear()
+
+
+def test_a_channel_that_an_own_method_writes_belongs_to_the_gateway(
+    gw: execnet.Gateway, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own:
+        channel = gw.newchannel()
+
+    serializer = execnet.gateway_base._Serializer
+    monkeypatch.setattr(serializer, "save_Own", lambda self, own: self._save([own.channel]), raising=False)
+    gw.remote_exec("channel.receive()[0].send(1)").send(Own())
+    assert Own.channel.receive(10) == 1
+    with pytest.raises(execnet.DumpError, match="it belongs to gateway 'gw0', not to 'gw1'"):
+        group.makegateway().newchannel().send(Own())
+
+
 def test_the_unserializer_reads_a_stream(base: ModuleType) -> None:
     stream = io.BytesIO(base.dumps([1, "a"]) + base.dumps_internal((2,)))
     assert base.Unserializer(stream).load(versioned=True) == [1, "a"]
@@ -908,7 +966,7 @@ def test_the_unserializer_reads_a_stream(base: ModuleType) -> None:
 
 
 def test_the_unserializers_functions_can_be_replaced(base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = {value for name, value in vars(base.opcode).items() if not name.startswith("_")} - {base.opcode.STOP}
+    codes = {value for name, value in vars(base.opcode).items() if not name.startswith("_")}
     assert set(base.Unserializer.num2func) == codes
     changed = dict(base.Unserializer.num2func)
     changed[base.opcode.NONE] = lambda self: self.stack.append("replaced")

@@ -164,6 +164,17 @@ class TestIds:
         assert [item for item in outcomes if isinstance(item, str)] == ["already have gateway with id 'same'"]
         assert len(group) == 1
 
+    @pytest.mark.parametrize("error", [ValueError, AssertionError])
+    def test_an_id_that_is_taken_is_also_the_error_that_it_was_in_2_1(self, group, error):
+        gateway = group.makegateway("popen//id=same")
+        for step in (
+            lambda: group.makegateway("popen//id=same"),
+            lambda: group._register(gateway),
+            lambda: group.allocate_id(XSpec("popen//id=same")),
+        ):
+            with pytest.raises(error, match="already have gateway with id 'same'"):
+                step()
+
 
 class TestExecmodels:
     def test_default(self, group):

@@ -434,6 +434,152 @@ PROGRAMS = {
         channel.send({"deep": (second,)})
         print(first.receive(10), second.receive(10), channel.receive(10).receive(10), channel.receive(10))
         """,
+    "own ways to write values": """
+        from execnet import gateway_base
+        Serializer, added = gateway_base._Serializer, set()
+        class Own:
+            def __init__(self, name="own"):
+                self.name = name
+        class Mapping:
+            def items(self):
+                return [("key", Own())]
+        channel = gw.remote_exec("for item in channel: channel.send(item)")
+        def echoed(value):
+            channel.send(value)
+            return channel.receive(10)
+        def ways(value):
+            for cached in [kind for kind in Serializer._dispatch if kind not in added]:
+                del Serializer._dispatch[cached]  # by 2.1, for its subclasses, too
+            print(kind(execnet.dumps, value), kind(gateway_base.dumps_internal, value), kind(echoed, value))
+        ways(Own())
+
+        class Sub(Serializer):
+            def save_Own(self, own):
+                self._write(gateway_base.opcode.NEWDICT)
+                self._write_setitem("name", own.name)
+                self._write_setitem("more", (own.name, {1}, 2**40))
+            def save_Mapping(self, mapping):
+                self.save_dict(mapping)
+            def save_Text(self, text):
+                self._write(gateway_base.opcode.PY3STRING)
+                self._write_unicode_string(text.name)
+        Text = type("Text", (Own,), {})
+        pieces = []
+        print(Sub(pieces.append).save([Own(), Mapping(), Text()]))
+        print(execnet.loads(gateway_base.DUMPFORMAT_VERSION + b"".join(pieces)))
+        print(execnet.loads(Sub().save({1: Own()}, versioned=True)))
+
+        class Overridden(Serializer):
+            def _save(self, obj):
+                super()._save(obj.name if isinstance(obj, Own) else obj)
+        print(Overridden().save([Own(), {Own("key"): (Own("inner"),)}, {Own("element")}]))
+
+        Serializer.save_Own = lambda self, own: self.save_str(own.name)
+        ways([Own(), {Own("key"): (Own("inner"),)}])
+        del Serializer.save_Own
+        ways(Own())
+        added.update([Text, str])
+        Serializer._dispatch[Text] = lambda self, text: self._save([text.name])
+        ways([Text(), 1])
+        Serializer._dispatch[str] = lambda self, text: self._write(gateway_base.opcode.NONE)
+        ways(["x", "y" * 100000, 1])
+        added.clear()
+        ways("x")
+
+        before = Serializer._save
+        Serializer._save = lambda self, obj: before(self, obj.name if isinstance(obj, Own) else obj)
+        ways(["x", {Own("key"): (Own("inner"), 3)}])
+        Serializer._save = before
+        save_str = Serializer.save_str
+        Serializer.save_str = lambda self, text: save_str(self, text + "!")
+        ways(["x", 1])
+        Serializer.save_str = save_str
+        ways("x")
+        gateway_base._Serializer = Overridden
+        ways([Own(), {Own("key"): (Own("inner"),)}, 1])
+        gateway_base._Serializer = Serializer
+
+        # As numpy calls its own bool.
+        ways([type("bool", (), {})(), type("bool", (), {"__bool__": lambda self: False})()])
+        ways(type("str", (), {"encode": lambda self, encoding: b"bytes"})())
+        print(kind(Serializer()._write_int4, 2**31), kind(Serializer()._write_unicode_string, chr(0xD800)))
+        """,
+    "the calls of a start": """
+        import functools
+        from execnet import gateway_bootstrap, gateway_io, gateway_socket
+        gateway_io.ssh_args = lambda spec: [sys.executable, "-u", "-c", gateway_io.popen_bootstrapline]
+        def told(module, name):
+            called = getattr(module, name)
+            @functools.wraps(called)
+            def tell(*args, **kwargs):
+                shown = args[:1] if name == "sendexec" else args
+                named = {key: type(value).__name__ for key, value in kwargs.items()}
+                print(name, [type(arg).__name__ for arg in shown], named)
+                return called(*args, **kwargs)
+            setattr(module, name, tell)
+        for name in ("create_io", "popen_args", "ssh_args", "Popen2IOMaster"):
+            told(gateway_io, name)
+        for name in ("create_io", "start_via", "SocketIO"):
+            told(gateway_socket, name)
+        for name in ("bootstrap", "bootstrap_import", "bootstrap_exec", "bootstrap_socket", "sendexec"):
+            told(gateway_bootstrap, name)
+        for spec in ("popen//id=a", "popen//python=" + sys.executable, "ssh=nowhere", "socket//installvia=a"):
+            print(spec.partition("=")[0])
+            started = group.makegateway(spec)
+            print(started.remote_exec("channel.send(7)").receive(10))
+        """,
+    "the calls of a start behind another gateway": """
+        from execnet import gateway_bootstrap
+        def tell(io, spec, called=gateway_bootstrap.bootstrap_exec):
+            print(type(io).__name__, str(spec).replace(sys.executable, "python"))
+            return called(io, spec)
+        gateway_bootstrap.bootstrap_exec = tell
+        for spec in ("popen//via=gw0", "popen//via=gw0//python=" + sys.executable):
+            print(group.makegateway(spec).remote_exec("channel.send(7)").receive(10))
+        """,
+    "own reading and writing": """
+        from execnet import gateway_base, gateway_io
+        class Master(gateway_io.Popen2IOMaster):
+            def __init__(self, args, execmodel):
+                self.popen = execmodel.subprocess.Popen(args, stdin=-1, stdout=-1)
+                gateway_base.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel)
+                self.did = []
+            def read(self, numbytes):
+                data = super().read(numbytes)
+                self.did.append(("read", data[:1]))
+                return data
+            def write(self, data):
+                self.did.append(("write", data[:1]))
+                super().write(data)
+        gateway_io.Popen2IOMaster = Master
+        gw = group.makegateway("popen")
+        print(gw._io.did)
+        channel = gw.remote_exec("channel.send(channel.receive())")
+        channel.send(7)
+        print(channel.receive(10))
+        channel.waitclose(10)
+        print([code for way, code in gw._io.did[2:] if way == "write"])
+        print(("read", bytes([4])) in gw._io.did)
+        """,
+    "an own time limit": """
+        import select, time
+        from execnet import gateway_base, gateway_io
+        def start(self, args, execmodel):
+            self.popen = popen = execmodel.subprocess.Popen(args, stdin=-1, stdout=-1)
+            gateway_base.Popen2IO.__init__(self, popen.stdin, popen.stdout, execmodel=execmodel)
+        class TooLate(Exception):
+            pass
+        def read(self, numbytes):
+            if not select.select([self.infile], [], [], 0.5)[0]:
+                raise TooLate("nothing came")
+            return gateway_base.Popen2IO.read(self, numbytes)
+        read_before = gateway_io.Popen2IOMaster.read
+        gateway_io.Popen2IOMaster.__init__ = start
+        gateway_io.Popen2IOMaster.read = read
+        print(outcome(group.makegateway, "popen//python=sh -c 'read line; read more'"))
+        gateway_io.Popen2IOMaster.read = read_before
+        print(group.makegateway("popen").remote_exec("channel.send(7)").receive(10))
+        """,
     "reconfigure": """
         channel = gw.remote_exec("channel.reconfigure(py3str_as_py2str=True); channel.send(channel.receive())")
         channel.send("x")

@@ -146,6 +146,13 @@ def test_one_line_that_fits_a_pipe_is_sent_and_one_byte_awaited(bootstrap: Any, 
     compile(ast.literal_eval(data.decode("ascii")), "sent", "exec")
 
 
+@pytest.mark.parametrize("id", ["mine", ready_spec("socket//id=mine")])
+def test_a_socket_is_told_its_id_or_its_spec(id: Any) -> None:
+    io = FakeIO()
+    gateway_bootstrap.bootstrap_socket(io, id=id)
+    assert "serve(io, id='mine-worker')" in ast.literal_eval(io.written[0].decode("ascii"))
+
+
 @pytest.mark.parametrize("answer", [b"", b"2"])
 @pytest.mark.parametrize(("bootstrap", "string"), BOOTSTRAPS)
 def test_no_or_another_answer_is_an_error_naming_the_spec(bootstrap: Any, string: str, answer: bytes) -> None:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from support import packages, xdistsuite
+from support.oracle import Oracle
 from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
@@ -20,7 +21,7 @@ from support.sshd import SshServer
 # One group: the environment and the expected reports are made once.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index"), pytest.mark.xdist_group("xdist")]
 
-TESTS_FAILED = 1
+TESTS_PASSED, TESTS_FAILED, INTERNAL_ERROR = 0, 1, 3
 RUN_SECONDS = 120
 
 
@@ -53,6 +54,18 @@ class Client:
             timeout=RUN_SECONDS,
         )
 
+    def status(self, folder: Path, **environment: str) -> int:
+        """The exit status of one worker's run over the tests in folder."""
+        return subprocess.run(
+            [self.venv.python, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1"],
+            cwd=folder,
+            env=packages.environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=RUN_SECONDS,
+        ).returncode
+
     def reports(self, tmp_path: Path, *arguments: object) -> list[list[object]]:
         """The reports of a run over the whole suite."""
         path = tmp_path / "reports"
@@ -72,6 +85,20 @@ def expected(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[l
     reports = client.reports(tmp_path_factory.mktemp("expected"), "-p", "no:xdist")
     assert len({report[0] for report in reports}) == xdistsuite.TESTS
     return reports
+
+
+# A report that can't be sent is an INTERNALERROR of the worker. Which status pytest ends with depends on whether there
+# are tests to come; with several workers also on which of them is done first, over the oracle as well.
+@pytest.mark.parametrize("tests_to_come", [0, 4])
+def test_an_internal_error_gives_the_exit_status_that_it_gives_over_the_oracle(
+    client: Client, oracle: Oracle, tmp_path: Path, tests_to_come: int
+) -> None:
+    lines = ["def test_surrogate(record_property): record_property('name', '\\ud800')"]
+    lines += [f"def test_{number}(): assert {number}" for number in range(tests_to_come)]
+    (tmp_path / "test_it.py").write_text("\n".join(lines))
+    expected = INTERNAL_ERROR if tests_to_come else TESTS_PASSED
+    assert client.status(tmp_path, PYTHONPATH=str(oracle.path)) == expected
+    assert client.status(tmp_path) == expected
 
 
 def test_it_is_our_wheel_that_the_clients_use(venv: packages.Venv) -> None:

@@ -61,13 +61,13 @@ channel_dealloc(ChannelObject *channel)
 /* ---- sending ---- */
 
 PyDoc_STRVAR(send_doc,
-             "send($self, item, /)\n--\n\n"
+             "send($self, /, item)\n--\n\n"
              "Send item to the other side and return when the operating system has taken it.\n\n"
              "OSError if this channel or the connection is closed, DumpError if item can't be "
              "serialized (then nothing is sent).");
 
 static PyObject *
-channel_send(ChannelObject *channel, PyObject *item)
+send_item(ChannelObject *channel, PyObject *item)
 {
     ItemQueueObject *queue = channel->queue;
 
@@ -107,6 +107,20 @@ without_dump:
     Py_XDECREF(gateway);
     Py_DECREF(connection);
     return result;
+}
+
+static PyObject *
+channel_send(ChannelObject *channel, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    if (count == 1 && keywords == NULL) {
+        return send_item(channel, args[0]);
+    }
+    if (count == 0 && keywords != NULL && PyTuple_GET_SIZE(keywords) == 1 &&
+        PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "item") == 0) {
+        return send_item(channel, args[0]);
+    }
+    PyErr_SetString(PyExc_TypeError, "send() takes exactly one argument, item");
+    return NULL;
 }
 
 /* ---- receiving ---- */
@@ -215,7 +229,7 @@ channel_next(ChannelObject *channel)
 /* ---- the type ---- */
 
 static PyMethodDef channel_methods[] = {
-    {"send", (PyCFunction)channel_send, METH_O, send_doc},
+    {"send", (PyCFunction)(void (*)(void))channel_send, METH_FASTCALL | METH_KEYWORDS, send_doc},
     {"receive", (PyCFunction)(void (*)(void))channel_receive, METH_FASTCALL | METH_KEYWORDS,
      receive_doc},
     {NULL, NULL, 0, NULL},

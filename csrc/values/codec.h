@@ -19,6 +19,8 @@ typedef struct {
     PyObject *dump_error;
     PyObject *load_error;
     PyTypeObject *channel_type;
+    /* Dicts that are empty as long as nobody has changed how values are written. */
+    PyObject *changes, *dispatch;
     PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
     /* Where values are written before they become a bytes object of the right size. */
     char *scratch; /* NULL: not yet needed */

@@ -397,6 +397,18 @@ named_class(PyObject *names, const char *name)
     return (PyTypeObject *)value;
 }
 
+static PyObject *
+named_dict(PyObject *names, const char *name)
+{
+    PyObject *value = codec_name(names, name);
+
+    if (value != NULL && !PyDict_CheckExact(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a dict, not %R", name, value);
+        Py_CLEAR(value);
+    }
+    return value;
+}
+
 static int
 codec_fill(CodecObject *codec, PyObject *names)
 {
@@ -411,6 +423,14 @@ codec_fill(CodecObject *codec, PyObject *names)
     }
     codec->channel_type = named_class(names, "Channel");
     if (codec->channel_type == NULL) {
+        return -1;
+    }
+    codec->changes = named_dict(names, "_changes");
+    if (codec->changes == NULL) {
+        return -1;
+    }
+    codec->dispatch = named_dict(names, "_dispatch");
+    if (codec->dispatch == NULL) {
         return -1;
     }
     codec->str_id = PyUnicode_InternFromString("id");
@@ -428,7 +448,8 @@ PyDoc_STRVAR(
     codec_doc,
     "Codec(names)\n--\n\n"
     "Writer and reader of values for the gateway module whose globals are given: its DumpError, "
-    "LoadError and Channel now, its DUMPFORMAT_VERSION and _reducers at each call.");
+    "LoadError, Channel, _changes and _dispatch now, its DUMPFORMAT_VERSION and _reducers at each "
+    "call.");
 
 static PyObject *
 codec_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -463,6 +484,8 @@ codec_traverse(CodecObject *codec, visitproc visit, void *arg)
     Py_VISIT(codec->dump_error);
     Py_VISIT(codec->load_error);
     Py_VISIT(codec->channel_type);
+    Py_VISIT(codec->changes);
+    Py_VISIT(codec->dispatch);
     return 0;
 }
 
@@ -476,6 +499,8 @@ codec_dealloc(CodecObject *codec)
     Py_CLEAR(codec->dump_error);
     Py_CLEAR(codec->load_error);
     Py_CLEAR(codec->channel_type);
+    Py_CLEAR(codec->changes);
+    Py_CLEAR(codec->dispatch);
     Py_CLEAR(codec->str_id);
     Py_CLEAR(codec->str_new);
     Py_CLEAR(codec->str_read);

@@ -682,6 +682,41 @@ write_reduced(Writer *writer, PyObject *value, PyObject *reducer)
     return outcome;
 }
 
+/* What the module's function of that name gives for `value`, which the caller holds: its bytes, or
+   None where it can't be written. */
+static int
+write_by_function(Writer *writer, PyObject *value, const char *name)
+{
+    PyObject *gateway = writer->gateway == NULL ? Py_None : writer->gateway;
+    PyObject *bytes = NULL;
+    int result = -1;
+
+    PyObject *function = codec_name(writer->codec->names, name);
+    if (function == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return fail(writer, value, NULL); /* the module is being taken apart */
+    }
+    bytes = PyObject_CallFunctionObjArgs(function, value, gateway, NULL);
+    Py_DECREF(function);
+    if (bytes == NULL) {
+        return -1;
+    }
+    if (PyBytes_CheckExact(bytes)) {
+        char *to = buffer_take(writer->out, PyBytes_GET_SIZE(bytes));
+        if (to != NULL) {
+            memcpy(to, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+            result = 0;
+        }
+    } else {
+        (void)fail(writer, value, NULL);
+    }
+    Py_DECREF(bytes);
+    return result;
+}
+
 /* By the nearest of its classes that has a reducer or is a plain type. The caller holds `value`;
    `classes`, its method resolution order; and `reducers`, which may be NULL. */
 static int
@@ -704,7 +739,7 @@ write_by_class(Writer *writer, PyObject *value, PyObject *classes, PyObject *red
             return write_inherited(writer, value, (PyTypeObject *)class);
         }
     }
-    return fail(writer, value, NULL);
+    return write_by_function(writer, value, "_saved_by_own_method");
 }
 
 static int
@@ -794,12 +829,21 @@ write_inherited(Writer *writer, PyObject *value, PyTypeObject *base)
 
 /* ---- whole values ---- */
 
+/* Whether somebody has changed the module's _Serializer, whose methods write all values then. */
+static inline bool
+is_changed(CodecObject *codec)
+{
+    return PyDict_GET_SIZE(codec->changes) > 0 || PyDict_GET_SIZE(codec->dispatch) > 0;
+}
+
 static int
 write_whole(CodecObject *codec, PyObject *value, PyObject *gateway, DumpBuffer *out)
 {
     Writer writer = {.codec = codec, .out = out, .gateway = gateway};
+    int result = is_changed(codec) ? write_by_function(&writer, value, "_saved_by_methods")
+                                   : write_value(&writer, value);
 
-    if (write_value(&writer, value) < 0) {
+    if (result < 0) {
         raise_noted(&writer);
         return -1;
     }
@@ -851,7 +895,7 @@ dump_message(CodecObject *codec, PyObject *value, PyObject *gateway, Py_ssize_t 
     assert(reserve >= 0 && reserve <= DUMP_INLINE_BYTES);
     buffer_init(out);
     out->pos += reserve;
-    int result = borrow_big(value, out);
+    int result = is_changed(codec) ? 0 : borrow_big(value, out);
     if (result == 0) {
         result = write_whole(codec, value, gateway, out);
     }

@@ -60,6 +60,29 @@ position(const Reader *reader)
     return reader->read != NULL ? reader->consumed : reader->pos - reader->data;
 }
 
+/* How many of the value's first bytes were read when the error was found: its attribute `position`,
+   and a note where Python has them. */
+static int
+note_position(PyObject *error, Py_ssize_t position)
+{
+    PyObject *number = PyLong_FromSsize_t(position);
+    if (number == NULL) {
+        return -1;
+    }
+    int result = PyObject_SetAttrString(error, "position", number);
+    Py_DECREF(number);
+#if PY_VERSION_HEX >= 0x030b0000
+    if (result == 0) {
+        PyObject *text = PyUnicode_FromFormat("in the value's first %zd bytes", position);
+        PyObject *none = text == NULL ? NULL : PyObject_CallMethod(error, "add_note", "O", text);
+        Py_XDECREF(text);
+        Py_XDECREF(none);
+        result = none == NULL ? -1 : 0;
+    }
+#endif
+    return result;
+}
+
 /* LoadError with what is wrong and where; always NULL. */
 static void *
 refuse(Reader *reader, const char *format, ...)
@@ -69,11 +92,12 @@ refuse(Reader *reader, const char *format, ...)
     va_start(arguments, format);
     PyObject *text = PyUnicode_FromFormatV(format, arguments);
     va_end(arguments);
-    if (text != NULL) {
-        PyErr_Format(reader->codec->load_error, "%U (in the value's first %zd bytes)", text,
-                     position(reader));
-        Py_DECREF(text);
+    PyObject *error = text == NULL ? NULL : PyObject_CallOneArg(reader->codec->load_error, text);
+    Py_XDECREF(text);
+    if (error != NULL && note_position(error, position(reader)) == 0) {
+        PyErr_SetObject(reader->codec->load_error, error);
     }
+    Py_XDECREF(error);
     return NULL;
 }
 
@@ -696,7 +720,7 @@ static inline int
 read_setitem(Reader *reader)
 {
     if (reader->top - reader->stack < 3) {
-        refuse(reader, "SETITEM with %zd objects on the stack", reader->top - reader->stack);
+        refuse(reader, "not enough items for setitem");
         return -1;
     }
     Slot *container = reader->top - 3;
@@ -993,8 +1017,7 @@ static PyObject *
 result_of(Reader *reader)
 {
     if (reader->top - reader->stack != 1) {
-        return refuse(reader, "STOP with %zd objects on the stack instead of one",
-                      reader->top - reader->stack);
+        return refuse(reader, "internal unserialization error");
     }
     if (settle(reader, reader->stack) < 0) {
         return NULL;
@@ -1077,6 +1100,7 @@ load_from_stream(CodecObject *codec, PyObject *stream, PyObject *version,
             load_wrong_version(codec, found);
             goto done;
         }
+        reader.consumed = 0;
     }
     result = reader_run(&reader);
     reader.piece = NULL;

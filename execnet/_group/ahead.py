@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from execnet._group.starting import Start
-from execnet.gateway_base import OneShot
+from execnet.gateway_base import OneShotEvent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ class _Begun:
 
     def __init__(self, start: Start) -> None:
         self.start = start
-        self.ready = OneShot(start.group.execmodel)
+        self.ready = OneShotEvent(start.group.execmodel)
         #: After it was discarded: its id is free and its spec as it came.
-        self.gone = OneShot(start.group.execmodel)
+        self.gone = OneShotEvent(start.group.execmodel)
         #: Nothing of it failed: it has its id and its process.
         self.worked = False
 

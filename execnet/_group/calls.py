@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from execnet.gateway_base import OneShot
+from execnet.gateway_base import OneShotEvent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Call:
     def __init__(self, execmodel: ExecModel, func: Callable[[], object]) -> None:
         self.func = func
         self.failure: BaseException | None = None
-        self._done = OneShot(execmodel)
+        self._done = OneShotEvent(execmodel)
         self._in_thread = True
         try:
             execmodel.start(self._run)

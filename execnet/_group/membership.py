@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 AUTOMATIC = "gw"
 
 
+class IdTaken(AssertionError, ValueError):
+    """A gateway of this id is there or being started: an AssertionError, too, as programs for execnet 2.1 know it."""
+
+    def __init__(self, gateway_id: str) -> None:
+        super().__init__(f"already have gateway with id {gateway_id!r}")
+
+
 class Place:
     """What one gateway holds in its group."""
 
@@ -80,7 +87,7 @@ class Membership:
     def new_id(self, place: Place | None = None) -> str:
         """An automatic id, given to nobody else; its number is noted in ``place``.
 
-        Raises ValueError where somebody has named a gateway so. What was given back is passed over then, so that it
+        Raises IdTaken where somebody has named a gateway so. What was given back is passed over then, so that it
         is in nobody's way.
         """
         for number in sorted(self._given_back):
@@ -100,14 +107,14 @@ class Membership:
         return gateway_id
 
     def check_free(self, gateway_id: str) -> None:
-        """Raise ValueError unless the id is free."""
+        """Raise IdTaken unless the id is free."""
         if not self.is_free(gateway_id):
-            raise ValueError(f"already have gateway with id {gateway_id!r}")
+            raise IdTaken(gateway_id)
 
     # -- places
 
     def reserve(self, place: Place, wanted: str | None) -> str:
-        """Claim the id for ``place``, an automatic one for None; ValueError where it is not free.
+        """Claim the id for ``place``, an automatic one for None; IdTaken where it is not free.
 
         Whatever exception comes, :meth:`forget` takes all of it back.
         """
@@ -115,7 +122,7 @@ class Membership:
         self.places[place] = None
         gateway_id = self.new_id(place) if wanted is None else wanted
         if not self._claim(gateway_id, place):
-            raise ValueError(f"already have gateway with id {gateway_id!r}")
+            raise IdTaken(gateway_id)
         return gateway_id
 
     def _claim(self, gateway_id: str, place: Place) -> bool:
@@ -133,7 +140,7 @@ class Membership:
             del self._claims[place.id]
 
     def register(self, gateway: Any) -> None:
-        """Make the gateway the last member, at the place reserved for it, if any; ValueError unless its id is free."""
+        """Make the gateway the last member, at the place reserved for it, if any; IdTaken unless its id is free."""
         place = self._place_of(gateway)
         if place is not None and not place.entered:
             self._enter(place, gateway)
@@ -149,7 +156,7 @@ class Membership:
     def _enter(self, place: Place, gateway: Any) -> None:
         assert place in self.places and not place.entered, "whoever enters has reserved a place, and enters once"
         if self._claims.get(gateway.id) is not place or self.taken(gateway.id):
-            raise ValueError(f"already have gateway with id {gateway.id!r}")
+            raise IdTaken(gateway.id)
         place.gateway = gateway
         self.members.append(gateway)
         place.entered = True

@@ -26,7 +26,7 @@ import sys
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel, get_execmodel
+from execnet.gateway_base import OneShotEvent, RemoteError, ThreadExecModel, get_execmodel
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -124,7 +124,7 @@ class Start:
         # And the ssh connection that it shares with others.
         self.connection: SshConnection | None = None
         self.ready = False
-        self.over = OneShot(group.execmodel)
+        self.over = OneShotEvent(group.execmodel)
 
     @property
     def id(self) -> str | None:
@@ -193,11 +193,11 @@ class Start:
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
-            shared = () if self.connection is None else (self.connection,)
-            return gateway_io.create_io(spec, group.execmodel, *shared)
+            shared = {} if self.connection is None else {"connection": self.connection}
+            return gateway_io.create_io(spec, execmodel=group.execmodel, **shared)
         if spec.socket:
-            ways: Any = {spec.installvia: self._way(spec.installvia)} if spec.installvia else {}
-            return gateway_socket.create_io(spec, ways, group.execmodel)
+            ways: Any = group if self.needed is None else {spec.installvia: self._way(self.needs or "")}
+            return gateway_socket.create_io(spec, ways, execmodel=group.execmodel)
         raise ValueError(f"no gateway type found for {spec._spec!r}{_hint(spec)}")
 
     def _way(self, gateway_id: str) -> Gateway:
@@ -354,7 +354,7 @@ class Starts:
         self._first: dict[str, str] = {}
         self._error: BaseException | None = None
         self._undoing: Call | None = None
-        self._over = OneShot(self.execmodel)
+        self._over = OneShotEvent(self.execmodel)
         # Where several are awaited: a queue that gets each that is over.
         self._overs: Any = None
 
@@ -492,8 +492,10 @@ class Starts:
         """Have one ssh connect for several starts to the same host."""
         if not any(start.spec.ssh for start in self.starts) or not isinstance(self.execmodel, ThreadExecModel):
             return
-        from execnet import gateway_ssh  # lazy: start-up speed
+        from execnet import gateway_io, gateway_ssh  # lazy: start-up speed
 
+        if not gateway_io.starts_as_usual():
+            return
         for index, connection in gateway_ssh.shared([start.spec for start in self.starts]).items():
             self.connections.add(connection)
             self.starts[index].connection = connection
