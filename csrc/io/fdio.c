@@ -13,8 +13,9 @@
 #include <sys/eventfd.h>
 #endif
 
-/* Large enough that reader and writer seldom wait for each other, small enough for the system's
-   quota of pipe pages per user, and for the CPU's caches. */
+/* Large enough that reader and writer seldom wait for each other (items of 600 KB and 1 MiB take
+   1.2 to 1.6 times the CPU time through pipes of the size that they have anyway), small enough for
+   the system's quota of pipe pages per user, and for the CPU's caches. */
 enum { LARGE_PIPE = 256 * 1024 };
 
 int64_t

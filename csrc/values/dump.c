@@ -13,8 +13,9 @@
 #include "values/bigint.h"
 #include "wire.h"
 
-/* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the
-   str, where CPython caches it: repeated sends of the same text are then a memcpy. */
+/* Up to this many characters, a text keeps its UTF-8 form, in the str, where CPython caches it and
+   pickle, too, leaves it: sending the same text again is a memcpy. Larger ones are not to become
+   larger still: theirs is made for the moment. */
 enum { CACHED_UTF8_LONGEST = 4 * 1024 * 1024 };
 
 /* Values of some KiB are frequent: up to here the buffer grows in large steps. */
