@@ -23,6 +23,8 @@ COLOURS = {
     OURS: "#d55e00",
     harness.PORTABLE: "#e69f00",
     harness.BEFORE: "#000000",
+    harness.SPINLESS: "#f0b090",
+    harness.COPYING: "#f0b090",
     "execnet warm": "#a00000",
     "execnet ahead": "#a05000",
     "multiprocessing.Pipe": "#0072b2",
