@@ -8,9 +8,19 @@
    CPython 3.9, 3.11, 3.13.) */
 #include "values/text.h"
 
-#include "wire.h"
+#include <string.h>
 
 enum { SHORT_BYTES = 48 };
+
+/* In whatever order: as wire_get_word has them, gcc would not make one load of them here. */
+static inline uint64_t
+word_at(const char *data)
+{
+    uint64_t word;
+
+    memcpy(&word, data, sizeof word);
+    return word;
+}
 
 static inline bool
 is_ascii(const char *data, Py_ssize_t size)
@@ -20,14 +30,14 @@ is_ascii(const char *data, Py_ssize_t size)
 
     for (; size >= 32; data += 32, size -= 32) {
         /* Not an array of words: gcc would store them only to load them again. */
-        uint64_t first = wire_get_word(data) | wire_get_word(data + 8);
-        uint64_t second = wire_get_word(data + 16) | wire_get_word(data + 24);
+        uint64_t first = word_at(data) | word_at(data + 8);
+        uint64_t second = word_at(data + 16) | word_at(data + 24);
         if ((first | second) & high) {
             return false;
         }
     }
     for (; size >= 8; data += 8, size -= 8) {
-        if (wire_get_word(data) & high) {
+        if (word_at(data) & high) {
             return false;
         }
     }
