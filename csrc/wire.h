@@ -62,7 +62,18 @@ wire_get_int4(const char *from)
     return (int32_t)((uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3]);
 }
 
-/* Spelled out, not as a loop: only so compilers make one load or store of it. */
+/* Spelled out, not as loops: only so compilers make one load or store of it. */
+
+/* Eight bytes, the first lowest. */
+static inline uint64_t
+wire_get_word(const char *from)
+{
+    const unsigned char *at = (const unsigned char *)from;
+
+    return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 |
+           (uint64_t)at[4] << 32 | (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 |
+           (uint64_t)at[1] << 8 | at[0];
+}
 
 static inline void
 wire_put_double(char *to, double number)

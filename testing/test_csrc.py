@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import graphlib
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+CC = os.environ.get("CC", "cc").split()
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 INCLUDE = re.compile(r'^#include "([\w/]+)\.h"', re.MULTILINE)
 # What the files of each room may include; types.h, beside them, is for each file that defines a type.
@@ -38,6 +45,25 @@ def test_files_include_only_what_is_below_them() -> None:
 def test_rooms_know_only_those_below_them() -> None:
     wrong = [(name, other) for name, others in includes().items() for other in others]
     assert [pair for pair in wrong if room(pair[1]) not in ROOMS[room(pair[0])]] == []
+
+
+SPIN = """
+#include "io/fdio.h"
+#include <stdio.h>
+int main(void) { FdioSpin spin = fdio_spin_new(); return printf("%d", fdio_spin_pays(&spin)) < 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which(CC[0]) is None, reason="no C compiler here")
+@pytest.mark.skipif(sys.platform == "win32", reason="no connections in C there")
+def test_with_execnet_spin_0_no_thread_looks_before_it_sleeps(tmp_path: Path) -> None:
+    (tmp_path / "spin.c").write_text(SPIN)
+    program = tmp_path / "spin"
+    subprocess.run(
+        [*CC, f"-I{CSRC}", CSRC / "io" / "fdio.c", tmp_path / "spin.c", "-o", program], check=True, timeout=60
+    )
+    for wanted, pays in [({"EXECNET_SPIN": "0"}, "0"), ({"EXECNET_SPIN": "1"}, "1"), ({}, "1")]:
+        assert subprocess.run([program], env=wanted, capture_output=True, text=True, timeout=60).stdout == pays
 
 
 def test_each_name_is_of_one_file() -> None:

@@ -475,6 +475,19 @@ def test_each_side_has_the_core_asked_for(pair: execnet.Gateway, local: ModuleTy
     assert (pair._connection is not None) == (local.gateway_base.core == "c")
 
 
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_items_go_and_come_whether_threads_spin_or_not(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    monkeypatch.setenv("EXECNET_SPIN", wanted)
+    group = execnet.Group()
+    try:
+        channel = group.makegateway().remote_exec(ECHO)
+        for item in [*range(300), b"b" * MIB]:
+            channel.send(item)
+            assert channel.receive(SECONDS) == item
+    finally:
+        group.terminate(5)
+
+
 def values_of(size: int) -> list[object]:
     return [b"b" * size, "s" * size, "é" * (size // 2), [b"b" * (size // 2), {"key": "s" * (size // 2)}]]
 

@@ -145,6 +145,7 @@ def variables_of_the_project() -> set[str]:
     tests = CHECKOUT / "testing"
     files = [CHECKOUT / name for name in ("setup.py", "Makefile", "tox.ini")]
     named = names_in([*files, *CHECKOUT.glob("execnet/**/*.py"), *tests.glob("support/*.py")], r"\bEXECNET_[A-Z_]+\b")
+    named |= names_in(CHECKOUT.glob("csrc/**/*.c"), r'\bgetenv\("(EXECNET_\w+)"')
     return named | names_in(tests.rglob("*.py"), r'\benviron\.get\("(EXECNET_\w+)"')
 
 

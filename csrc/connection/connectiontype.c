@@ -238,6 +238,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     connection->read_fd = read_fd;
     connection->module = Py_NewRef(PyType_GetModule(type));
     connection->fork_mark = &state->fork_mark;
+    connection->spin = fdio_spin_new();
     connection->writer = writer_on(write_fd, zero_copy);
     reading_init(&connection->reading);
     writing_init(&connection->writing);

@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,8 +15,9 @@
 #include <sys/eventfd.h>
 #endif
 
-/* Large enough that reader and writer seldom wait for each other, small enough for the system's
-   quota of pipe pages per user, and for the CPU's caches. */
+/* Large enough that reader and writer seldom wait for each other (items of 600 KB and 1 MiB take
+   1.2 to 1.6 times the CPU time through pipes of the size that they have anyway), small enough for
+   the system's quota of pipe pages per user, and for the CPU's caches. */
 enum { LARGE_PIPE = 256 * 1024 };
 
 int64_t
@@ -42,9 +45,20 @@ nanoseconds_since(const struct timespec *start)
     return (int64_t)(now.tv_sec - start->tv_sec) * 1000000000 + now.tv_nsec - start->tv_nsec;
 }
 
+FdioSpin
+fdio_spin_new(void)
+{
+    const char *wanted = getenv("EXECNET_SPIN");
+
+    return (FdioSpin){.never = wanted != NULL && strcmp(wanted, "0") == 0};
+}
+
 bool
 fdio_spin_pays(FdioSpin *spin)
 {
+    if (spin->never) {
+        return false;
+    }
     if (spin->to_skip == 0) {
         return true;
     }

@@ -26,11 +26,15 @@ enum { FDIO_FOREVER = -1 };
  */
 FdioOutcome fdio_wait(int fd, int waker, int64_t milliseconds);
 
-/* What has been learned of fdio_spin on a descriptor; begins as zeros. */
+/* What has been learned of fdio_spin on a descriptor. */
 typedef struct {
+    bool never;       /* it was not to be tried */
     unsigned to_skip; /* waits in which it does not pay */
     unsigned penalty; /* how many there will be when it is in vain */
 } FdioSpin;
+
+/* Nothing yet; where the environment has EXECNET_SPIN=0, nothing will be. */
+FdioSpin fdio_spin_new(void);
 
 /* Whether it lately paid to spin. Each call counts as a wait. */
 bool fdio_spin_pays(FdioSpin *spin);

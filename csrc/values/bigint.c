@@ -1,18 +1,13 @@
-/* Integers too large for a machine word, to decimal and back.
-
-   Here is only what is small enough for simple arithmetic on the stack, quadratic with a small
-   bound: decimal digits in chunks on one side, nine on the way out and eight on the way in,
-   CPython's own digits on the other. Sizes that occur go straight through 128 bits. How CPython
-   gives and takes its digits is said in pycompat.h. */
+/* Integers beyond 32 bits to decimal and back: those of up to 120 bits here, by arithmetic of 128
+   bits, larger ones by CPython. How it gives and takes its digits is said in pycompat.h. */
 #include "values/bigint.h"
+
+#include "wire.h"
 
 enum {
     CHUNK_DIGITS = 9,
-    CHUNK = 1000000000, /* 10 ** CHUNK_DIGITS */
-    MOST_CHUNKS = BIGINT_DIGITS / CHUNK_DIGITS,
+    CHUNK = 1000000000,       /* 10 ** CHUNK_DIGITS */
     EIGHT_DIGITS = 100000000, /* 10 ** 8 */
-    /* CPython digits of BIGINT_DIGITS decimal ones: log2(10) is 3.32 */
-    MOST_DIGITS = BIGINT_DIGITS * 333 / 100 / PyLong_SHIFT + 2,
 };
 
 #if defined(__SIZEOF_INT128__) && PyLong_SHIFT == 30
@@ -86,48 +81,10 @@ put_first(char *to, uint64_t number)
     return to + 2;
 }
 
-/* The value in chunks, least significant first; gives their number, 0 if there are too many. */
-static int
-split_chunks(const digit *digits, Py_ssize_t count, uint32_t chunks[MOST_CHUNKS])
-{
-    int used = 0;
-
-    for (Py_ssize_t i = count - 1; i >= 0; i--) {
-        uint64_t carry = digits[i];
-        for (int k = 0; k < used; k++) {
-            carry += (uint64_t)chunks[k] << PyLong_SHIFT;
-            chunks[k] = (uint32_t)(carry % CHUNK);
-            carry /= CHUNK;
-        }
-        while (carry != 0) {
-            if (used == MOST_CHUNKS) {
-                return 0;
-            }
-            chunks[used++] = (uint32_t)(carry % CHUNK);
-            carry /= CHUNK;
-        }
-    }
-    return used;
-}
-
-static NEVER_INLINE char *
-format_chunks(const digit *digits, Py_ssize_t count, char *to)
-{
-    uint32_t chunks[MOST_CHUNKS];
-    int used = split_chunks(digits, count, chunks);
-
-    if (used == 0) {
-        return NULL;
-    }
-    to = put_first(to, chunks[used - 1]);
-    for (int k = used - 2; k >= 0; k--) {
-        to = put_chunk(to, chunks[k]);
-    }
-    return to;
-}
-
 #ifdef WITH_INT128
-/* The same for up to four digits: 18 decimal ones are split off at once. */
+enum { MOST_DIGITS = 4 };
+
+/* 18 decimal digits are split off at once. */
 static char *
 format_few(const digit *digits, Py_ssize_t count, char *to)
 {
@@ -151,25 +108,51 @@ format_few(const digit *digits, Py_ssize_t count, char *to)
     to = put_chunk(to, (uint32_t)(lower / CHUNK));
     return put_chunk(to, (uint32_t)(lower % CHUNK));
 }
+#else
+enum { MOST_DIGITS = 60 / PyLong_SHIFT };
+
+static char *
+format_few(const digit *digits, Py_ssize_t count, char *to)
+{
+    uint64_t number = 0;
+
+    while (count > 0) {
+        number = number << PyLong_SHIFT | digits[--count];
+    }
+    return put_first(to, number);
+}
 #endif
+
+static NEVER_INLINE int
+format_many(PyObject *value, char text[BIGINT_TEXT])
+{
+    PyObject *digits = PyLong_Type.tp_repr(value);
+    if (digits == NULL) {
+        return -1;
+    }
+    int length = (int)PyUnicode_GET_LENGTH(digits);
+    memcpy(text, PyUnicode_DATA(digits), (size_t)length);
+    Py_DECREF(digits);
+    return length;
+}
 
 int
 bigint_format(PyObject *value, char text[BIGINT_TEXT])
 {
     IntDigits all;
+    int length = 0;
 
     int_digits(value, &all);
-    text[0] = '-';
-    char *start = text + all.negative;
-    char *end;
-#ifdef WITH_INT128
-    end = all.count <= 4 ? format_few(all.digits, all.count, start)
-                         : format_chunks(all.digits, all.count, start);
-#else
-    end = format_chunks(all.digits, all.count, start);
-#endif
+    Py_ssize_t count = all.count;
+    if (count <= MOST_DIGITS) {
+        text[0] = '-';
+        length = (int)(format_few(all.digits, count, text + all.negative) - text);
+    }
     int_release(&all);
-    return end == NULL ? 0 : (int)(end - text);
+    if (length == 0 && count <= BIGINT_BITS / PyLong_SHIFT) {
+        length = format_many(value, text);
+    }
+    return length;
 }
 
 /* ---- from decimal ---- */
@@ -185,20 +168,10 @@ number_of_eight(uint64_t digits)
                       32);
 }
 
-static inline uint64_t
-word_of_eight(const char *text)
-{
-    const unsigned char *at = (const unsigned char *)text;
-
-    return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 |
-           (uint64_t)at[4] << 32 | (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 |
-           (uint64_t)at[1] << 8 | at[0];
-}
-
 static inline uint32_t
 get_eight(const char *text)
 {
-    return number_of_eight(word_of_eight(text));
+    return number_of_eight(wire_get_word(text));
 }
 
 /* The first 1 to 8 digits of `length`: as many as leave a multiple of eight. */
@@ -207,7 +180,7 @@ get_first(const char *text, int count, int length)
 {
     if (length >= 8) {
         /* Shifted, zeros stand before them and the others are gone. */
-        return number_of_eight(word_of_eight(text) << 8 * (8 - count));
+        return number_of_eight(wire_get_word(text) << 8 * (8 - count));
     }
     uint32_t number = 0;
     for (int i = 0; i < count; i++) {
@@ -222,25 +195,9 @@ count_of_first(int length)
     return ((length - 1) & 7) + 1;
 }
 
-/* digits = digits * factor + carry; gives the new number of digits. */
-static inline int
-multiply_add(digit digits[MOST_DIGITS], int used, uint32_t factor, uint64_t carry)
-{
-    for (int i = 0; i < used; i++) {
-        carry += (uint64_t)digits[i] * factor;
-        digits[i] = (digit)(carry & PyLong_MASK);
-        carry >>= PyLong_SHIFT;
-    }
-    while (carry != 0) {
-        assert(used < MOST_DIGITS);
-        digits[used++] = (digit)(carry & PyLong_MASK);
-        carry >>= PyLong_SHIFT;
-    }
-    return used;
-}
-
 #ifdef WITH_INT128
-/* The int of up to 32 digits. */
+enum { FEW_DIGITS = 32 };
+
 static PyObject *
 parse_few(const char *text, int length, bool negative)
 {
@@ -281,40 +238,38 @@ parse_few(const char *text, int length, bool negative)
     }
     return intwriter_finish(writer);
 }
+#else
+enum { FEW_DIGITS = 16 };
+
+static PyObject *
+parse_few(const char *text, int length, bool negative)
+{
+    int first = count_of_first(length);
+    int64_t number = get_first(text, first, length);
+
+    if (length > 8) {
+        number = number * EIGHT_DIGITS + get_eight(text + first);
+    }
+    return PyLong_FromLongLong(negative ? -number : number);
+}
 #endif
 
 static NEVER_INLINE PyObject *
-parse_chunks(const char *text, int length, bool negative)
+parse_many(const char *text, int length)
 {
-    digit digits[MOST_DIGITS];
-    const char *end = text + length;
-    int first = count_of_first(length);
-    int used = multiply_add(digits, 0, EIGHT_DIGITS, get_first(text, first, length));
+    char copy[BIGINT_TEXT + 1];
 
-    for (text += first; text < end; text += 8) {
-        used = multiply_add(digits, used, EIGHT_DIGITS, get_eight(text));
-    }
-    if (used <= 1) {
-        long number = used == 0 ? 0 : (long)digits[0];
-        return PyLong_FromLong(negative ? -number : number);
-    }
-    digit *to;
-    IntWriter *writer = intwriter_new(used, negative, &to);
-    if (writer == NULL) {
-        return NULL;
-    }
-    memcpy(to, digits, (size_t)used * sizeof(digit));
-    return intwriter_finish(writer);
+    memcpy(copy, text, (size_t)length);
+    copy[length] = '\0';
+    return PyLong_FromString(copy, NULL, 10);
 }
 
 PyObject *
 bigint_parse(const char *text, int length, bool negative)
 {
     assert(length > 0 && length <= BIGINT_DIGITS);
-#ifdef WITH_INT128
-    if (length <= 32) {
+    if (length <= FEW_DIGITS) {
         return parse_few(text, length, negative);
     }
-#endif
-    return parse_chunks(text, length, negative);
+    return parse_many(text - negative, length + negative);
 }

@@ -7,7 +7,6 @@
 enum {
     KEY_CACHE_SLOTS = 256,
     KEY_CACHE_LONGEST = 32,
-    SCRATCH_BYTES = 64 * 1024,
 };
 
 /* Made by gateway_base from its own globals, so that a value raises the very exceptions of the
@@ -22,9 +21,6 @@ typedef struct {
     /* Dicts that are empty as long as nobody has changed how values are written. */
     PyObject *changes, *dispatch;
     PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
-    /* Where values are written before they become a bytes object of the right size. */
-    char *scratch; /* NULL: not yet needed */
-    bool scratch_in_use;
     /* Short dictionary keys seen lately: the same few come in message after message. Entries may be
      * NULL. */
     PyObject *key_cache[KEY_CACHE_SLOTS];

@@ -509,7 +509,6 @@ codec_dealloc(CodecObject *codec)
     for (int i = 0; i < KEY_CACHE_SLOTS; i++) {
         Py_CLEAR(codec->key_cache[i]);
     }
-    PyMem_Free(codec->scratch);
     type->tp_free(codec);
     Py_DECREF(type);
 }

@@ -13,9 +13,13 @@
 #include "values/bigint.h"
 #include "wire.h"
 
-/* Above this many characters a text's UTF-8 form is made for the moment, below it is kept in the
-   str, where CPython caches it: repeated sends of the same text are then a memcpy. */
+/* Up to this many characters, a text keeps its UTF-8 form, in the str, where CPython caches it and
+   pickle, too, leaves it: sending the same text again is a memcpy. Larger ones are not to become
+   larger still: theirs is made for the moment. */
 enum { CACHED_UTF8_LONGEST = 4 * 1024 * 1024 };
+
+/* Values of some KiB are frequent: up to here the buffer grows in large steps. */
+enum { SMALL_BYTES = 64 * 1024 };
 
 /* Subscripts in error texts are cut to this many characters. */
 enum { SUBSCRIPT_LONGEST = 60 };
@@ -67,7 +71,9 @@ buffer_grow(DumpBuffer *buffer, Py_ssize_t more)
         return -1;
     }
     /* A little more than asked for: the few bytes that follow a large piece shall not copy it. */
-    Py_ssize_t wanted = Py_MAX(used + more + 32, capacity < PY_SSIZE_T_MAX / 4 ? capacity * 2 : 0);
+    Py_ssize_t factor = capacity < SMALL_BYTES ? 4 : 2;
+    Py_ssize_t wanted =
+        Py_MAX(used + more + 32, capacity < PY_SSIZE_T_MAX / 4 ? capacity * factor : 0);
     if (buffer->owner == NULL) {
         buffer->owner = PyBytes_FromStringAndSize(NULL, wanted);
         if (buffer->owner != NULL) {
@@ -303,9 +309,9 @@ write_large_int(Writer *writer, PyObject *value)
         return -1;
     }
     int length = bigint_format(value, to + 5);
-    if (length == 0) {
+    if (length <= 0) {
         writer->out->pos = to;
-        return write_huge_int(writer, value);
+        return length < 0 ? -1 : write_huge_int(writer, value);
     }
     to[0] = OP_LONGINT;
     wire_put_int4(to + 1, length);
@@ -906,26 +912,6 @@ dump_message(CodecObject *codec, PyObject *value, PyObject *gateway, Py_ssize_t 
     return 0;
 }
 
-/* Start in the codec's scratch memory, unless a call in progress, further up or in another thread,
-   has it: values of some KiB then neither copy while they grow nor let malloc move its border. */
-static bool
-borrow_scratch(CodecObject *codec, DumpBuffer *buffer)
-{
-    if (codec->scratch_in_use) {
-        return false;
-    }
-    if (codec->scratch == NULL) {
-        codec->scratch = PyMem_Malloc(SCRATCH_BYTES);
-        if (codec->scratch == NULL) {
-            return false; /* the inline bytes may do */
-        }
-    }
-    buffer->start = buffer->pos = codec->scratch;
-    buffer->end = codec->scratch + SCRATCH_BYTES;
-    codec->scratch_in_use = true;
-    return true;
-}
-
 PyObject *
 dump_to_bytes(CodecObject *codec, PyObject *value, PyObject *gateway, const char *prefix,
               Py_ssize_t prefix_size)
@@ -934,7 +920,6 @@ dump_to_bytes(CodecObject *codec, PyObject *value, PyObject *gateway, const char
     PyObject *bytes = NULL;
 
     buffer_init(&out);
-    bool borrowed = borrow_scratch(codec, &out);
     char *to = buffer_take(&out, prefix_size);
     if (to != NULL) {
         memcpy(to, prefix, (size_t)prefix_size);
@@ -948,9 +933,6 @@ dump_to_bytes(CodecObject *codec, PyObject *value, PyObject *gateway, const char
             out.owner = NULL;
             (void)_PyBytes_Resize(&bytes, size);
         }
-    }
-    if (borrowed) {
-        codec->scratch_in_use = false;
     }
     dump_release(&out);
     return bytes;

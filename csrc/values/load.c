@@ -358,50 +358,10 @@ settle(Reader *reader, Slot *slot)
 
 /* ---- scalars ---- */
 
-static inline uint64_t
-word_at(const char *data)
-{
-    uint64_t word;
-
-    memcpy(&word, data, sizeof word);
-    return word;
-}
-
-static inline bool
-is_ascii(const char *data, Py_ssize_t size)
-{
-    const uint64_t high = UINT64_C(0x8080808080808080);
-    uint64_t rest = 0;
-
-    for (; size >= 32; data += 32, size -= 32) {
-        /* Not an array of words: gcc would store them only to load them again. */
-        uint64_t first = word_at(data) | word_at(data + 8);
-        uint64_t second = word_at(data + 16) | word_at(data + 24);
-        if ((first | second) & high) {
-            return false;
-        }
-    }
-    for (; size >= 8; data += 8, size -= 8) {
-        if (word_at(data) & high) {
-            return false;
-        }
-    }
-    memcpy(&rest, data, (size_t)size);
-    return (rest & high) == 0;
-}
-
 static PyObject *
 text_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
 {
-    if (size > 1 && is_ascii(data, size)) {
-        PyObject *text = PyUnicode_New(size, 127);
-        if (text != NULL) {
-            memcpy(PyUnicode_DATA(text), data, (size_t)size);
-        }
-        return text;
-    }
-    /* CPython shares the texts of one character. */
-    PyObject *text = size > 2 ? utf8_decode(data, size) : PyUnicode_DecodeUTF8(data, size, NULL);
+    PyObject *text = text_decode(data, size);
     if (text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
         refuse_caught(reader, "a text that is not UTF-8");
     }
@@ -547,9 +507,9 @@ are_digits(const char *text, Py_ssize_t size)
 
     if (size >= 8) {
         const char *last = text + size - 8;
-        uint64_t wrong = wrong_digits(word_at(last));
+        uint64_t wrong = wrong_digits(wire_get_word(last));
         for (; text < last; text += 8) {
-            wrong |= wrong_digits(word_at(text));
+            wrong |= wrong_digits(wire_get_word(text));
         }
         return (wrong & upper_halves) == 0;
     }

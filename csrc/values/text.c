@@ -1,231 +1,107 @@
-/* Text from UTF-8 that is not all ASCII: one scan finds how many characters there are and how wide
-   the widest is, one pass decodes into the str of just that size. Beside CPython's decoder, which
-   goes by single characters, it asks few questions of the text whose answers processors would have
-   to guess. That needs SSE2; elsewhere CPython's was the faster. */
+/* Text from UTF-8: CPython's decoder does it, except for the two kinds of text that are most of
+   all: what is all ASCII, and a few words.
+
+   CPython's decoder begins with a str for ASCII, makes another one where it meets a character
+   that is none, and cuts that to size at the end. For a few words this is most of its work: lists
+   of them are read in half to two thirds of its time. From some sixty bytes on it is the faster
+   one, except for ASCII, of which a list of short texts takes three quarters of its time. (gcc 12,
+   CPython 3.9, 3.11, 3.13.) */
 #include "values/text.h"
 
-#ifndef __SSE2__
-PyObject *
-utf8_decode(const char *data, Py_ssize_t size)
+#include <string.h>
+
+enum { SHORT_BYTES = 48 };
+
+/* In whatever order: as wire_get_word has them, gcc would not make one load of them here. */
+static inline uint64_t
+word_at(const char *data)
 {
-    return PyUnicode_DecodeUTF8(data, size, NULL);
+    uint64_t word;
+
+    memcpy(&word, data, sizeof word);
+    return word;
 }
-#else
-#include <emmintrin.h>
-
-/* Compilers hesitate to copy a function three times, which is the point here. */
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
-typedef struct {
-    Py_ssize_t characters;
-    Py_UCS4 widest; /* the greatest character of its width */
-} Shape;
 
 static inline bool
-is_continuation(unsigned char byte)
+is_ascii(const char *data, Py_ssize_t size)
 {
-    return (signed char)byte < -64; /* 0x80 to 0xbf */
+    const uint64_t high = UINT64_C(0x8080808080808080);
+    uint64_t rest = 0;
+
+    for (; size >= 32; data += 32, size -= 32) {
+        /* Not an array of words: gcc would store them only to load them again. */
+        uint64_t first = word_at(data) | word_at(data + 8);
+        uint64_t second = word_at(data + 16) | word_at(data + 24);
+        if ((first | second) & high) {
+            return false;
+        }
+    }
+    for (; size >= 8; data += 8, size -= 8) {
+        if (word_at(data) & high) {
+            return false;
+        }
+    }
+    memcpy(&rest, data, (size_t)size);
+    return (rest & high) == 0;
 }
 
-/* The shape that bytes have if they are UTF-8. */
-static Shape
-shape_of(const unsigned char *at, const unsigned char *end)
+/* The character of several bytes of which the first was read; the others, from `*at` on, are read
+   now. 0: it is none. */
+static inline Py_UCS4
+decode_rest(Py_UCS4 first, const unsigned char **at, const unsigned char *end)
 {
-    enum { STRIDE = 240 }; /* what a byte can count, and a constant: compilers make vectors of it */
-    Py_ssize_t characters = 0;
-    unsigned char greatest = 0;
+    static const Py_UCS4 least[] = {0, 0x80, 0x800, 0x10000}; /* of so many bytes more */
+    int more = first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+    Py_UCS4 character = first & (0x3f >> more);
 
-    for (; end - at >= STRIDE; at += STRIDE) {
-        unsigned char starts = 0;
-        for (int i = 0; i < STRIDE; i++) {
-            starts += !is_continuation(at[i]);
-            greatest = Py_MAX(greatest, at[i]);
-        }
-        characters += starts;
-    }
-    for (; at < end; at++) {
-        characters += !is_continuation(*at);
-        greatest = Py_MAX(greatest, *at);
-    }
-    return (Shape){characters, greatest >= 0xf0 ? 0x10ffff : greatest >= 0xc4 ? 0xffff : 0xff};
-}
-
-/* The character of two to four bytes that starts at `*at` with one of 0xc0 and more; `*at` is moved
-   behind it. 0: it is none. What the bytes have beside the character's bits is subtracted from the
-   sum of all. */
-static ALWAYS_INLINE Py_UCS4
-decode_character(const unsigned char **at, const unsigned char *end)
-{
-    const unsigned char *from = *at;
-    Py_UCS4 first = from[0];
-    Py_UCS4 character;
-
-    if (first < 0xe0) {
-        if (end - from < 2 || !is_continuation(from[1])) {
-            return 0;
-        }
-        *at = from + 2;
-        character = (first << 6) + from[1] - ((0xc0 << 6) + 0x80);
-        return character < 0x80 ? 0 : character;
-    }
-    if (first < 0xf0) {
-        if (end - from < 3 || !is_continuation(from[1]) || !is_continuation(from[2])) {
-            return 0;
-        }
-        *at = from + 3;
-        character = (first << 12) + (from[1] << 6) + from[2] - ((0xe0 << 12) + (0x80 << 6) + 0x80);
-        return character < 0x800 || Py_UNICODE_IS_SURROGATE(character) ? 0 : character;
-    }
-    if (end - from < 4 || !is_continuation(from[1]) || !is_continuation(from[2]) ||
-        !is_continuation(from[3])) {
+    if (first < 0xc0 || first > 0xf7 || end - *at < more) {
         return 0;
     }
-    *at = from + 4;
-    character = (first << 18) + (from[1] << 12) + (from[2] << 6) + from[3] -
-                ((0xf0 << 18) + (0x80 << 12) + (0x80 << 6) + 0x80);
-    return character < 0x10000 || character > 0x10ffff ? 0 : character;
-}
-
-enum {
-    BLOCK = 64,
-    /* How much there must be, of bytes and of room for characters: the last character may end up
-       to three bytes behind the block, and eight are copied at once. */
-    BLOCK_NEEDS = BLOCK + 3 + 8,
-};
-
-/* Of the block's bytes, the first lowest: which ones start a character of several bytes. */
-static inline uint64_t
-starts_in(const unsigned char *block)
-{
-    uint64_t starts = 0;
-    const __m128i least = _mm_set1_epi8((char)0xc0);
-
-    for (int i = 0; i < BLOCK; i += 16) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(block + i));
-        __m128i found = _mm_cmpeq_epi8(_mm_min_epu8(bytes, least), least);
-        starts |= (uint64_t)(unsigned)_mm_movemask_epi8(found) << i;
-    }
-    return starts;
-}
-
-/* Eight ASCII bytes as characters from `i` on. */
-static ALWAYS_INLINE void
-put_eight(int kind, void *text, Py_ssize_t i, const unsigned char *from)
-{
-    __m128i zeros = _mm_setzero_si128();
-    __m128i bytes = _mm_loadl_epi64((const __m128i *)from);
-    __m128i *to = (__m128i *)((char *)text + i * kind);
-
-    if (kind == PyUnicode_1BYTE_KIND) {
-        _mm_storel_epi64(to, bytes);
-    } else if (kind == PyUnicode_2BYTE_KIND) {
-        _mm_storeu_si128(to, _mm_unpacklo_epi8(bytes, zeros));
-    } else {
-        bytes = _mm_unpacklo_epi8(bytes, zeros);
-        _mm_storeu_si128(to, _mm_unpacklo_epi16(bytes, zeros));
-        _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(bytes, zeros));
-    }
-}
-
-/* The same of `count` and up to seven more. */
-static ALWAYS_INLINE void
-put_eights(int kind, void *text, Py_ssize_t i, const unsigned char *from, Py_ssize_t count)
-{
-    for (Py_ssize_t k = 0; k < count; k += 8) {
-        put_eight(kind, text, i + k, from + k);
-    }
-}
-
-/* Decode from `*at` on, which stands in the block or just behind it, all characters that start in
-   the block. Those of one byte between others are copied by eights, however few they are. A
-   continuation byte that belongs to no character is copied like them. */
-static ALWAYS_INLINE bool
-decode_block(const unsigned char *block, const unsigned char **at, int kind, void *text,
-             Py_ssize_t *index)
-{
-    const unsigned char *done = *at;
-    Py_ssize_t i = *index;
-    uint64_t starts = starts_in(block);
-
-    while (starts != 0) {
-        Py_ssize_t single = block + (size_t)__builtin_ctzll(starts) - done;
-        put_eight(kind, text, i, done);
-        put_eights(kind, text, i + 8, done + 8, single - 8);
-        done += single;
-        i += single;
-        do {
-            Py_UCS4 character = decode_character(&done, done + 4);
-            if (character == 0) {
-                return false;
-            }
-            PyUnicode_WRITE(kind, text, i, character);
-            i++;
-            starts &= starts - 1;
-        } while (starts != 0 && *done >= 0xe0); /* those of three bytes are seldom alone */
-    }
-    Py_ssize_t single = Py_MAX(block + BLOCK - done, 0);
-    put_eights(kind, text, i, done, single);
-    *at = done + single;
-    *index = i + single;
-    return true;
-}
-
-/* Decode all into `text`, an array of `kind` with so many characters as bytes there are that
-   continue none; false where it is not UTF-8. That many are written only if each byte that
-   continues a character has been read as part of one. */
-static ALWAYS_INLINE bool
-decode_all(const unsigned char *at, const unsigned char *end, int kind, void *text,
-           Py_ssize_t characters)
-{
-    Py_ssize_t i = 0;
-
-    for (const unsigned char *block = at;
-         end - block >= BLOCK_NEEDS && characters - i >= BLOCK_NEEDS; block += BLOCK) {
-        if (!decode_block(block, &at, kind, text, &i)) {
-            return false;
+    for (int i = 0; i < more; i++) {
+        Py_UCS4 byte = *(*at)++;
+        if ((byte & 0xc0) != 0x80) {
+            return 0;
         }
+        character = character << 6 | (byte & 0x3f);
     }
-    while (at < end && i < characters) {
-        Py_UCS4 character = *at;
-        if (character < 0x80) {
-            at++;
-        } else if (character < 0xc0 || (character = decode_character(&at, end)) == 0) {
-            return false;
+    bool valid = character >= least[more] && character <= 0x10ffff;
+    return valid && !Py_UNICODE_IS_SURROGATE(character) ? character : 0;
+}
+
+/* How many characters there are, put to `to`; 0: it is not UTF-8. */
+static Py_ssize_t
+decode_short(const char *data, Py_ssize_t size, Py_UCS4 to[SHORT_BYTES])
+{
+    const unsigned char *at = (const unsigned char *)data;
+    const unsigned char *end = at + size;
+    Py_ssize_t count = 0;
+
+    while (at < end) {
+        Py_UCS4 character = *at++;
+        if (character >= 0x80 && (character = decode_rest(character, &at, end)) == 0) {
+            return 0;
         }
-        PyUnicode_WRITE(kind, text, i, character);
-        i++;
+        to[count++] = character;
     }
-    return at == end && i == characters;
+    return count;
 }
 
 PyObject *
-utf8_decode(const char *data, Py_ssize_t size)
+text_decode(const char *data, Py_ssize_t size)
 {
-    const unsigned char *start = (const unsigned char *)data;
-    const unsigned char *end = start + size;
-    Shape shape = shape_of(start, end);
-    PyObject *text = PyUnicode_New(shape.characters, shape.widest);
-    bool valid;
-
-    if (text == NULL) {
-        return NULL;
+    if (size > 1 && is_ascii(data, size)) { /* CPython shares the texts of one character */
+        PyObject *text = PyUnicode_New(size, 127);
+        if (text != NULL) {
+            memcpy(PyUnicode_DATA(text), data, (size_t)size);
+        }
+        return text;
     }
-    /* Called with constants, so that each kind gets a loop of its own. */
-    if (shape.widest == 0xff) {
-        valid = decode_all(start, end, PyUnicode_1BYTE_KIND, PyUnicode_1BYTE_DATA(text),
-                           shape.characters);
-    } else if (shape.widest == 0xffff) {
-        valid = decode_all(start, end, PyUnicode_2BYTE_KIND, PyUnicode_2BYTE_DATA(text),
-                           shape.characters);
-    } else {
-        valid = decode_all(start, end, PyUnicode_4BYTE_KIND, PyUnicode_4BYTE_DATA(text),
-                           shape.characters);
+    if (size <= SHORT_BYTES) {
+        Py_UCS4 characters[SHORT_BYTES];
+        Py_ssize_t count = decode_short(data, size, characters);
+        if (count > 0) {
+            return PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, characters, count);
+        }
     }
-    if (!valid) {
-        Py_DECREF(text);
-        /* Knows best what to say about it. */
-        return PyUnicode_DecodeUTF8(data, size, NULL);
-    }
-    return text;
+    return PyUnicode_DecodeUTF8(data, size, NULL);
 }
-#endif

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support import oracle
 
 OURS, PORTABLE, BEFORE = "execnet", "execnet portable", "execnet 2.1"
+SPINLESS, COPYING = "execnet without spinning", "execnet without zero copy"
 ANSWER_SECONDS = 180  # a peer that takes longer for a sample hangs
 
 
@@ -132,7 +133,7 @@ def environment_of(name: str, oracle_folder: str) -> dict[str, str]:
     """What a peer's environment has beside ours."""
     if name == BEFORE:
         return {"PYTHONPATH": oracle_folder}
-    return {"EXECNET_PURE": "1"} if name == PORTABLE else {}
+    return {PORTABLE: {"EXECNET_PURE": "1"}, SPINLESS: {"EXECNET_SPIN": "0"}}.get(name, {})
 
 
 def time_of(function: Callable[[int], object], count: int, clock: Callable[[], float] = time.perf_counter) -> float:

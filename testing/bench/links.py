@@ -112,6 +112,17 @@ class Execnet(Link):
         self.group.terminate(5)
 
 
+class Copying(Execnet):
+    """The same, but neither side lends large items to the pipe."""
+
+    def __init__(self) -> None:
+        from execnet import gateway_bootstrap, gateway_io
+
+        gateway_bootstrap.POPEN_START = gateway_bootstrap.POPEN_START.replace("{zero_copy}", "False")
+        gateway_io.Popen2IOMaster.zero_copy = property(lambda io: False, lambda io, value: None)
+        super().__init__()
+
+
 class MultiprocessingPipe(Link):
     """multiprocessing.Pipe to a spawned process."""
 
@@ -346,6 +357,9 @@ LINKS: dict[str, Callable[[], Link]] = {
     "RPyC": RPyC,
 }
 CARRIERS = list(LINKS)[:6]  # those that can stream items
+# What execnet is without a means of its own, each where that matters.
+LINKS[harness.SPINLESS] = Execnet
+LINKS[harness.COPYING] = Copying
 
 
 # ---- which CPU runs what ----

@@ -61,10 +61,13 @@ def serve(send, receive):
             raise ValueError(what)
 
 
-def greet(connection):
-    """Be a process that has started: say so, and wait to be told to end."""
-    connection.send("started")
-    connection.recv()
+def answer(connection):
+    """Be a process that calls what comes, and sends back what that returns, until None comes."""
+    while True:
+        function = connection.recv()
+        if function is None:
+            return
+        connection.send(function())
 
 
 if __name__ == "__channelexec__":

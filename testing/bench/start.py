@@ -1,7 +1,7 @@
 """Starting and ending.
 
-From asking for a worker until it is usable, beside what a bare interpreter takes for nothing (``python -c
-pass``), and what its processes need while they are idle.
+From asking for a worker until a function called there has returned the worker's pid, for every peer alike; beside
+what a bare interpreter takes for nothing (``python -c pass``), and what its processes need while they are idle.
 """
 
 from __future__ import annotations
@@ -40,17 +40,23 @@ class Starter:
     def __init__(self) -> None:
         self.start("popen")
 
-    def usable(self, spec: str) -> Any:
-        """A worker that was started and has answered."""
+    def begin(self, spec: str) -> Any:
+        """A worker of which this peer says that it has started."""
+        raise NotImplementedError
+
+    def pid(self, worker: Any) -> int:
+        """What a function called there returns: its process."""
         raise NotImplementedError
 
     def end(self, worker: Any) -> None:
         """End it."""
         raise NotImplementedError
 
-    def pid(self, worker: Any) -> int:
-        """Its process."""
-        return int(worker.pid)
+    def usable(self, spec: str) -> Any:
+        """A worker that was started and has answered a call."""
+        worker = self.begin(spec)
+        self.pid(worker)
+        return worker
 
     def start(self, spec: str) -> float:
         """Seconds until a worker is usable."""
@@ -61,9 +67,11 @@ class Starter:
         return seconds
 
     def start_many(self, spec: str, count: int) -> tuple[float, float]:
-        """Seconds until so many workers are usable, and for their end."""
+        """Seconds until so many workers are usable, all begun before the first is asked, and for their end."""
         begin = time.perf_counter()
-        workers = [self.usable(spec) for _ in range(count)]
+        workers = [self.begin(spec) for _ in range(count)]
+        for worker in workers:
+            self.pid(worker)
         usable = time.perf_counter()
         for worker in workers:
             self.end(worker)
@@ -72,8 +80,9 @@ class Starter:
     def private(self) -> int:
         """KiB of memory that an idle worker shares with nobody."""
         worker = self.usable("popen")
+        pid = self.pid(worker)
         time.sleep(0.05)  # until its threads have come to rest
-        lines = Path(f"/proc/{self.pid(worker)}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         self.end(worker)
         return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
@@ -88,22 +97,26 @@ class Execnet(Starter):
         self.group = execnet.Group()
         super().__init__()
 
-    def usable(self, spec: str) -> Any:
+    def begin(self, spec: str) -> Any:
         return self.group.makegateway(spec)
+
+    def pid(self, worker: Any) -> int:
+        return int(worker.remote_exec("import os; channel.send(os.getpid())").receive())
 
     def end(self, worker: Any) -> None:
         worker.exit()
         worker.join()
         worker._io.wait()
 
-    def pid(self, worker: Any) -> int:
-        return int(worker._io.popen.pid)
+    def ask_all(self, group: Any) -> None:
+        """Have all workers of a group answer, each while the others do."""
+        for channel in [gateway.remote_exec("import os; channel.send(os.getpid())") for gateway in group]:
+            channel.receive()
 
     def start_many(self, spec: str, count: int) -> tuple[float, float]:
         begin = time.perf_counter()
         group = self.execnet.Group([spec] * count)
-        for gateway in group:
-            gateway.remote_status()
+        self.ask_all(group)
         usable = time.perf_counter()
         group.terminate(10)
         return usable - begin, time.perf_counter() - usable
@@ -116,8 +129,7 @@ class Execnet(Starter):
         begin = time.perf_counter()
         for spec in specs:
             group.allocate_id(spec)
-        for gateway in [group.makegateway(spec) for spec in specs]:
-            gateway.remote_status()
+        self.ask_all([group.makegateway(spec) for spec in specs])
         seconds = time.perf_counter() - begin
         group.terminate(10)
         return seconds
@@ -126,8 +138,8 @@ class Execnet(Starter):
 class Warm(Execnet):
     """Gateways forked from a fork server."""
 
-    def usable(self, spec: str) -> Any:
-        return super().usable("popen//warm")
+    def begin(self, spec: str) -> Any:
+        return super().begin("popen//warm")
 
     start_many = Starter.start_many
 
@@ -135,8 +147,11 @@ class Warm(Execnet):
 class Bare(Starter):
     """Interpreters that do nothing."""
 
-    def usable(self, spec: str) -> Any:
+    def begin(self, spec: str) -> Any:
         subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+    def pid(self, worker: Any) -> int:
+        return 0
 
     def end(self, worker: Any) -> None:
         pass
@@ -152,17 +167,20 @@ class Waiting(Starter):
     def __init__(self) -> None:
         pass
 
-    def usable(self, spec: str) -> Any:
+    def begin(self, spec: str) -> Any:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         time.sleep(0.2)
         return process
+
+    def pid(self, worker: Any) -> int:
+        return int(worker.pid)
 
     def end(self, worker: Any) -> None:
         worker.communicate(b"\n", timeout=10)
 
 
 class Multiprocessing(Starter):
-    """multiprocessing's processes, which say when they have started."""
+    """multiprocessing's processes, which call the functions that come over a Pipe."""
 
     def __init__(self, method: str) -> None:
         import multiprocessing
@@ -172,22 +190,23 @@ class Multiprocessing(Starter):
         self.context = multiprocessing.get_context(method)
         super().__init__()
 
-    def usable(self, spec: str) -> Any:
+    def begin(self, spec: str) -> Any:
         connection, far = self.context.Pipe()
-        process = self.context.Process(target=serving.greet, args=(far,))  # type: ignore[attr-defined]
+        process = self.context.Process(target=serving.answer, args=(far,))  # type: ignore[attr-defined]
         process.start()
         far.close()
-        connection.recv()
         return process, connection
+
+    def pid(self, worker: Any) -> int:
+        _, connection = worker
+        connection.send(os.getpid)
+        return int(connection.recv())
 
     def end(self, worker: Any) -> None:
         process, connection = worker
-        connection.send("end")
+        connection.send(None)
         process.join(10)
         connection.close()
-
-    def pid(self, worker: Any) -> int:
-        return int(worker[0].pid)
 
 
 class Mitogen(Starter):
@@ -200,16 +219,14 @@ class Mitogen(Starter):
         self.router = mitogen.master.Router(self.broker)
         super().__init__()
 
-    def usable(self, spec: str) -> Any:
-        context = self.router.local(python_path=sys.executable)
-        self.last_pid = context.call(os.getpid)
-        return context
+    def begin(self, spec: str) -> Any:
+        return self.router.local(python_path=sys.executable)
+
+    def pid(self, worker: Any) -> int:
+        return int(worker.call(os.getpid))
 
     def end(self, worker: Any) -> None:
         worker.shutdown(wait=True)
-
-    def pid(self, worker: Any) -> int:
-        return int(self.last_pid)
 
 
 STARTERS = {

@@ -7,14 +7,17 @@ geometric mean no slower than marshal's.
 
 from __future__ import annotations
 
+import ast
 import marshal
 import pickle
+import random
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import harness
+import reports
 from harness import NO_SLOWER, Goal, Options, Player, Row
 
 PICKLE, MARSHAL, MSGPACK = "pickle 5", "marshal", "msgpack"
@@ -74,6 +77,13 @@ REPORT = {
     "testrun_uid": "0b5c3cbe6a5f4a0d9a0e6cf3a4d3b7ab",
 }
 
+SCRIPTS = {
+    "German": "Größe: fünf Mäuse über Straßen, schön für Bären; ",
+    "Russian": "Это предложение на русском языке, написанное для проверки. ",
+    "Chinese": "这是一个用来测试编码速度的中文句子没有别的意思。",
+    "emoji": "😀🚀🎉🐍🔥💡👍🌍",
+    "mixed": "Größe 5 µm, размер 这是 ok 😀 plain text here; ",
+}
 VALUES: dict[str, Any] = {
     "small int": 42,
     "test report": REPORT,
@@ -87,6 +97,13 @@ VALUES: dict[str, Any] = {
     "1 MB bytes": b"\x5a" * 1_000_000,
     "1 MB ascii text": "abcdefghij" * 100_000,
     "non-ascii text": "Größe: 5 µm, Maß ≤ 7 €; " * 4000,
+    "reports of pytest": ast.literal_eval(reports.FILE.read_text("utf-8")),
+    "1000 random floats": [random.Random(number).gauss(0, 1e6) for number in range(1000)],
+    **{f"20 000 characters, {script}": (text * 20_000)[:20_000] for script, text in SCRIPTS.items()},
+    **{
+        f"1000 short texts, {script}": [f"{(text * 2)[n % len(text) :][:9]} {n}" for n in range(1000)]
+        for script, text in SCRIPTS.items()
+    },
 }
 
 Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
