@@ -229,6 +229,48 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now and then
 
 
+_BUILTIN = type(len)
+_SYSTEM_LOCK = type(_thread.allocate_lock())
+#: Which functions that took the place of _thread's start green threads.
+_starters = {}
+
+
+def threads_are_green():
+    """Whether what _thread starts now are no threads of the system, but green ones: the process is monkey-patched."""
+    start = _thread.start_new_thread
+    if type(start) is _BUILTIN:
+        return False
+    if start not in _starters:
+        _starters[start] = _starts_green(start)
+    return _starters[start]
+
+
+def _starts_green(start):
+    # A debugger's may start real ones. So one is started, while this thread waits in its way and can't have ended.
+    def tell():
+        idents.append(_system_ident())
+        told.release()
+
+    idents, told = [_system_ident()], _thread.allocate_lock()
+    told.acquire()
+    start(tell, ())
+    told.acquire()
+    return idents[0] == idents[1] != []
+
+
+def _system_ident():
+    # What get_ident() gives may be a green thread's own; only a thread of the system executes a frame at a time.
+    frame = sys._getframe()
+    return [ident for ident, executed in getattr(sys, "_current_frames", dict)().items() if executed is frame]
+
+
+def _doze(delay):
+    # In a green thread's wait for one of the system, who does not wake it: the other green ones go on.
+    # Returns the next delay.
+    time.sleep(delay)
+    return min(2 * delay or 0.0005, SIGNALS_WAIT)
+
+
 # What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
 _release = methodcaller("release")
 
@@ -284,10 +326,12 @@ class Waiters(object):
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
-        look = SIGNALS_WAIT if _thread.get_ident() == MAIN_THREAD else wakeup
+        is_green = threads_are_green()
+        look = SIGNALS_WAIT if is_green or _thread.get_ident() == MAIN_THREAD else wakeup
         while not is_so():
             seconds = min(wakeup, look) if deadline is None else min(wakeup, look, deadline - now())
-            look = min(2 * look, max(1, look))
+            if not is_green:  # whom a thread from before the patch may not wake
+                look = min(2 * look, max(1, look))
             if seconds <= 0:
                 return False
             waiter, woken = self._execmodel._waiter(), False
@@ -404,6 +448,9 @@ class ThreadExecModel(ExecModel):
         time.sleep(delay)
 
     def start(self, func, args=()):
+        if sys.version_info < (3, 13):
+            # The first importer of threading is taken for the main thread: it must not be what is started here.
+            import threading  # noqa: F401
         _thread.start_new_thread(func, args)
 
     def Lock(self):
@@ -501,6 +548,11 @@ class GeventExecModel(ExecModel):
         import gevent.event
 
         return gevent.event.Event()
+
+
+def has_threads(execmodel):
+    """Whether execmodel runs threads of the system."""
+    return isinstance(execmodel, ThreadExecModel) and not threads_are_green()
 
 
 _EXECMODELS = {
@@ -681,7 +733,7 @@ class Popen2IO(object):
     def _enlarge_pipe(self):
         self._is_enlarged = True
         # A green file does not tell its descriptor while it is read.
-        fds = isinstance(self.execmodel, ThreadExecModel) and self.descriptors()
+        fds = has_threads(self.execmodel) and self.descriptors()
         if fds and sys.platform.startswith("linux"):
             try:
                 import fcntl  # lazy: start-up speed
@@ -885,7 +937,7 @@ class Writer(object):
     def __init__(self, io, execmodel):
         self._io = io
         self._execmodel = execmodel
-        threads = isinstance(execmodel, ThreadExecModel)
+        threads = has_threads(execmodel)
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
@@ -1488,8 +1540,12 @@ class ItemQueue(object):
         """
         if (self.items or self._ended) and self._takes(taken):
             return
-        if wakeup > SIGNALS_WAIT and _thread.get_ident() == MAIN_THREAD:
+        is_green = threads_are_green()
+        if wakeup > SIGNALS_WAIT and (is_green or _thread.get_ident() == MAIN_THREAD):
             wakeup = SIGNALS_WAIT
+        bell = self._bell
+        if is_green and type(bell) is _SYSTEM_LOCK:  # from before the patch
+            bell = _PolledLock(bell)
         deadline = timeout if timeout is None else now() + timeout
         while not taken:
             self._step_aside()
@@ -1497,7 +1553,7 @@ class ItemQueue(object):
             if seconds <= 0:
                 break
             try:
-                self._bell.acquire(True, seconds)
+                bell.acquire(True, seconds)
                 self._takes(taken)
             finally:
                 if self.items or self._ended:
@@ -2272,7 +2328,7 @@ class BaseGateway(object):
     @staticmethod
     def _core_connection(io):
         # The C core works on descriptors with threads; whoever traces wants to see every message.
-        if _posix_core is None or trace is not notrace or not isinstance(io.execmodel, ThreadExecModel):
+        if _posix_core is None or trace is not notrace or not has_threads(io.execmodel):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
@@ -2285,9 +2341,6 @@ class BaseGateway(object):
         return geterrortext(exc)
 
     def _initreceive(self):
-        if sys.version_info < (3, 13):
-            # The first importer of threading is taken for the main thread: it must not be a callback or a task.
-            import threading  # noqa: F401
         _receiving.add(self)
         try:
             self._receivepool.spawn(self._thread_receiver)

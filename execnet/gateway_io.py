@@ -184,8 +184,10 @@ def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) 
     """
     import select  # lazy: start-up speed
 
-    if sys.platform == "win32" or not hasattr(select, "poll"):
+    if sys.platform == "win32":
         return True
+    if not hasattr(select, "poll"):  # which eventlet takes away from whom it patches
+        return bool(select.select([descriptor], [], [], timeout)[0])
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     if execmodel.backend in ("thread", "main_thread_only"):
