@@ -230,7 +230,8 @@ MAIN_THREAD = _main_thread() if PY3 else None  # the waits of Python 2 look now 
 
 
 _BUILTIN = type(len)
-_SYSTEM_LOCK = type(_thread.allocate_lock())
+_system_lock = _thread.allocate_lock
+_SYSTEM_LOCK = type(_system_lock())
 #: Which functions that took the place of _thread's start green threads.
 _starters = {}
 
@@ -243,6 +244,11 @@ def threads_are_green():
     if start not in _starters:
         _starters[start] = _starts_green(start)
     return _starters[start]
+
+
+def _threads_are_mixed():
+    # Whether gateways from before the patch receive in threads that wake no green one.
+    return threads_are_green() and any([gateway._receives_in_thread for gateway in list(_receiving)])
 
 
 def _starts_green(start):
@@ -293,20 +299,75 @@ class _EventLock(object):
 
 
 class _PolledLock(object):
-    # And for Python 2, no wait of which can be interrupted.
+    # And for Python 2, no wait of which can be interrupted, and between green threads and those of the system.
 
     def __init__(self, lock):
         self._lock = lock
         self.locked, self.release = lock.locked, lock.release
 
-    def acquire(self, blocking, seconds):
-        deadline, delay = now() + seconds, 0.0005
+    def acquire(self, blocking=True, seconds=-1):
+        deadline, delay = None if seconds < 0 else now() + seconds, 0.0005
         while not self._lock.acquire(0):
-            delay = min(2 * delay, deadline - now(), 0.05)
-            if delay <= 0:
+            delay = min(2 * delay, 0.05, *[] if deadline is None else [deadline - now()])
+            if delay <= 0 or not blocking:
                 return False
             time.sleep(delay)
         return True
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+
+class _PolledRLock(_PolledLock):
+    # The same, of whoever acquires it, as often as that one likes.
+
+    def __init__(self, lock):
+        super(_PolledRLock, self).__init__(lock)
+        self.release = self._release_one
+        self._owner, self._count = None, 0
+
+    def acquire(self, blocking=True, seconds=-1):
+        ident = _thread.get_ident()
+        if self._owner != ident:
+            if not super(_PolledRLock, self).acquire(blocking, seconds):
+                return False
+            self._owner = ident
+        self._count += 1
+        return True
+
+    def _release_one(self):
+        if self._owner != _thread.get_ident():
+            raise RuntimeError("it is not this thread's")
+        self._count -= 1
+        if not self._count:
+            self._owner = None
+            self._lock.release()
+
+
+class _PolledEvent(object):
+    # And an event between the two.
+
+    _set = False
+
+    def is_set(self):
+        return self._set
+
+    isSet = is_set
+
+    def set(self):
+        self._set = True
+
+    def clear(self):
+        self._set = False
+
+    def wait(self, timeout=None):
+        deadline, delay = None if timeout is None else now() + timeout, 0
+        while not self._set and (deadline is None or now() < deadline):
+            delay = _doze(delay)
+        return self._set
 
 
 class Waiters(object):
@@ -454,18 +515,22 @@ class ThreadExecModel(ExecModel):
         _thread.start_new_thread(func, args)
 
     def Lock(self):
-        return _thread.allocate_lock()
+        return _PolledLock(_system_lock()) if _threads_are_mixed() else _thread.allocate_lock()
 
     @staticmethod
     def _waiter():
-        lock = _thread.allocate_lock()
+        mixed = _threads_are_mixed()
+        lock = _system_lock() if mixed else _thread.allocate_lock()
         lock.acquire()
-        return lock if PY3 else _PolledLock(lock)
+        return _PolledLock(lock) if mixed or not PY3 else lock
 
     if PY3:
 
         def RLock(self):
-            return _thread.RLock()
+            return _PolledRLock(_system_lock()) if _threads_are_mixed() else _thread.RLock()
+
+        def Event(self):
+            return _PolledEvent() if _threads_are_mixed() else super(ThreadExecModel, self).Event()
 
 
 class MainThreadOnlyExecModel(ThreadExecModel):
@@ -2341,6 +2406,7 @@ class BaseGateway(object):
         return geterrortext(exc)
 
     def _initreceive(self):
+        self._receives_in_thread = has_threads(self.execmodel)
         _receiving.add(self)
         try:
             self._receivepool.spawn(self._thread_receiver)
