@@ -186,8 +186,9 @@ def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) 
 
     if sys.platform == "win32":
         return True
-    if not hasattr(select, "poll"):  # which eventlet takes away from whom it patches
-        return bool(select.select([descriptor], [], [], timeout)[0])
+    if not hasattr(select, "poll"):  # which eventlet takes away, and only one green thread at a time may select()
+        execmodel.sleep(0.005)
+        return True
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     if execmodel.backend in ("thread", "main_thread_only"):
