@@ -248,7 +248,7 @@ def threads_are_green():
 
 def _threads_are_mixed():
     # Whether gateways from before the patch receive in threads that wake no green one.
-    return threads_are_green() and any([gateway._receives_in_thread for gateway in list(_receiving)])
+    return threads_are_green() and any(gateway._receives_in_thread for gateway in list(_receiving))
 
 
 def _starts_green(start):
@@ -270,10 +270,10 @@ def _system_ident():
     return [ident for ident, executed in getattr(sys, "_current_frames", dict)().items() if executed is frame]
 
 
-def _doze(delay):
+def _doze(delay, deadline=None):
     # In a green thread's wait for one of the system, who does not wake it: the other green ones go on.
     # Returns the next delay.
-    time.sleep(delay)
+    time.sleep(delay if deadline is None else max(0, min(delay, deadline - now())))
     return min(2 * delay or 0.0005, SIGNALS_WAIT)
 
 
@@ -306,12 +306,11 @@ class _PolledLock(object):
         self.locked, self.release = lock.locked, lock.release
 
     def acquire(self, blocking=True, seconds=-1):
-        deadline, delay = None if seconds < 0 else now() + seconds, 0.0005
+        deadline, delay = now() + seconds, 0
         while not self._lock.acquire(0):
-            delay = min(2 * delay, 0.05, *[] if deadline is None else [deadline - now()])
-            if delay <= 0 or not blocking:
+            if not blocking or (seconds >= 0 and now() >= deadline):
                 return False
-            time.sleep(delay)
+            delay = _doze(delay, None if seconds < 0 else deadline)
         return True
 
     def __enter__(self):
@@ -324,17 +323,17 @@ class _PolledLock(object):
 class _PolledRLock(_PolledLock):
     # The same, of whoever acquires it, as often as that one likes.
 
+    _owner = _count = 0
+
     def __init__(self, lock):
-        super(_PolledRLock, self).__init__(lock)
+        _PolledLock.__init__(self, lock)
         self.release = self._release_one
-        self._owner, self._count = None, 0
 
     def acquire(self, blocking=True, seconds=-1):
         ident = _thread.get_ident()
-        if self._owner != ident:
-            if not super(_PolledRLock, self).acquire(blocking, seconds):
-                return False
-            self._owner = ident
+        if self._owner != ident and not _PolledLock.acquire(self, blocking, seconds):
+            return False
+        self._owner = ident
         self._count += 1
         return True
 
@@ -343,7 +342,7 @@ class _PolledRLock(_PolledLock):
             raise RuntimeError("it is not this thread's")
         self._count -= 1
         if not self._count:
-            self._owner = None
+            self._owner = 0
             self._lock.release()
 
 
@@ -364,9 +363,9 @@ class _PolledEvent(object):
         self._set = False
 
     def wait(self, timeout=None):
-        deadline, delay = None if timeout is None else now() + timeout, 0
+        deadline, delay = timeout if timeout is None else now() + timeout, 0
         while not self._set and (deadline is None or now() < deadline):
-            delay = _doze(delay)
+            delay = _doze(delay, deadline)
         return self._set
 
 

@@ -396,6 +396,7 @@ class BaseGateway:
     _connection: _c.Connection | None
     _channelfactory: ChannelFactory
     _receivepool: WorkerPool
+    _receives_in_thread: bool
     _error: EOFError | OSError  # only once the connection is lost
     def __init__(self, io: IOLike, id: str | None, _startcount: int = 2) -> None: ...
     def _trace(self, *msg: object) -> None: ...
