@@ -1,6 +1,6 @@
 """The test suites of programs that stand on execnet, over our wheel and over execnet 2.1.2, compared test by test.
 
-    python testing/clients/run.py [--only NAME ...] [--seconds N] [--again]
+    python testing/clients/run.py [--only NAME ...] [--jobs N] [--seconds N]
 
 Each program is the newest that the package index has, its tests are those of its source distribution. Both sides get
 the same versions of all else, each in a fresh virtual environment, and run side by side. A test that passes over 2.1.2
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -110,6 +111,8 @@ class Side:
 
     def __init__(self, client: Client, venv: packages.Venv, folder: Path) -> None:
         self.client, self.venv, self.folder = client, venv, folder
+        #: Whether its time was over before its suite had ended.
+        self.is_cut = False
 
     def run(self, name: str, seconds: float, *tests: str) -> Outcomes:
         """Run these tests, for at most so many seconds; the output stays beside the folder."""
@@ -118,28 +121,28 @@ class Side:
         environment = {key: text.format(folder=self.folder) for key, text in self.client.environment.items()}
         path = os.pathsep.join([str(self.venv.folder / "bin"), os.environ["PATH"]])
         command = [self.venv.python, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "--rootdir", self.folder]
-        with notes.with_suffix(".log").open("wb") as log:
+        # Temporary folders of its own: each pytest removes those of the ones before it.
+        with notes.with_suffix(".log").open("wb") as log, tempfile.TemporaryDirectory(prefix="clients-") as temp:
             process = subprocess.Popen(
                 [str(word) for word in [*command, "-v", *self.client.arguments, *tests]],
                 cwd=self.folder,
-                env=packages.environment(PATH=path, CLIENTS_OUTCOMES=str(notes), **environment),
+                env=packages.environment(
+                    PATH=path, CLIENTS_OUTCOMES=str(notes), PYTEST_DEBUG_TEMPROOT=temp, **environment
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.is_cut = self.is_cut or name == "suite"
             with suppress(ProcessLookupError):  # nothing is left
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         lines = notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
         return dict(map(json.loads, lines))
-
-
-def passes_only_there(there: Outcomes, here: Outcomes) -> list[str]:
-    """The tests that pass there and not here."""
-    return [test for test, outcome in there.items() if outcome == "passed" and here.get(test) != "passed"]
 
 
 def compare(client: Client, wheel: Path, seconds: float) -> dict[str, object]:
@@ -158,9 +161,10 @@ def compare(client: Client, wheel: Path, seconds: float) -> dict[str, object]:
     with ThreadPoolExecutor() as pool:
         running = {name: pool.submit(side.run, "suite", seconds, client.tests) for name, side in sides.items()}
         found = {name: run.result() for name, run in running.items()}
+    result["cut"] = [name for name, side in sides.items() if side.is_cut]
     alone = {
         test: {name: side.run("alone", ALONE_SECONDS, test).get(test, UNFINISHED) for name, side in sides.items()}
-        for test in passes_only_there(found[OLD], found[OURS])
+        for test in table.only_there({**result, "outcomes": found, "alone": {}}, OLD, OURS)
     }
     return {**result, "pytest": versions["pytest"], "outcomes": found, "alone": alone}
 
@@ -168,17 +172,21 @@ def compare(client: Client, wheel: Path, seconds: float) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=[client.name for client in CLIENTS], help="these programs")
+    parser.add_argument("--jobs", type=int, default=1, help="so many programs side by side (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=SUITE_SECONDS, help="for a suite (default %(default)s)")
     arguments = parser.parse_args()
     shutil.rmtree(CACHE / "wheel", ignore_errors=True)
     (CACHE / "wheel").mkdir(parents=True)
     source = packages.copy_checkout(CACHE / "wheel" / "source")
     wheel, _ = packages.build("wheel", source, CACHE / "wheel" / "dist", EXECNET_BUILD_CORE="1")
-    for client in CLIENTS:
-        if not arguments.only or client.name in arguments.only:
-            print(f"{client.name} ...", file=sys.stderr, flush=True)
-            table.keep(client.name, compare(client, wheel, arguments.seconds))
+    chosen = [client for client in CLIENTS if not arguments.only or client.name in arguments.only]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        running = [(client, pool.submit(compare, client, wheel, arguments.seconds)) for client in chosen]
+        for client, run in running:
+            table.keep(client.name, run.result())
+            print(f"{client.name}: done", file=sys.stderr, flush=True)
     text = table.page([client.name for client in CLIENTS])
+    table.PAGE.write_text(text, encoding="utf-8")
     print(text)
     return table.fails()
 

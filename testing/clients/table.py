@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from clients.outcomes import UNFINISHED
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parents[1] / "doc" / "compatibility.rst"
@@ -39,18 +41,23 @@ def found() -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def counts(outcomes: dict[str, str]) -> str:
-    """How many tests ended how, as words."""
-    counted = Counter(outcomes.values())
-    return ", ".join(f"{number} {outcome}" for outcome, number in counted.most_common())
+def counts(result: dict[str, Any], side: str) -> str:
+    """How many tests ended how on that side, as words."""
+    counted = Counter(result["outcomes"][side].values())
+    words = [f"{number} {outcome}" for outcome, number in counted.most_common()]
+    return ", ".join([*words, *["then its time was over"] * (side in result["cut"])])
 
 
 def only_there(result: dict[str, Any], there: str, here: str) -> list[str]:
-    """The tests that pass on one side and not on the other, alone as little as among the others."""
-    outcomes = result["outcomes"]
+    """The tests that pass on one side and not on the other, alone as little as among the others.
+
+    What a side whose time was over did not come to is not compared.
+    """
+    outcomes, alone = result["outcomes"], result["alone"]
     tests = [test for test, outcome in outcomes[there].items() if outcome == "passed"]
+    if here in result["cut"]:
+        tests = [test for test in tests if outcomes[here].get(test, UNFINISHED) != UNFINISHED]
     tests = [test for test in tests if outcomes[here].get(test) != "passed"]
-    alone = result["alone"]
     return [test for test in tests if test not in alone or (alone[test][there], alone[test][here]) != ("passed",) * 2]
 
 
@@ -62,7 +69,7 @@ def row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     outcomes = result["outcomes"]
     numbers = [str(len(only_there(result, *sides))) for sides in (("2.1.2", "ours"), ("ours", "2.1.2"))]
     total = len({*outcomes["2.1.2"], *outcomes["ours"]})
-    return (title, str(total), counts(outcomes["2.1.2"]), counts(outcomes["ours"]), *numbers)
+    return (title, str(total), counts(result, "2.1.2"), counts(result, "ours"), *numbers)
 
 
 def list_table(rows: list[tuple[str, ...]]) -> str:
@@ -92,7 +99,7 @@ def remarks(name: str, result: dict[str, Any]) -> list[str]:
 
 
 def page(order: list[str]) -> str:
-    """Write the page; its text."""
+    """The page: these programs, as far as something was found of them."""
     results = found()
     names = [name for name in order if name in results]
     pythons = sorted({results[name]["python"] for name in names})
@@ -102,9 +109,7 @@ def page(order: list[str]) -> str:
     text += f"\nCPython {', '.join(pythons)}, pytest {', '.join(pytests)}.\n"
     if said:
         text += "\nTests that did not end the same:\n\n" + "\n".join(said) + "\n"
-    text += ENDING
-    PAGE.write_text(text, encoding="utf-8")
-    return text
+    return text + ENDING
 
 
 def fails() -> int:
