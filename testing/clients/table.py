@@ -76,8 +76,8 @@ def list_table(rows: list[tuple[str, ...]]) -> str:
     """A table of reStructuredText."""
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for cells in (COLUMNS, *rows):
-        lines += [f"   {'-' if index else '* -'} {cell}".rstrip() for index, cell in enumerate(cells)]
-    return "\n".join(line.replace("   - ", "     - ", 1) for line in lines) + "\n"
+        lines += [f"   {' ' if index else '*'} - {cell}".rstrip() for index, cell in enumerate(cells)]
+    return "\n".join(lines) + "\n"
 
 
 def remarks(name: str, result: dict[str, Any]) -> list[str]:
@@ -86,8 +86,8 @@ def remarks(name: str, result: dict[str, Any]) -> list[str]:
         return []
     lines = []
     for test in only_there(result, "2.1.2", "ours"):
-        alone = result["alone"].get(test, {})
-        lines.append(f"* {name}, passes only over 2.1.2 (alone: {alone}): ``{test}``")
+        alone = result["alone"].get(test, {}).get("ours", "not run")
+        lines.append(f"* {name}, passes only over 2.1.2 ({alone} over this execnet alone, too): ``{test}``")
     for test in result["alone"]:
         if test not in only_there(result, "2.1.2", "ours"):
             outcome = result["outcomes"]["ours"].get(test, "not run")
