@@ -23,7 +23,7 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start
 
-.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clean check-machine
+.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clients clean check-machine
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
 	@echo 'make sanitize  the tests of the C core under sanitizers'
 	@echo 'make chaos  the long form of the tests that kill things'
+	@echo 'make clients  the test suites of programs that stand on execnet, over it and over 2.1.2 (ARGS="--only remoto")'
 	@echo 'make clean  remove what the others built'
 
 demo: $(VENV)/installed
@@ -144,6 +145,9 @@ sanitize-threads: $(VENV)/installed-strict $(VENV)/requirements
 chaos: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_CHAOS=long; $(PYTEST) $(CURDIR)/testing/chaos $(ARGS)
 	$(BIN)/python testing/chaos/figures.py
+
+clients: $(VENV)/requirements
+	$(BIN)/python testing/clients/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache .tox build dist doc/_build execnet.egg-info execnet/_core*.so

@@ -29,6 +29,11 @@ module_exec(PyObject *module)
 
     atomic_init(&state->main_thread, PyThread_get_thread_ident());
     state->fork_mark = fork_mark_new();
+    state->thread_module = PyImport_ImportModule("_thread");
+    state->starter_name = PyUnicode_InternFromString("start_new_thread");
+    if (state->thread_module == NULL || state->starter_name == NULL) {
+        return -1;
+    }
     if (channel_add_types(module) < 0 || connection_add_types(module) < 0 ||
         itemqueue_add_types(module) < 0) {
         return -1;
@@ -46,6 +51,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->channel_type);
     Py_VISIT(state->itemqueue_type);
     Py_VISIT(state->connection_type);
+#ifndef CORE_HAS_VALUES_ONLY
+    Py_VISIT(state->thread_module);
+#endif
     return 0;
 }
 
@@ -58,6 +66,10 @@ module_clear(PyObject *module)
     Py_CLEAR(state->channel_type);
     Py_CLEAR(state->itemqueue_type);
     Py_CLEAR(state->connection_type);
+#ifndef CORE_HAS_VALUES_ONLY
+    Py_CLEAR(state->thread_module);
+    Py_CLEAR(state->starter_name);
+#endif
     return 0;
 }
 

@@ -239,6 +239,54 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
+_BUILTIN = type(len)
+_system_lock = _thread.allocate_lock
+_SYSTEM_LOCK = type(_system_lock())
+#: Which functions that took the place of _thread's start green threads.
+_starters = {}
+
+
+def threads_are_green():
+    """Whether what _thread starts now are no threads of the system, but green ones: the process is monkey-patched."""
+    start = _thread.start_new_thread
+    if type(start) is _BUILTIN:
+        return False
+    if start not in _starters:
+        _starters[start] = _starts_green(start)
+    return _starters[start]
+
+
+def _threads_are_mixed():
+    # Whether gateways from before the patch receive in threads that wake no green one.
+    return threads_are_green() and any(gateway._receives_in_thread for gateway in list(_receiving))
+
+
+def _starts_green(start):
+    # A debugger's may start real ones. So one is started, while this thread waits in its way and can't have ended.
+    def tell():
+        idents.append(_system_ident())
+        told.release()
+
+    idents, told = [_system_ident()], _thread.allocate_lock()
+    told.acquire()
+    start(tell, ())
+    told.acquire()
+    return idents[0] == idents[1] != []
+
+
+def _system_ident():
+    # What get_ident() gives may be a green thread's own; only a thread of the system executes a frame at a time.
+    frame = sys._getframe()
+    return [ident for ident, executed in getattr(sys, "_current_frames", dict)().items() if executed is frame]
+
+
+def _doze(delay, deadline=None):
+    # In a green thread's wait for one of the system, who does not wake it: the other green ones go on.
+    # Returns the next delay.
+    time.sleep(delay if deadline is None else max(0, min(delay, deadline - now())))
+    return min(2 * delay or 0.0005, SIGNALS_WAIT)
+
+
 # What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
 _release = methodcaller("release")
 
@@ -261,20 +309,74 @@ class _EventLock(object):
 
 
 class _PolledLock(object):
-    # And for Python 2, no wait of which can be interrupted.
+    # And for Python 2, no wait of which can be interrupted, and between green threads and those of the system.
 
     def __init__(self, lock):
         self._lock = lock
         self.locked, self.release = lock.locked, lock.release
 
-    def acquire(self, blocking, seconds):
-        deadline, delay = now() + seconds, 0.0005
+    def acquire(self, blocking=True, seconds=-1):
+        deadline, delay = now() + seconds, 0
         while not self._lock.acquire(0):
-            delay = min(2 * delay, deadline - now(), 0.05)
-            if delay <= 0:
+            if not blocking or (seconds >= 0 and now() >= deadline):
                 return False
-            time.sleep(delay)
+            delay = _doze(delay, None if seconds < 0 else deadline)
         return True
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+
+class _PolledRLock(_PolledLock):
+    # The same, of whoever acquires it, as often as that one likes.
+
+    _owner = _count = 0
+
+    def __init__(self, lock):
+        _PolledLock.__init__(self, lock)
+        self.release = self._release_one
+
+    def acquire(self, blocking=True, seconds=-1):
+        ident = _thread.get_ident()
+        if self._owner != ident and not _PolledLock.acquire(self, blocking, seconds):
+            return False
+        self._owner = ident
+        self._count += 1
+        return True
+
+    def _release_one(self):
+        if self._owner != _thread.get_ident():
+            raise RuntimeError("it is not this thread's")
+        self._count -= 1
+        if not self._count:
+            self._owner = 0
+            self._lock.release()
+
+
+class _PolledEvent(object):
+    # And an event between the two.
+
+    _set = False
+
+    def is_set(self):
+        return self._set
+
+    isSet = is_set
+
+    def set(self):
+        self._set = True
+
+    def clear(self):
+        self._set = False
+
+    def wait(self, timeout=None):
+        deadline, delay = timeout if timeout is None else now() + timeout, 0
+        while not self._set and (deadline is None or now() < deadline):
+            delay = _doze(delay, deadline)
+        return self._set
 
 
 class Waiters(object):
@@ -294,10 +396,12 @@ class Waiters(object):
     def wait(self, is_so, timeout=None, wakeup=LONGEST_WAIT):
         """Wait until is_so() is true, at most timeout seconds, and look again every wakeup seconds; whether it is."""
         deadline = timeout if timeout is None else now() + timeout
-        look = SIGNALS_WAIT if _thread.get_ident() == MAIN_THREAD else wakeup
+        is_green = threads_are_green()
+        look = SIGNALS_WAIT if is_green or _thread.get_ident() == MAIN_THREAD else wakeup
         while not is_so():
             seconds = min(wakeup, look) if deadline is None else min(wakeup, look, deadline - now())
-            look = min(2 * look, max(1, look))
+            if not is_green:  # whom a thread from before the patch may not wake
+                look = min(2 * look, max(1, look))
             if seconds <= 0:
                 return False
             waiter, woken = self._execmodel._waiter(), False
@@ -430,21 +534,28 @@ class ThreadExecModel(ExecModel):
         time.sleep(delay)
 
     def start(self, func, args=()):
+        if sys.version_info < (3, 13):
+            # The first importer of threading is taken for the main thread: it must not be what is started here.
+            import threading  # noqa: F401
         _thread.start_new_thread(func, args)
 
     def Lock(self):
-        return _thread.allocate_lock()
+        return _PolledLock(_system_lock()) if _threads_are_mixed() else _thread.allocate_lock()
 
     @staticmethod
     def _waiter():
-        lock = _thread.allocate_lock()
+        mixed = _threads_are_mixed()
+        lock = _system_lock() if mixed else _thread.allocate_lock()
         lock.acquire()
-        return lock if PY3 else _PolledLock(lock)
+        return _PolledLock(lock) if mixed or not PY3 else lock
 
     if PY3:
 
         def RLock(self):
-            return _thread.RLock()
+            return _PolledRLock(_system_lock()) if _threads_are_mixed() else _thread.RLock()
+
+        def Event(self):
+            return _PolledEvent() if _threads_are_mixed() else super(ThreadExecModel, self).Event()
 
 
 class MainThreadOnlyExecModel(ThreadExecModel):
@@ -527,6 +638,11 @@ class GeventExecModel(ExecModel):
         import gevent.event
 
         return gevent.event.Event()
+
+
+def has_threads(execmodel):
+    """Whether execmodel runs threads of the system."""
+    return isinstance(execmodel, ThreadExecModel) and not threads_are_green()
 
 
 _EXECMODELS = {
@@ -740,7 +856,7 @@ class Popen2IO(object):
     def _enlarge_pipe(self):
         self._is_enlarged = True
         # A green file does not tell its descriptor while it is read.
-        fds = isinstance(self.execmodel, ThreadExecModel) and self.descriptors()
+        fds = has_threads(self.execmodel) and self.descriptors()
         if fds and sys.platform.startswith("linux"):
             try:
                 import fcntl  # lazy: start-up speed
@@ -951,7 +1067,7 @@ class Writer(object):
     def __init__(self, io, execmodel):
         self._io = io
         self._execmodel = execmodel
-        threads = isinstance(execmodel, ThreadExecModel)
+        threads = has_threads(execmodel)
         self.get_ident = _thread.get_ident if threads else execmodel.get_ident
         #: The thread that others wait for, so that it must not wait here.
         self.receiver = None
@@ -1575,8 +1691,12 @@ class ItemQueue(object):
         """
         if (self.items or self._ended) and self._takes(taken):
             return
-        if wakeup > SIGNALS_WAIT and _thread.get_ident() == MAIN_THREAD:
+        is_green = threads_are_green()
+        if wakeup > SIGNALS_WAIT and (is_green or _thread.get_ident() == MAIN_THREAD):
             wakeup = SIGNALS_WAIT
+        bell = self._bell
+        if is_green and type(bell) is _SYSTEM_LOCK:  # from before the patch
+            bell = _PolledLock(bell)
         deadline = timeout if timeout is None else now() + timeout
         while not taken:
             self._step_aside()
@@ -1584,7 +1704,7 @@ class ItemQueue(object):
             if seconds <= 0:
                 break
             try:
-                self._bell.acquire(True, seconds)
+                bell.acquire(True, seconds)
                 self._takes(taken)
             finally:
                 if self.items or self._ended:
@@ -2360,7 +2480,7 @@ class BaseGateway(object):
     @staticmethod
     def _core_connection(io):
         # The C core works on descriptors with threads; whoever traces wants to see every message.
-        if _posix_core is None or trace is not notrace or not isinstance(io.execmodel, ThreadExecModel):
+        if _posix_core is None or trace is not notrace or not has_threads(io.execmodel):
             return None
         descriptors = getattr(io, "descriptors", None)
         fds = descriptors and descriptors()
@@ -2373,9 +2493,7 @@ class BaseGateway(object):
         return geterrortext(exc)
 
     def _initreceive(self):
-        if sys.version_info < (3, 13):
-            # The first importer of threading is taken for the main thread: it must not be a callback or a task.
-            import threading  # noqa: F401
+        self._receives_in_thread = has_threads(self.execmodel)
         _receiving.add(self)
         try:
             self._receivepool.spawn(self._thread_receiver)

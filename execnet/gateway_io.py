@@ -185,7 +185,10 @@ def wait_readable(execmodel: ExecModel, descriptor: int, timeout: float | None) 
     """
     import select  # lazy: start-up speed
 
-    if sys.platform == "win32" or not hasattr(select, "poll"):
+    if sys.platform == "win32":
+        return True
+    if not hasattr(select, "poll"):  # which eventlet takes away, and only one green thread at a time may select()
+        execmodel.sleep(0.005)
         return True
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack, suppress
 from io import BufferedReader, BufferedWriter, FileIO
 
-from execnet.gateway_base import dumps_internal
+from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
@@ -531,9 +531,28 @@ def _pipe() -> tuple[FileIO, FileIO]:
     return read, write
 
 
+class _GreenPipe(FileIO):
+    """A pipe whose user waits in the way that all of a monkey-patched process wait: by its select()."""
+
+    def readinto(self, buffer: Any) -> int:
+        import select  # lazy: only monkey-patched processes
+
+        select.select([self], [], [])
+        return super().readinto(buffer)  # type: ignore[return-value, unused-ignore]
+
+    def write(self, data: Any) -> int:
+        import select  # lazy: only monkey-patched processes
+
+        select.select([], [self], [])
+        return super().write(data[: select.PIPE_BUF])  # type: ignore[return-value, unused-ignore]
+
+
 def _file(execmodel: ExecModel, raw: FileIO, mode: str) -> IO[bytes]:
     """What subprocess.Popen of the execution model has for a pipe."""
     if execmodel.backend in ("thread", "main_thread_only"):
+        if threads_are_green():
+            with raw:
+                raw = _GreenPipe(os.dup(raw.fileno()), mode)
         return BufferedWriter(raw) if mode == "wb" else BufferedReader(raw)
     with raw:
         descriptor = os.dup(raw.fileno())

@@ -253,7 +253,7 @@ stay(ConnectionObject *connection, Wait *wait, ReadingItem *item)
 
 /* Signal handlers run while the thread neither reads nor waits. */
 static Received
-wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
+wait_as_thread(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
 {
     ConnectionObject *connection = queue->connection;
     Received received = RECEIVED_ERROR;
@@ -282,6 +282,39 @@ wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *it
     Py_DECREF(queue);
     Py_DECREF(connection);
     return received;
+}
+
+/* Whoever blocks its thread blocks all green threads in there: so it only looks, and lets them run
+   in between. */
+static NEVER_INLINE Received
+wait_as_green(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
+{
+    double delay = 0; /* seconds */
+    Received received;
+
+    while ((received = wait_as_thread(queue, for_end, fdio_now(), item)) == RECEIVED_TIMEOUT &&
+           waking_time_left(deadline) != 0) {
+        int64_t left = waking_time_left(deadline);
+        if (left > 0 && delay > (double)left / 1000) {
+            delay = (double)left / 1000;
+        }
+        if (waking_doze(queue->connection, &delay) < 0) {
+            return RECEIVED_ERROR;
+        }
+    }
+    return received;
+}
+
+static Received
+wait_for(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingItem *item)
+{
+    int is_green = waking_is_green(queue->connection);
+
+    if (is_green < 0) {
+        return RECEIVED_ERROR;
+    }
+    return is_green ? wait_as_green(queue, for_end, deadline, item)
+                    : wait_as_thread(queue, for_end, deadline, item);
 }
 
 Received

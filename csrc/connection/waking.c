@@ -82,6 +82,53 @@ waking_is_main_thread(const ConnectionObject *connection)
     return PyThread_get_thread_ident() == atomic_load(&state->main_thread);
 }
 
+/* What is written in C starts threads of the system; Python knows of others (gateway_base). */
+int
+waking_is_green(const ConnectionObject *connection)
+{
+    const ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
+    PyObject *starter = PyObject_GetAttr(state->thread_module, state->starter_name);
+    PyObject *function, *answer = NULL;
+    int is_green = -1;
+
+    if (starter == NULL) {
+        return -1;
+    }
+    if (PyCFunction_CheckExact(starter)) {
+        Py_DECREF(starter);
+        return 0;
+    }
+    Py_DECREF(starter);
+    function = codec_name(connection->codec->names, "threads_are_green");
+    if (function != NULL) {
+        answer = PyObject_CallNoArgs(function);
+        Py_DECREF(function);
+    }
+    if (answer != NULL) {
+        is_green = PyObject_IsTrue(answer);
+        Py_DECREF(answer);
+    }
+    return is_green;
+}
+
+int
+waking_doze(const ConnectionObject *connection, double *delay)
+{
+    PyObject *function = codec_name(connection->codec->names, "_doze");
+    PyObject *next = NULL;
+
+    if (function != NULL) {
+        next = PyObject_CallFunction(function, "d", *delay);
+        Py_DECREF(function);
+    }
+    if (next == NULL) {
+        return -1;
+    }
+    *delay = PyFloat_AsDouble(next);
+    Py_DECREF(next);
+    return *delay == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
 int64_t
 waking_time_left(int64_t deadline)
 {

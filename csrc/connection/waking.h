@@ -23,6 +23,14 @@ void waking_close_waker(ConnectionObject *connection);
 /* Whether the calling thread is the one that runs signal handlers. */
 bool waking_is_main_thread(const ConnectionObject *connection);
 
+/* Whether the threads that Python starts now may be green ones, all in this one: -1 with an
+   exception. */
+int waking_is_green(const ConnectionObject *connection);
+
+/* Let other green threads run for so many seconds, and lengthen the next delay; -1 with an
+   exception, of a signal handler as well. */
+int waking_doze(const ConnectionObject *connection, double *delay);
+
 /* How long a thread may sleep until `deadline` without a look at signals: one that comes just
    before it falls asleep does not end its sleep, so the main thread looks now and then. */
 int64_t waking_longest_sleep(bool is_main_thread, int64_t deadline);

@@ -26,7 +26,7 @@ import sys
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet.gateway_base import OneShotEvent, RemoteError, ThreadExecModel, get_execmodel
+from execnet.gateway_base import OneShotEvent, RemoteError, get_execmodel, has_threads
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -490,7 +490,7 @@ class Starts:
 
     def _share_connections(self) -> None:
         """Have one ssh connect for several starts to the same host."""
-        if not any(start.spec.ssh for start in self.starts) or not isinstance(self.execmodel, ThreadExecModel):
+        if not any(start.spec.ssh for start in self.starts) or not has_threads(self.execmodel):
             return
         from execnet import gateway_io, gateway_ssh  # lazy: start-up speed
 
