@@ -19,8 +19,9 @@ from setuptools.command.build_ext import build_ext
 WANTED = os.environ.get("EXECNET_BUILD_CORE", "")
 STRICT = os.environ.get("EXECNET_WERROR", "") == "1"
 POSIX_FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden"]
-# Without POSIX there are only values in C: what connections need of the system is not there.
-VALUES_ONLY = sys.platform == "win32"
+# Without POSIX there are only values in C: what connections need of the system is not there. Nor are they in C where
+# there is no GIL, which guards what they are made of.
+VALUES_ONLY = sys.platform == "win32" or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 SOURCES = ["csrc/module.c", "csrc/values/*.c"] if VALUES_ONLY else ["csrc/**/*.c"]
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror", "-UNDEBUG"]
 
@@ -51,14 +52,9 @@ def core_extensions():
         raise SystemExit(f"EXECNET_BUILD_CORE must be unset, 0 or 1, not {WANTED!r}")
     if WANTED == "0":
         return []
-    without = ""
     if sys.implementation.name != "cpython":
-        without = f"is for CPython, not {sys.implementation.name}"
-    elif sysconfig.get_config_var("Py_GIL_DISABLED"):
-        without = "needs the GIL, and this is a free-threaded build"
-    if without:
         if WANTED == "1":
-            raise SystemExit(f"EXECNET_BUILD_CORE=1, but the C core {without}")
+            raise SystemExit(f"EXECNET_BUILD_CORE=1, but the C core is for CPython, not {sys.implementation.name}")
         return []
     return [
         Extension(

@@ -37,7 +37,40 @@ pycompat_weakref_get_ref(PyObject *reference, PyObject **object)
     return *object != NULL;
 }
 #define PyWeakref_GetRef pycompat_weakref_get_ref
+
+static inline int
+pycompat_dict_get_item_ref(PyObject *dict, PyObject *key, PyObject **value)
+{
+    *value = PyDict_GetItemWithError(dict, key);
+    Py_XINCREF(*value);
+    return *value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
+#define PyDict_GetItemRef pycompat_dict_get_item_ref
+
+/* There is a GIL, and nothing to be locked. */
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
 #endif
+
+/* The classes that a class inherits from, nearest first; NULL: the collector takes it apart. Owned.
+ */
+static inline PyObject *
+type_classes(PyTypeObject *type)
+{
+#ifdef Py_GIL_DISABLED
+    /* Another thread may give it others: only CPython can ask for them and hold them in one. */
+    PyObject *classes = PyObject_GetAttrString((PyObject *)type, "__mro__");
+
+    if (classes == NULL || !PyTuple_Check(classes)) {
+        PyErr_Clear();
+        Py_CLEAR(classes);
+    }
+    return classes;
+#else
+    Py_XINCREF(type->tp_mro);
+    return type->tp_mro;
+#endif
+}
 
 /* ---- integers: their digits in base 2 ** PyLong_SHIFT, least significant first ---- */
 

@@ -1847,8 +1847,6 @@ def _find_core():
     """The C core that belongs to this very text, or None."""
     if os.environ.get("EXECNET_PURE") or not PY3:
         return None
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return None  # it needs the GIL, and to import it would turn that on for all threads
     try:
         if __name__ == "execnet.gateway_base":
             from execnet import _core as found
@@ -1874,7 +1872,7 @@ def _find_core_from_afar():
 
 
 _core = _find_core()
-#: The same where it has connections, too: only on POSIX.
+#: The same where it has connections, too: only on POSIX, and with a GIL.
 _posix_core = _core if hasattr(_core, "Connection") else None
 #: Which core does the work per message and value: "c" or "portable".
 core = "portable" if _core is None else "c"

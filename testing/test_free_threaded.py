@@ -1,19 +1,20 @@
-"""On a free-threaded build of Python the GIL stays off: the C core, which needs it, is neither built nor imported."""
+"""On a free-threaded build of Python the GIL stays off, and the C core is right without it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from support import interpreters, packages
+from support import corebuild, interpreters, packages
 
 import execnet
 
 pytestmark = pytest.mark.needs("free-threaded")
 
 SECONDS = 30.0
+# How long threads get at each other.
+STRESS_SECONDS = 16.0
 
 HAS_GIL = "import sys; channel.send(sys._is_gil_enabled())"
 GATEWAYS = f"""
@@ -24,9 +25,17 @@ told = [group.makegateway(spec).remote_exec({HAS_GIL!r}).receive({SECONDS}) for 
 group.terminate({SECONDS})
 print(execnet.gateway_base.core, sys._is_gil_enabled(), *told)
 """
+XDIST_SUITE = """
+import sys
+
+def test_the_gil_is_off():
+    import execnet.gateway_base
+    assert execnet.gateway_base.core == "c"
+    assert not sys._is_gil_enabled()
+"""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def python() -> str:
     """The newest free-threaded interpreter."""
     found = interpreters.free_threaded()
@@ -34,41 +43,55 @@ def python() -> str:
     return os.path.realpath(found)  # a virtual environment of a link to it would not find its library
 
 
-@pytest.fixture
-def with_a_core(tmp_path: Path) -> Path:
-    """A folder with the package, whose C core must not be imported."""
-    package = tmp_path / "execnet"
-    shutil.copytree(execnet.__path__[0], package, ignore=shutil.ignore_patterns("_core.*", "__pycache__"))
-    (package / "_core.py").write_text("raise AssertionError('the C core was imported')")
-    return tmp_path
+@pytest.fixture(scope="module")
+def with_the_core(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package and its C core for that interpreter."""
+    if execnet.gateway_base.core != "c":
+        pytest.skip("compiles the C core")
+    if corebuild.headers(python) is None:
+        pytest.skip("there are no headers of the free-threaded build")
+    return corebuild.package(tmp_path_factory.mktemp("core"), python)
 
 
-def test_the_gil_stays_off_here_and_in_popen_and_warm_workers(python: str, with_a_core: Path) -> None:
-    said = packages.run([python, "-W", "error", "-c", GATEWAYS], cwd=with_a_core, PYTHONWARNINGS="error")
-    assert said.split() == ["portable", "False", "False", "False"]
+def test_the_gil_stays_off_here_and_in_popen_and_warm_workers(python: str, with_the_core: Path) -> None:
+    said = packages.run([python, "-W", "error", "-c", GATEWAYS], cwd=with_the_core, PYTHONWARNINGS="error")
+    assert said.split() == ["c", "False", "False", "False"]
 
 
 def test_the_gil_stays_off_in_a_worker_that_is_sent_the_text(
-    python: str, with_a_core: Path, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+    python: str, with_the_core: Path, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EXECNET_PURE", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(with_a_core))
+    monkeypatch.setenv("PYTHONPATH", str(with_the_core))
     gateway = group.makegateway(f"popen//python={python}")
     assert gateway.remote_exec(HAS_GIL).receive(SECONDS) is False
+    core = gateway.remote_exec("import __main__; channel.send(__main__.core)").receive(SECONDS)
+    assert core == "c"
+
+
+def test_threads_share_the_codec_and_what_it_writes(python: str, with_the_core: Path) -> None:
+    program = packages.CHECKOUT / "testing" / "support" / "sharing_values.py"
+    options = ["-X", "dev", "-W", "error"]
+    said = packages.run([python, *options, program, STRESS_SECONDS], cwd=with_the_core, PYTHONPATH=str(with_the_core))
+    assert said.split() == ["c", "False"]
+
+
+@pytest.fixture(scope="module")
+def installed(python: str, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> packages.Venv:
+    """An environment of that interpreter with the package, built by pip, and pytest-xdist."""
+    venv = packages.Venv(tmp_path_factory.mktemp("free-threaded") / "venv", python)
+    venv.install(sources, "pytest-xdist", EXECNET_BUILD_CORE="1")
+    return venv
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.needs("index")
-def test_it_is_installed_without_the_c_core(python: str, sources: Path, tmp_path: Path) -> None:
-    venv = packages.Venv(tmp_path / "venv", python)
-    venv.install(sources)
-    assert venv.run("-W", "error", "-c", GATEWAYS).split() == ["portable", "False", "False", "False"]
-    assert not [path for path in venv.folder.rglob("_core.*") if path.suffix != ".pyi"]
+def test_it_is_installed_with_the_c_core(installed: packages.Venv) -> None:
+    assert installed.run("-W", "error", "-c", GATEWAYS).split() == ["c", "False", "False", "False"]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.needs("index")
-def test_to_demand_the_c_core_is_an_error(python: str, sources: Path, tmp_path: Path) -> None:
-    venv = packages.Venv(tmp_path / "venv", python)
-    with pytest.raises(AssertionError, match="EXECNET_BUILD_CORE=1, but the C core needs the GIL"):
-        venv.install(sources, EXECNET_BUILD_CORE="1")
+def test_the_gil_stays_off_in_workers_of_pytest_xdist(installed: packages.Venv, tmp_path: Path) -> None:
+    (tmp_path / "test_gil.py").write_text(XDIST_SUITE)
+    installed.run("-W", "error", "-m", "pytest", "-p", "no:cacheprovider", "-n2", "--dist=each", tmp_path)

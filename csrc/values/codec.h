@@ -2,12 +2,18 @@
 #ifndef EXECNET_CODEC_H
 #define EXECNET_CODEC_H
 
-#include "state.h"
+#include "values/spare.h"
 
 enum {
     KEY_CACHE_SLOTS = 256,
     KEY_CACHE_LONGEST = 32,
 };
+
+/* Short dictionary keys seen lately: the same few come in message after message. Entries may be
+ * NULL. */
+typedef struct {
+    PyObject *keys[KEY_CACHE_SLOTS];
+} KeyCache;
 
 /* Made by gateway_base from its own globals, so that a value raises the very exceptions of the
    module that was asked, even where two such modules live in one process (a shipped text as
@@ -21,9 +27,11 @@ typedef struct {
     /* Dicts that are empty as long as nobody has changed how values are written. */
     PyObject *changes, *dispatch;
     PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
-    /* Short dictionary keys seen lately: the same few come in message after message. Entries may be
-     * NULL. */
-    PyObject *key_cache[KEY_CACHE_SLOTS];
+#ifdef Py_GIL_DISABLED
+    Spares key_caches;
+#else
+    KeyCache key_cache;
+#endif
 } CodecObject;
 
 /* Whether what is raised says of bytes that they are no value. */
@@ -31,6 +39,11 @@ bool codec_finds_unreadable(const CodecObject *codec);
 
 /* What a codec's names have under `name` now, owned; KeyError where they have nothing. */
 PyObject *codec_name(PyObject *names, const char *name);
+
+#ifdef Py_GIL_DISABLED
+/* NULL is no mistake. */
+void codec_free_keys(KeyCache *cache);
+#endif
 
 /* Limits that both cores share (gateway_base.py has the same names). */
 

@@ -108,10 +108,8 @@ codec_name(PyObject *names, const char *name)
     if (key == NULL) {
         return NULL;
     }
-    PyObject *value = PyDict_GetItemWithError(names, key);
-    if (value != NULL) {
-        Py_INCREF(value);
-    } else if (!PyErr_Occurred()) {
+    PyObject *value;
+    if (PyDict_GetItemRef(names, key, &value) == 0) {
         PyErr_Format(PyExc_KeyError, "a codec's names need %U", key);
     }
     Py_DECREF(key);
@@ -122,15 +120,16 @@ codec_name(PyObject *names, const char *name)
 static PyObject *
 current_version(CodecObject *codec)
 {
-    PyObject *version = PyDict_GetItemWithError(codec->names, codec->str_version);
+    PyObject *version;
 
-    if (version == NULL || !PyBytes_CheckExact(version)) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "DUMPFORMAT_VERSION must be bytes");
-        }
+    if (PyDict_GetItemRef(codec->names, codec->str_version, &version) < 0) {
         return NULL;
     }
-    return Py_NewRef(version);
+    if (version == NULL || !PyBytes_CheckExact(version)) {
+        PyErr_SetString(PyExc_TypeError, "DUMPFORMAT_VERSION must be bytes");
+        Py_CLEAR(version);
+    }
+    return version;
 }
 
 /* ---- methods ---- */
@@ -490,6 +489,41 @@ codec_traverse(CodecObject *codec, visitproc visit, void *arg)
 }
 
 static void
+forget_keys(KeyCache *cache)
+{
+    for (int i = 0; i < KEY_CACHE_SLOTS; i++) {
+        Py_CLEAR(cache->keys[i]);
+    }
+}
+
+#ifdef Py_GIL_DISABLED
+void
+codec_free_keys(KeyCache *cache)
+{
+    if (cache != NULL) {
+        forget_keys(cache);
+        PyMem_Free(cache);
+    }
+}
+
+static void
+free_what_is_kept(CodecObject *codec)
+{
+    void *memory;
+
+    while ((memory = spare_next(&codec->key_caches)) != NULL) {
+        codec_free_keys(memory);
+    }
+}
+#else
+static void
+free_what_is_kept(CodecObject *codec)
+{
+    forget_keys(&codec->key_cache);
+}
+#endif
+
+static void
 codec_dealloc(CodecObject *codec)
 {
     PyTypeObject *type = Py_TYPE(codec);
@@ -506,9 +540,7 @@ codec_dealloc(CodecObject *codec)
     Py_CLEAR(codec->str_read);
     Py_CLEAR(codec->str_reducers);
     Py_CLEAR(codec->str_version);
-    for (int i = 0; i < KEY_CACHE_SLOTS; i++) {
-        Py_CLEAR(codec->key_cache[i]);
-    }
+    free_what_is_kept(codec);
     type->tp_free(codec);
     Py_DECREF(type);
 }

@@ -498,14 +498,14 @@ write_ordered_pairs(Writer *writer, PyObject *dict)
     int result = 0;
 
     while (result == 0 && (key = PyIter_Next(iterator)) != NULL) {
-        PyObject *value = PyDict_GetItemWithError(dict, key);
-        if (value != NULL) {
-            Py_INCREF(value);
+        PyObject *value;
+        int found = PyDict_GetItemRef(dict, key, &value);
+        if (found > 0) {
             result = write_pair(writer, key, value);
             Py_DECREF(value);
         } else {
             result = -1;
-            if (!PyErr_Occurred()) {
+            if (found == 0) {
                 PyErr_SetString(PyExc_RuntimeError, "dict changed while it was serialized");
             }
         }
@@ -638,6 +638,8 @@ go_down(Writer *writer, PyObject *value)
     return 0;
 }
 
+/* Without a GIL, the lock of a container keeps out other threads that would change it, but while
+   this one waits for something: the same moments as in which it would let go of a GIL. */
 static NEVER_INLINE int
 write_container(Writer *writer, PyObject *value, PyTypeObject *type)
 {
@@ -648,13 +650,19 @@ write_container(Writer *writer, PyObject *value, PyTypeObject *type)
     }
     Py_INCREF(value);
     if (type == &PyList_Type) {
+        Py_BEGIN_CRITICAL_SECTION(value);
         result = write_list(writer, value);
+        Py_END_CRITICAL_SECTION();
     } else if (type == &PyDict_Type) {
+        Py_BEGIN_CRITICAL_SECTION(value);
         result = write_dict(writer, value);
+        Py_END_CRITICAL_SECTION();
     } else if (type == &PyTuple_Type) {
         result = write_tuple(writer, value);
     } else {
+        Py_BEGIN_CRITICAL_SECTION(value);
         result = write_set(writer, value, type == &PySet_Type ? OP_SET : OP_FROZENSET);
+        Py_END_CRITICAL_SECTION();
     }
     Py_DECREF(value);
     writer->depth--;
@@ -730,16 +738,16 @@ write_by_class(Writer *writer, PyObject *value, PyObject *classes, PyObject *red
 {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(classes); i++) {
         PyObject *class = PyTuple_GET_ITEM(classes, i);
-        PyObject *reducer = reducers == NULL ? NULL : PyDict_GetItemWithError(reducers, class);
+        PyObject *reducer = NULL;
+        if (reducers != NULL && PyDict_GetItemRef(reducers, class, &reducer) < 0) {
+            return -1;
+        }
         if (reducer != NULL) {
-            Py_INCREF(reducer);
             Outcome outcome = write_reduced(writer, value, reducer);
             Py_DECREF(reducer);
             if (outcome != PASSED_ON) {
                 return outcome == WRITTEN ? 0 : -1;
             }
-        } else if (reducers != NULL && PyErr_Occurred()) {
-            return -1;
         }
         if (is_plain((PyTypeObject *)class)) {
             return write_inherited(writer, value, (PyTypeObject *)class);
@@ -752,17 +760,15 @@ static int
 write_other(Writer *writer, PyObject *value)
 {
     CodecObject *codec = writer->codec;
-    PyObject *classes = Py_TYPE(value)->tp_mro;
+    PyObject *classes = type_classes(Py_TYPE(value));
+    PyObject *reducers;
     int result = -1;
 
     if (classes == NULL) {
         return fail(writer, value, NULL); /* the collector takes its class apart */
     }
     Py_INCREF(value);
-    Py_INCREF(classes);
-    PyObject *reducers = PyDict_GetItemWithError(codec->names, codec->str_reducers);
-    Py_XINCREF(reducers);
-    if (reducers == NULL && PyErr_Occurred()) {
+    if (PyDict_GetItemRef(codec->names, codec->str_reducers, &reducers) < 0) {
         goto done;
     }
     bool any = reducers != NULL && PyDict_CheckExact(reducers) && PyDict_GET_SIZE(reducers) > 0;

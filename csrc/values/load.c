@@ -46,6 +46,9 @@ typedef struct {
     /* Elements that lists may still allocate ahead, and claim without assigning. */
     Py_ssize_t reservable;
     Py_ssize_t unassignable;
+#ifdef Py_GIL_DISABLED
+    KeyCache *key_cache; /* this thread's own until the value is read; NULL: not yet needed */
+#endif
     Slot *stack;
     Slot *top; /* the first free slot */
     Slot *limit;
@@ -318,6 +321,29 @@ drop(Reader *reader, Slot *down_to)
     }
 }
 
+/* Nothing but the garbage collector knows a list in the making. With a GIL that is harmless: what
+   it is asked for is told between two steps of ours. Without, it must not know it either: another
+   thread could change the list in the middle of one. */
+static inline void
+hide(PyObject *list)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject_GC_UnTrack(list);
+#else
+    (void)list;
+#endif
+}
+
+static inline void
+show(PyObject *list)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject_GC_Track(list);
+#else
+    (void)list;
+#endif
+}
+
 /* The list in the slot gets the Nones it was claimed to have. */
 static int
 finish_list(Reader *reader, Slot *slot)
@@ -335,6 +361,7 @@ finish_list(Reader *reader, Slot *slot)
             return -1;
         }
     }
+    show(slot->object);
     return 0;
 }
 
@@ -390,11 +417,38 @@ key_hash(const char *data, Py_ssize_t size)
     return (unsigned)(mixed >> 32);
 }
 
+#ifdef Py_GIL_DISABLED
+static NEVER_INLINE KeyCache *
+take_key_cache(Reader *reader)
+{
+    reader->key_cache = spare_take(&reader->codec->key_caches);
+    if (reader->key_cache == NULL) {
+        reader->key_cache = PyMem_Calloc(1, sizeof(KeyCache));
+    }
+    return reader->key_cache;
+}
+#endif
+
+/* NULL where memory lacks. */
+static inline KeyCache *
+key_cache_of(Reader *reader)
+{
+#ifdef Py_GIL_DISABLED
+    return reader->key_cache != NULL ? reader->key_cache : take_key_cache(reader);
+#else
+    return &reader->codec->key_cache;
+#endif
+}
+
 /* A short text that is about to become a dictionary's key: probably one that was seen before. */
 static PyObject *
 key_from_utf8(Reader *reader, const char *data, Py_ssize_t size)
 {
-    PyObject **place = &reader->codec->key_cache[key_hash(data, size) % KEY_CACHE_SLOTS];
+    KeyCache *cache = key_cache_of(reader);
+    if (cache == NULL) {
+        return text_from_utf8(reader, data, size);
+    }
+    PyObject **place = &cache->keys[key_hash(data, size) % KEY_CACHE_SLOTS];
     PyObject *known = *place;
 
     if (known != NULL && PyUnicode_GET_LENGTH(known) == size &&
@@ -581,6 +635,9 @@ read_new_list(Reader *reader)
         return -1;
     }
     reader->reservable -= reserved;
+    if (size > 0) {
+        hide(list);
+    }
     /* Keeps what is allocated: list_append fills it. */
     Py_SET_SIZE(list, 0);
     return push(reader, list, size);
@@ -600,6 +657,20 @@ list_append(PyObject *list, PyObject *element)
     int result = PyList_Append(list, element);
     Py_DECREF(element);
     return result;
+}
+
+/* The list, which is in the slot, gets the element that comes next; steals it, also on failure. */
+static inline int
+add_element(Slot *slot, PyObject *list, PyObject *element)
+{
+    slot->number--;
+    if (list_append(list, element) < 0) {
+        return -1;
+    }
+    if (slot->number == 0) {
+        show(list);
+    }
+    return 0;
 }
 
 /* CPython hashes tuples inside tuples without a guard for the C stack. */
@@ -695,8 +766,7 @@ read_setitem(Reader *reader)
         return -1;
     }
     reader->top = key;
-    container->number--;
-    return list_append(container->object, value->object);
+    return add_element(container, container->object, value->object);
 }
 
 /* ---- the tight path: scalars that go straight into the list or dict below ---- */
@@ -774,8 +844,7 @@ read_elements(Reader *reader, int32_t index)
             return push(reader, value, 0);
         }
         reader->pos++;
-        slot->number--;
-        if (list_append(list, value) < 0) {
+        if (add_element(slot, list, value) < 0) {
             return -1;
         }
         if (slot->number == 0 || reader->end - reader->pos < 5 || *reader->pos != OP_INT ||
@@ -997,6 +1066,9 @@ reader_init(Reader *reader, CodecObject *codec, const LoadOptions *options)
     reader->consumed = 0;
     reader->reservable = 0;
     reader->unassignable = MAX_UNASSIGNED;
+#ifdef Py_GIL_DISABLED
+    reader->key_cache = NULL;
+#endif
     reader->stack = reader->top = reader->inline_slots;
     reader->limit = reader->inline_slots + INLINE_SLOTS;
 }
@@ -1024,6 +1096,11 @@ reader_run(Reader *reader)
         PyMem_Free(reader->stack);
     }
     Py_XDECREF(reader->piece);
+#ifdef Py_GIL_DISABLED
+    if (reader->key_cache != NULL) {
+        codec_free_keys(spare_put(&reader->codec->key_caches, reader->key_cache));
+    }
+#endif
     return result;
 }
 

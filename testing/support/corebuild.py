@@ -13,7 +13,10 @@ from support import packages
 
 CSRC = packages.CHECKOUT / "csrc"
 FLAGS = ["-std=c11", "-O1", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
-ASK = "import sysconfig; print(sysconfig.get_path('include')); print(sysconfig.get_config_var('EXT_SUFFIX'))"
+ASK = """import sysconfig
+print(sysconfig.get_path("include"))
+print(*sysconfig.get_config_vars("EXT_SUFFIX", "Py_GIL_DISABLED"))
+"""
 
 
 def compiler() -> str | None:
@@ -35,7 +38,7 @@ def portable_package(folder: Path) -> Path:
 
 
 def values_only() -> list[str]:
-    """The sources that setup.py takes where there is no POSIX, and how it compiles them."""
+    """The sources that setup.py takes where there is no POSIX, or no GIL, and how it compiles them."""
     program = (
         "import runpy, setuptools, setuptools.command.build_ext, sys, sysconfig\n"
         "seen = {}\n"
@@ -51,8 +54,8 @@ def values_only() -> list[str]:
 
 def package(folder: Path, python: str = sys.executable, *, only_values: bool = False) -> Path:
     """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH."""
-    include, suffix = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).splitlines()
-    sources = values_only() if only_values else [str(path) for path in sorted(CSRC.rglob("*.c"))]
+    include, suffix, free_threaded = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).split()
+    sources = values_only() if only_values or free_threaded == "1" else [str(path) for path in sorted(CSRC.rglob("*.c"))]
     target = portable_package(folder) / "execnet" / f"_core{suffix}"
     command = [compiler() or "cc", *FLAGS, f"-I{include}", f"-I{CSRC}", *sources, "-o", str(target)]
     done = subprocess.run(command, cwd=packages.CHECKOUT, capture_output=True, timeout=packages.SECONDS)

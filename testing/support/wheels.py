@@ -158,8 +158,8 @@ def repair(wheel: Path, into: Path, epoch: str) -> Path:
 
 
 def has_own_wheel(python: Interpreter) -> bool:
-    """Whether the C core is built for it; others, free-threaded ones too, are served by the pure wheel."""
-    return python.implementation == "cpython" and not python.free_threaded
+    """Whether the C core is built for it; others are served by the pure wheel."""
+    return python.implementation == "cpython"
 
 
 def check(python: Interpreter, tools: Path, files: Path, folder: Path, pure: bool) -> None:
