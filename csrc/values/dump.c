@@ -659,10 +659,8 @@ write_container(Writer *writer, PyObject *value, PyTypeObject *type)
         Py_END_CRITICAL_SECTION();
     } else if (type == &PyTuple_Type) {
         result = write_tuple(writer, value);
-    } else {
-        Py_BEGIN_CRITICAL_SECTION(value);
+    } else { /* its iterator takes the lock, which waits for a thread that has it already */
         result = write_set(writer, value, type == &PySet_Type ? OP_SET : OP_FROZENSET);
-        Py_END_CRITICAL_SECTION();
     }
     Py_DECREF(value);
     writer->depth--;
