@@ -55,7 +55,8 @@ def values_only() -> list[str]:
 def package(folder: Path, python: str = sys.executable, *, only_values: bool = False) -> Path:
     """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH."""
     include, suffix, free_threaded = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).split()
-    sources = values_only() if only_values or free_threaded == "1" else [str(path) for path in sorted(CSRC.rglob("*.c"))]
+    without_connections = only_values or free_threaded == "1"
+    sources = values_only() if without_connections else [str(path) for path in sorted(CSRC.rglob("*.c"))]
     target = portable_package(folder) / "execnet" / f"_core{suffix}"
     command = [compiler() or "cc", *FLAGS, f"-I{include}", f"-I{CSRC}", *sources, "-o", str(target)]
     done = subprocess.run(command, cwd=packages.CHECKOUT, capture_output=True, timeout=packages.SECONDS)

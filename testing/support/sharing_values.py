@@ -5,6 +5,7 @@ What comes out is right or a clear error, whatever the other threads do; the fir
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -107,10 +108,8 @@ def reducers(number: int) -> None:
         names[Point] = lambda point: ["point", point.x]
         names.pop(Point, None)
         return
-    try:
+    with contextlib.suppress(execnet.DumpError):
         assert execnet.loads(execnet.dumps([Point(number)] * 5)) == [["point", number]] * 5
-    except execnet.DumpError:
-        pass
 
 
 def collector(number: int) -> None:
