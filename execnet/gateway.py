@@ -6,14 +6,14 @@ import itertools
 import sys
 import types
 
-from .gateway_base import BaseGateway, Message, dumps_internal
+from .gateway_base import BaseGateway, Message, WorkerPool, dumps_internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast
     from typing import Any, Callable
 
-    from .gateway_base import Channel, IOLike
+    from .gateway_base import Channel, IOLike, Reply
     from .multi import Group
     from .xspec import XSpec
 
@@ -42,6 +42,19 @@ class RInfo(dict):  # type: ignore[type-arg]
 RemoteStatus = RInfo
 
 
+class _ReceiverPool(WorkerPool):
+    """Runs the receiver of a gateway; its thread then reaps the gateway's process, while it counts as ended."""
+
+    def __init__(self, io: IOLike) -> None:
+        super().__init__(io.execmodel)
+        self._reap = getattr(io, "reap", None)
+
+    def _run(self, reply: Reply) -> None:
+        super()._run(reply)
+        if self._reap is not None:
+            self._reap()
+
+
 class Gateway(BaseGateway):
     """A connection to a Python interpreter that executes code for this process.
 
@@ -57,6 +70,7 @@ class Gateway(BaseGateway):
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
         self.spec = spec
+        self._receivepool = _ReceiverPool(io)
         self._initreceive()
 
     @property

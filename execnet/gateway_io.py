@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError, is_ready_for
 from execnet.gateway_died import REAP_TIME
+from execnet.gateway_reaping import popen_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Popen2IOMaster(Popen2IO):
             options["start_new_session"] = True
         popen = None
         try:
-            popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
+            popen = popen_class(execmodel.subprocess.Popen)(args, stdin=PIPE, stdout=PIPE, **options)
             self._own(popen, execmodel)
         except BaseException:
             if popen is not None:
@@ -74,6 +75,13 @@ class Popen2IOMaster(Popen2IO):
             self._stderr.finish()
         self._let_connection_go()
         return returncode
+
+    def reap(self) -> None:
+        """Reap the process as soon as it ends: what its gateway's receiver does last."""
+        await_end = getattr(self.popen, "await_end", None)
+        if await_end is not None:
+            await_end()
+        self.wait()
 
     def share(self, connection: SshConnection) -> None:
         """Keep the connection that the process uses open until the process has ended."""
@@ -266,6 +274,10 @@ class ProxyIO:
     def wait(self) -> int | None:
         """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
         return self.exit_status(None)
+
+    def reap(self) -> None:
+        """As Popen2IOMaster.reap: note the status that the far side tells."""
+        self.wait()
 
     @property
     def via_error(self) -> Exception | None:

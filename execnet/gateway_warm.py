@@ -14,6 +14,7 @@ from io import BufferedReader, BufferedWriter, FileIO
 from execnet.gateway_base import dumps_internal
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
+from execnet.gateway_reaping import send_signal
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
@@ -399,7 +400,7 @@ class WarmProcess:
     def send_signal(self, number: int) -> None:
         """Send the signal to the process, unless it has ended."""
         pid = self.pid
-        if self.poll() is None and pid is not None:
+        if self.poll() is None and pid is not None and not send_signal(pid, number, lambda _: self.poll() is None):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -79,12 +79,12 @@ def drain(stdout, data, answered, drained, execmodel):
         drained.set()
 
 
-def watch(process, data, control, drained):
+def watch(process, data, control, drained, mutex, execmodel):
     """Reap the process and tell its exit status.
 
     A child that it has left behind may hold its stdout: ``drained`` then comes too late.
     """
-    status = process.wait()
+    status = reaped(process, mutex, execmodel)
     drained.wait(LAST_WORDS)
     close(data)
     try:
@@ -92,6 +92,18 @@ def watch(process, data, control, drained):
     except (IOError, OSError):  # noqa: UP024
         pass  # nobody wants to know
     close(control)
+
+
+def reaped(process, mutex, execmodel):
+    """The exit status of the process; while it is killed, with ``mutex`` held, its number is not given to another one."""
+    if execmodel.backend not in ("thread", "main_thread_only") or not hasattr(os, "waitid"):
+        return process.wait()
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except OSError:
+        pass  # a program that runs here reaps all there is
+    with mutex:
+        return process.wait()
 
 
 def close(channel):
@@ -112,12 +124,13 @@ def chunks(stdout, execmodel):
     return iter(lambda: read(CHUNK), b"")
 
 
-def killer(process):
+def killer(process, mutex):
     """A callback that kills the process, whatever arrives."""
 
     def kill(order):
         try:
-            process.kill()
+            with mutex:
+                process.kill()
         except OSError:
             pass  # it has ended and was reaped
 
@@ -145,11 +158,12 @@ def serve(channel):
         close(data)
         close(control)
         return
-    control.setcallback(killer(process))
+    mutex = execmodel.Lock()
+    control.setcallback(killer(process, mutex))
     answered, drained = execmodel.Event(), execmodel.Event()
     execmodel.start(feed, (data, process.stdin, answered, drained))
     execmodel.start(drain, (process.stdout, data, answered, drained, execmodel))
-    execmodel.start(watch, (process, data, control, drained))
+    execmodel.start(watch, (process, data, control, drained, mutex, execmodel))
     channel.send(process.pid)
 
 
