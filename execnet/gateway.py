@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import ast
     from typing import Any, Callable
 
-    from .gateway_base import Channel, IOLike, Reply
+    from .gateway_base import Channel, ExecModel, GatewayDied, IOLike, Reply
     from .multi import Group
     from .xspec import XSpec
 
@@ -43,16 +43,15 @@ RemoteStatus = RInfo
 
 
 class _ReceiverPool(WorkerPool):
-    """Runs the receiver of a gateway; its thread then reaps the gateway's process, while it counts as ended."""
+    """Runs the receiver of a gateway; its thread does the rest when the receiver counts as ended."""
 
-    def __init__(self, io: IOLike) -> None:
-        super().__init__(io.execmodel)
-        self._reap = getattr(io, "reap", None)
+    def __init__(self, execmodel: ExecModel, rest: Callable[[], object]) -> None:
+        super().__init__(execmodel)
+        self._rest = rest
 
     def _run(self, reply: Reply) -> None:
         super()._run(reply)
-        if self._reap is not None:
-            self._reap()
+        self._rest()
 
 
 class Gateway(BaseGateway):
@@ -66,11 +65,13 @@ class Gateway(BaseGateway):
     _exiting = False
     #: Whether the other side knows; who leaves the group is told by whoever ends it where a Ctrl-C came before.
     _was_told = False
+    #: A death of which people have not been told.
+    _untold: GatewayDied | None = None
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
         self.spec = spec
-        self._receivepool = _ReceiverPool(io)
+        self._receivepool = _ReceiverPool(self.execmodel, self._receiver_ended)
         self._initreceive()
 
     @property
@@ -141,7 +142,25 @@ class Gateway(BaseGateway):
 
         if self._exiting:
             return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
-        return gateway_died.died(self._io, self.spec, self.id, exc)
+        self._untold = error = gateway_died.died(self._io, self.spec, self.id, exc)
+        if error.returncode is not None or self.spec.socket:
+            self._tell_people()  # before those wake up who wait, and who may end the program
+        return error
+
+    def _tell_people(self) -> None:
+        from . import gateway_died  # lazy: start-up speed
+
+        error, self._untold = self._untold, None
+        if error is not None and not self._exiting:
+            gateway_died.tell_people(error, self._io, self.spec)
+
+    def _receiver_ended(self) -> None:
+        """What its thread does last: the process may end long after the connection."""
+        if self._untold is not None:
+            self._tell_people()
+        reap = getattr(self._io, "reap", None)
+        if reap is not None:
+            reap()
 
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""

@@ -57,6 +57,7 @@ INTERRUPT_TEXT: str
 MAIN_THREAD_ONLY_DEADLOCK_TEXT: str
 TERMINATE_TIMES: tuple[float, float]
 LOST_TIMES: tuple[float, float]
+INTERRUPTED: int
 
 # tracing
 
@@ -416,7 +417,7 @@ class WorkerGateway(BaseGateway):
     _execpool: WorkerPool | None
     _tasks: set[Channel]
     _main: int
-    def serve(self) -> None: ...
+    def serve(self) -> int | None: ...
     def executetask(self, item: tuple[Channel, _Task]) -> None: ...
 
 # values
@@ -512,4 +513,4 @@ def loads_internal(
 # the worker's start
 
 def init_popen_io(execmodel: ExecModel) -> Popen2IO: ...
-def serve(io: IOLike, id: str) -> None: ...
+def serve(io: IOLike, id: str) -> int | None: ...

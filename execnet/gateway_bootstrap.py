@@ -62,7 +62,7 @@ if hasattr(gc, 'freeze'):
 if collects:
     gc.enable()
 del collects
-serve(io, id={id})
+raise SystemExit(serve(io, id={id}))
 """
 SHIPPED_START = """\
 import binascii, zlib

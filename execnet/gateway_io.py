@@ -41,6 +41,8 @@ class Popen2IOMaster(Popen2IO):
 
     popen: subprocess.Popen[bytes]
     remoteaddress: str
+    #: Whether this program has killed the process.
+    signalled = False
 
     def __init__(
         self, args: Sequence[str], execmodel: ExecModel, capture_stderr: bool = False, newsession: bool = False
@@ -101,6 +103,7 @@ class Popen2IOMaster(Popen2IO):
 
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
+        self.signalled = True
         with suppress(OSError):  # ended in this moment
             self.popen.kill()
 
@@ -214,6 +217,8 @@ class ProxyIO:
     """
 
     remoteaddress: str
+    #: Whether this program has killed the process.
+    signalled = False
 
     def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
         self.execmodel = execmodel
@@ -286,6 +291,7 @@ class ProxyIO:
 
     def kill(self) -> None:
         """Have the process killed, without waiting; harmless once it has ended."""
+        self.signalled = True
         with suppress(OSError):  # ended, or the proxying gateway is gone
             self._control.send("kill")
 

@@ -26,10 +26,16 @@ def popen_class(popen: Any) -> Any:
 
 def _for_threads(popen: Any) -> Any:
     class Popen(popen):  # type: ignore[misc, unused-ignore]
-        """A process which another thread, such as the receiver of its gateway, may reap at any time."""
+        """A process which another thread, such as the receiver of its gateway, may reap at any time.
+
+        It knows whether this program has ``signalled`` it.
+        """
+
+        signalled = False
 
         def send_signal(self, number: int) -> None:
             """Send the signal, unless the process has ended; never to another one that has got its number since."""
+            self.signalled = self.signalled or bool(number)
             if self.poll() is None and not send_signal(self.pid, number, self._is_unreaped):
                 super().send_signal(number)
 

@@ -283,7 +283,7 @@ class WarmProcess:
 
     ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
     None while it runs; when its fork server was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
-    ``failure`` says why the fork server did not fork it.
+    ``failure`` says why the fork server did not fork it, ``signalled`` whether this program has signalled it.
 
     Any thread may call any method at any time, a signal handler in the middle of another one's call as well: there is
     no lock. What is told of the process stays where it was told, each thread takes note of it by itself, and the first
@@ -294,6 +294,7 @@ class WarmProcess:
     stdout: IO[bytes]
     stderr: IO[bytes] | None = None
     failure = ""
+    signalled = False
 
     def __init__(self, execmodel: ExecModel) -> None:
         self.args: Any = None
@@ -399,6 +400,7 @@ class WarmProcess:
 
     def send_signal(self, number: int) -> None:
         """Send the signal to the process, unless it has ended."""
+        self.signalled = self.signalled or bool(number)
         pid = self.pid
         if self.poll() is None and pid is not None and not send_signal(pid, number, lambda _: self.poll() is None):
             with suppress(ProcessLookupError):
@@ -411,7 +413,7 @@ class WarmProcess:
     def kill(self) -> None:
         """Send SIGKILL, as send_signal; a process that is not forked yet never will be."""
         # From now on it can't be told that the process was started, and one that can't tell that leaves.
-        self._cancelled = True
+        self._cancelled = self.signalled = True
         start = self._start
         if start is not None:
             with suppress(OSError):  # the other side has ended

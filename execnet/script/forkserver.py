@@ -74,7 +74,7 @@ def work(request: dict[str, Any]) -> None:
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
     io.zero_copy = True
     io.write(b"1")
-    gateway_base.serve(io, id=request["id"])
+    raise SystemExit(gateway_base.serve(io, id=request["id"]))
 
 
 def _end_with_initiator() -> None:
