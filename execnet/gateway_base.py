@@ -57,6 +57,9 @@ TERMINATE_TIMES = (5.0, 10.0)
 #: A worker that lost its connection interrupts its tasks after the first time and has left after the second
 #: (seconds, both from the loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
 LOST_TIMES = (1.0, 3.0)
+#: What a worker writes first: the byte that says that it is there, and a message that means nothing, by which the
+#: byte is known behind what others have written before.
+ANSWER = b"1" + b"\7" + 8 * b"\0"
 #: The exit status of a worker that Ctrl-C has ended while it had nothing to do.
 INTERRUPTED = 130
 

@@ -57,6 +57,7 @@ INTERRUPT_TEXT: str
 MAIN_THREAD_ONLY_DEADLOCK_TEXT: str
 TERMINATE_TIMES: tuple[float, float]
 LOST_TIMES: tuple[float, float]
+ANSWER: bytes
 INTERRUPTED: int
 
 # tracing

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError, is_ready_for
 from execnet.gateway_died import REAP_TIME
+from execnet.gateway_noise import QUIET_TIME, await_answer
 from execnet.gateway_reaping import popen_class
 
 TYPE_CHECKING = False
@@ -43,6 +44,9 @@ class Popen2IOMaster(Popen2IO):
     remoteaddress: str
     #: Whether this program has killed the process.
     signalled = False
+    #: What came before the answer, and how long nothing may come after some of that.
+    noise = b""
+    quiet_time: float | None = QUIET_TIME
 
     def __init__(
         self, args: Sequence[str], execmodel: ExecModel, capture_stderr: bool = False, newsession: bool = False
@@ -108,18 +112,23 @@ class Popen2IOMaster(Popen2IO):
             self.popen.kill()
 
     def await_answer(self) -> bytes:
-        """Wait for the first byte; empty where the process ended or closed its stdout.
+        """Wait for the answer; empty where the process ended, closed its stdout, or wrote something else.
 
-        There is no deadline: someone may be typing a password. But a process that has ended
-        does not keep us waiting, even where a child of its holds the pipe open, nor does one
+        A process that has ended does not keep us waiting, even where a child of its holds the pipe open, nor does one
         that has closed its stdin.
         """
+        return await_answer(self, self._receive)
+
+    def _receive(self, count: int, seconds: float | None) -> bytes | None:
         if not self._can_poll():
-            return self.read(1)
+            return self._read(count)
+        deadline = None if seconds is None else time.monotonic() + seconds
         while not self._readable(0.2):
             if self._reads_no_more() and not self._readable(LAST_WORDS):
                 return b""
-        return os.read(self.infile.fileno(), 1)
+            if deadline is not None and time.monotonic() > deadline:
+                return None
+        return os.read(self.infile.fileno(), count)
 
     def _reads_no_more(self) -> bool:
         return self.popen.poll() is not None or is_ready_for(None, self.outfile.fileno(), False)
@@ -219,6 +228,9 @@ class ProxyIO:
     remoteaddress: str
     #: Whether this program has killed the process.
     signalled = False
+    #: As those of Popen2IOMaster.
+    noise = b""
+    quiet_time: float | None = QUIET_TIME
 
     def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
         self.execmodel = execmodel
@@ -296,7 +308,7 @@ class ProxyIO:
             self._control.send("kill")
 
     def await_answer(self) -> bytes:
-        """Wait for the process's first byte; empty where it ended.
+        """Wait for the process's answer; empty where it ended, or wrote something else.
 
         Raises OSError where the proxying gateway could not start it.
         """
@@ -307,10 +319,18 @@ class ProxyIO:
         if isinstance(started, tuple):
             raise OSError(*started)
         self.pid = started
-        try:
-            return self.read(1)
-        except EOFError:
-            return b""
+        return await_answer(self, self._receive_some)
+
+    def _receive_some(self, count: int, seconds: float | None) -> bytes | None:
+        if not self._buffer:
+            try:
+                self._buffer = self._receive(seconds)
+            except TimeoutError:
+                return None
+            except (EOFError, OSError, RemoteError):
+                return b""
+        received, self._buffer = self._buffer[:count], self._buffer[count:]
+        return received
 
     def abandon(self) -> tuple[bytes, int | None]:
         """As Popen2IOMaster.abandon."""
@@ -420,7 +440,7 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
         if connection is not None:
             io.share(connection)
         io.zero_copy = runs_this_interpreter(spec)
-        _set_remoteaddress(io, spec)
+        _note_facts(io, spec)
         return io
     except BaseException as error:
         if io is not None:
@@ -458,7 +478,7 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
     try:
         io.start(args)
-        _set_remoteaddress(io, spec)
+        _note_facts(io, spec)
         return io
     except BaseException:
         io.kill()
@@ -466,7 +486,9 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
         raise
 
 
-def _set_remoteaddress(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
+def _note_facts(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
+    if spec.timeout is not None:
+        io.quiet_time = None  # whoever sets a limit means that one
     address = spec.ssh or spec.vagrant_ssh
     if address:
         io.remoteaddress = address

@@ -27,6 +27,7 @@ from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
 from execnet.gateway_base import OneShot, RemoteError, ThreadExecModel, get_execmodel
+from execnet.gateway_noise import warn_of_noise
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -333,6 +334,8 @@ class Starts:
             self._wait()
             if self._error is not None:
                 raise self._error
+            for start in self.starts:
+                warn_of_noise(start.io, start.spec, WARN_ABOVE + 1)
             return [self.failures.get(start, start.gateway) for start in self.starts]
         except BaseException:
             self._give_up()

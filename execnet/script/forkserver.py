@@ -73,7 +73,7 @@ def work(request: dict[str, Any]) -> None:
     """Do what the start text of gateway_bootstrap has any other worker do."""
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
     io.zero_copy = True
-    io.write(b"1")
+    io.write(gateway_base.ANSWER)
     raise SystemExit(gateway_base.serve(io, id=request["id"]))
 
 
