@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from execnet.gateway_stderr import StderrTail
     from execnet.xspec import XSpec
 
+# Names that a shell command can give a value, and words that a shell reads itself before a command.
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+SHELL_WORDS = (["exec"], ["command"], ["eval"], ["time"])
+
 # What a started interpreter is told to run: it evaluates one line and executes what that gives.
 popen_bootstrapline = "import sys;exec(eval(sys.stdin.readline()))"
 
@@ -36,8 +40,8 @@ class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
     With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with
-    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach. Raises
-    OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
+    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach; ``env`` is added to
+    its environment. Raises OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
     """
 
     popen: subprocess.Popen[bytes]
@@ -49,12 +53,19 @@ class Popen2IOMaster(Popen2IO):
     quiet_time: float | None = QUIET_TIME
 
     def __init__(
-        self, args: Sequence[str], execmodel: ExecModel, capture_stderr: bool = False, newsession: bool = False
+        self,
+        args: Sequence[str],
+        execmodel: ExecModel,
+        capture_stderr: bool = False,
+        newsession: bool = False,
+        env: dict[str, str] | None = None,
     ) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
         options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
         if newsession:
             options["start_new_session"] = True
+        if env:
+            options["env"] = {**os.environ, **env}
         popen = None
         try:
             popen = popen_class(execmodel.subprocess.Popen)(args, stdin=PIPE, stdout=PIPE, **options)
@@ -188,6 +199,9 @@ class Popen2IOMaster(Popen2IO):
         return wait_readable(self.execmodel, self.infile.fileno(), timeout)
 
 
+_own_start = Popen2IOMaster.__init__
+
+
 def _end(popen: subprocess.Popen[bytes]) -> None:
     """End a process that nobody will use."""
     popen.kill()
@@ -247,11 +261,14 @@ class ProxyIO:
     def __repr__(self) -> str:
         return f"<ProxyIO via {self._proxy.gateway.id!r}>"
 
-    def start(self, args: Sequence[str | None]) -> None:
-        """Have the process started; None as ``args[0]`` is the proxying interpreter itself."""
+    def start(self, args: Sequence[str | None], env: dict[str, str] | None = None) -> None:
+        """Have the process started, with ``env`` added to its environment.
+
+        None as ``args[0]`` is the proxying interpreter itself.
+        """
         self.args = list(args)
         try:
-            self._proxy.send((self.args, self._data, self._control))
+            self._proxy.send((self.args, self._data, self._control, env or {}))
         except BaseException:
             # The far side waits no longer for what to run, and nobody here for what becomes of it.
             for channel in (self._proxy, self._data, self._control):
@@ -414,7 +431,41 @@ def _config(spec: XSpec) -> list[str]:
 
 
 def _remote_command(spec: XSpec) -> str:
-    return f'{spec.python or "python"} -c "{popen_bootstrapline}"'
+    python = spec.python or "python"
+    words = [] if _is_for_shell(python) else environment_words(spec)
+    return " ".join([*(["env"] if words else []), *words, f'{python} -c "{popen_bootstrapline}"'])
+
+
+def _is_for_shell(command: str) -> bool:
+    """Whether env could not run the command: the shell does it in several steps, or by a word of its own."""
+    return any(sign in command for sign in ";&|\n") or command.split()[:1] in SHELL_WORDS
+
+
+def start_variables(spec: XSpec) -> dict[str, str]:
+    """The variables of ``spec`` that a process can be started with; all of them are set up once more when it runs.
+
+    What no variable can be is left out: that is told then.
+    """
+    return {
+        name: value for name, value in spec.env.items() if isinstance(value, str) and name and "\0" not in name + value
+    }
+
+
+def environment_words(spec: XSpec) -> list[str]:
+    """``NAME=value`` for each of them that can be said in words which sh, csh and fish read alike."""
+    import re  # lazy: start-up speed
+
+    environment = start_variables(spec)
+    names = [name for name, value in environment.items() if re.fullmatch(VARIABLE, name) and "\n" not in value]
+    return [f"{name}={_word(environment[name])}" for name in names]
+
+
+def _word(text: str) -> str:
+    """``text`` for a shell. In single quotes fish reads a backslash, and csh an exclamation mark, in ways of their own."""
+    import re  # lazy: start-up speed
+
+    parts = re.findall(r"['\\!]|[^'\\!]+", text)
+    return "".join(f"\\{part}" if part in ("'", "\\", "!") else f"'{part}'" for part in parts) or "''"
 
 
 def _command(spec: XSpec) -> list[str]:
@@ -433,7 +484,9 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
     args = _command(spec)
     if connection is not None:
         args[1:1] = connection.options()
-    options = process_options(spec)
+    options: dict[str, Any] = {**process_options(spec)}
+    if spec.popen and spec.env and getattr(Popen2IOMaster, "__init__", None) is _own_start:
+        options["env"] = start_variables(spec)  # another one knows of two arguments only; they are set up later
     io = None
     try:
         io = Popen2IOMaster(args, execmodel, **options)
@@ -477,7 +530,7 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
         args[0] = None  # the interpreter there, not the path of ours
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
     try:
-        io.start(args)
+        io.start(args, start_variables(spec) if spec.popen else None)
         _note_facts(io, spec)
         return io
     except BaseException:

@@ -13,7 +13,7 @@ from io import BufferedReader, BufferedWriter, FileIO
 
 from execnet.gateway_base import dumps_internal
 from execnet.gateway_bootstrap import importdir
-from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
+from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, start_variables, wait_readable
 from execnet.gateway_reaping import send_signal
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
@@ -82,7 +82,7 @@ def _forkserver(spec: XSpec, args: list[str], group: Group, process: WarmProcess
     No lock is held: a signal handler may ask for a fork server in the middle of this. Each step is one operation of the
     dictionary, and whatever another thread does in between, each fork server that runs is in it.
     """
-    environment = dict(os.environb)
+    environment = _environment(spec)
     preload = str(spec.preload or "")
     start_environment = sorted(item for item in environment.items() if item[0].startswith(START_VARIABLES))
     # What a fork server has inherited and can't change is part of what tells it from others.
@@ -201,7 +201,7 @@ class ForkServer:
         program = PROGRAM.format(importdir=importdir, descriptor=far.fileno(), preload=preload)
         # Nothing is ever written to its stdin: its end is the end of this process.
         self.popen = execmodel.subprocess.Popen(
-            [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()]
+            [*args[:-1], program], stdin=PIPE, stdout=DEVNULL, pass_fds=[far.fileno()], env=self.environment
         )
         _owned.add(self)
 
@@ -318,7 +318,7 @@ class WarmProcess:
             "execmodel": spec.execmodel or "thread",
             "newsession": options.get("newsession", False),
             "blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
-            "environment": _changes(forkserver.environment, dict(os.environb)),
+            "environment": _changes(forkserver.environment, _environment(spec)),
         }
         data = dumps_internal(request)
         message = SIZE.pack(len(data)) + data
@@ -522,6 +522,12 @@ def _is_inheritable(descriptor: int) -> bool:
         return os.get_inheritable(descriptor)
     except OSError:  # closed
         return False
+
+
+def _environment(spec: XSpec) -> dict[bytes, bytes]:
+    """What the worker is started with."""
+    own = start_variables(spec)
+    return {**os.environb, **{os.fsencode(name): os.fsencode(value) for name, value in own.items()}}
 
 
 def _changes(before: dict[bytes, bytes], now: dict[bytes, bytes]) -> dict[bytes, bytes | None]:

@@ -124,6 +124,11 @@ def chunks(stdout, execmodel):
     return iter(lambda: read(CHUNK), b"")
 
 
+def native(text):
+    """``text`` as the str of this Python."""
+    return text if isinstance(text, str) else text.encode("utf-8")
+
+
 def killer(process, mutex):
     """A callback that kills the process, whatever arrives."""
 
@@ -138,19 +143,20 @@ def killer(process, mutex):
 
 
 def serve(channel):
-    """Receive ``(args, data, control)``; answer the pid, or ``(errno, text, file name)``.
+    """Receive ``(args, data, control, env)``; answer the pid, or ``(errno, text, file name)``.
 
-    ``args[0]`` None stands for this interpreter. ``data`` carries the process's stdin and
+    ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the process's stdin and
     stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is
     answered there.
     """
-    args, data, control = channel.receive()
+    args, data, control, env = channel.receive()
     execmodel = channel.gateway.execmodel
     try:
         process = execmodel.subprocess.Popen(
             [args[0] or sys.executable] + args[1:],
             stdin=plain_subprocess.PIPE,
             stdout=plain_subprocess.PIPE,
+            env=dict(os.environ, **dict((native(name), native(env[name])) for name in env)) if env else None,
             close_fds=os.name == "posix",  # Python 2 would hand on the pipes of its siblings
         )
     except OSError as error:
