@@ -75,8 +75,10 @@ def tell_people(error: GatewayDied, io: Any, spec: XSpec) -> None:
     signalled = any(getattr(process, "signalled", False) for process in (io, getattr(io, "popen", None)))
     if signalled or returncode in BY_CTRL_C:
         return
+    is_mid_line = getattr(io, "is_mid_line", None)
+    begin = "\n" if is_mid_line and is_mid_line() else ""
     with suppress(Exception):  # there may be no stderr, or it is closed: no reason for the receiver to end
-        sys.stderr.write(f"execnet: {text}\n")
+        sys.stderr.write(f"{begin}execnet: {text}\n")
         sys.stderr.flush()
 
 

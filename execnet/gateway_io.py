@@ -116,6 +116,10 @@ class Popen2IOMaster(Popen2IO):
         """
         return "" if self._stderr is None else self._stderr.text(timeout)
 
+    def is_mid_line(self) -> bool:
+        """Whether a captured stderr, which is passed through to ours, has stopped in the middle of a line."""
+        return self._stderr is not None and self._stderr.is_mid_line()
+
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
         self.signalled = True
@@ -461,7 +465,7 @@ def environment_words(spec: XSpec) -> list[str]:
 
 
 def _word(text: str) -> str:
-    """``text`` for a shell. In single quotes fish reads a backslash, and csh an exclamation mark, in ways of their own."""
+    """``text`` for a shell; in single quotes fish reads a backslash, csh an exclamation mark, in a way of its own."""
     import re  # lazy: start-up speed
 
     parts = re.findall(r"['\\!]|[^'\\!]+", text)

@@ -62,8 +62,8 @@ def _for_threads(popen: Any) -> Any:
 def send_signal(pid: int, number: int, is_it: Callable[[int], bool]) -> bool:
     """Send a signal to a process by a descriptor for it; false where the system has none, and nothing was done.
 
-    The descriptor stands for whichever process has the number when it is opened, and for no other one ever: ``is_it`` is
-    asked then whether that is the right one.
+    The descriptor stands for whichever process has the number when it is opened, and for no other one ever: ``is_it``
+    is asked then whether that is the right one.
     """
     if sys.platform != "linux":
         return False

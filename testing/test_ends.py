@@ -452,7 +452,8 @@ class TestStderr:
         assert died.stderr.splitlines() == [f"line {number}" for number in range(61, 100)] + ["no newline"]
         assert str(died).endswith(f"exited with status 3; its last words on stderr:\n{died.stderr}")
         gateway.exit(wait=SECONDS)
-        assert capfd.readouterr().err == "".join(f"line {number}\n" for number in range(100)) + "no newline"
+        told = f"execnet: {str(died).partition('; its last')[0]}\n"
+        assert capfd.readouterr().err == "".join(f"line {number}\n" for number in range(100)) + f"no newline\n{told}"
 
     def test_a_long_output_costs_a_bounded_tail(self, makegateway, capfd):
         gateway = makegateway("popen//stderr=capture")
@@ -461,7 +462,8 @@ class TestStderr:
             channel.receive(SECONDS)
         assert set(caught.value.stderr) == {"x"} and len(caught.value.stderr) <= 16384
         gateway.exit(wait=SECONDS)
-        assert len(capfd.readouterr().err) == 3000000
+        passed, told = capfd.readouterr().err.splitlines()
+        assert len(passed) == 3000000 and told.endswith(f"died: its process {gateway.pid} exited with status 3")
 
     @pytest.mark.timing
     def test_a_child_that_keeps_stderr_open_keeps_nobody_waiting(self, makegateway):

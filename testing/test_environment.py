@@ -59,9 +59,8 @@ def ask(gateway: execnet.Gateway, expression: str, *names: str) -> Any:
 
 def test_the_seed_of_hashes(start: Callable[..., execnet.Gateway]) -> None:
     with_seed = {ask(start(PYTHONHASHSEED="7"), "hash('x')", "PYTHONHASHSEED")[0] for _ in range(2)}
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    run = subprocess.run([sys.executable, "-c", "print(hash('x'))"], env=environment, stdout=subprocess.PIPE, check=True)
-    assert with_seed == {int(run.stdout)}
+    command = [sys.executable, "-c", "print(hash('x'))"]
+    assert with_seed == {int(subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": "7"}))}
     assert ask(start(PYTHONHASHSEED="8"), "os.environ['PYTHONHASHSEED']")[0] == "8"
 
 

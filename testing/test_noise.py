@@ -126,7 +126,7 @@ def test_silence_after_noise_is_not_waited_for(
     group.makegateway("popen//id=master")
     monkeypatch.setattr(gateway_io.Popen2IOMaster, "quiet_time", 0.1)
     monkeypatch.setattr(gateway_io.ProxyIO, "quiet_time", 0.1)
-    with pytest.raises(GatewayStartError, match="gave no answer .*it wrote 'hello'"):
+    with pytest.raises(GatewayStartError, match=r"gave no answer .*it wrote 'hello'"):
         group.makegateway(f"popen{via}//python=sh -c 'printf hello; exec sleep 1000'")
 
 

@@ -95,7 +95,7 @@ def watch(process, data, control, drained, mutex, execmodel):
 
 
 def reaped(process, mutex, execmodel):
-    """The exit status of the process; while it is killed, with ``mutex`` held, its number is not given to another one."""
+    """The exit status of the process, whose number is not given to another one while it is killed, with ``mutex`` held."""
     if execmodel.backend not in ("thread", "main_thread_only") or not hasattr(os, "waitid"):
         return process.wait()
     try:
@@ -145,9 +145,9 @@ def killer(process, mutex):
 def serve(channel):
     """Receive ``(args, data, control, env)``; answer the pid, or ``(errno, text, file name)``.
 
-    ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the process's stdin and
-    stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is
-    answered there.
+    ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the
+    process's stdin and stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is answered
+    there.
     """
     args, data, control, env = channel.receive()
     execmodel = channel.gateway.execmodel
@@ -156,7 +156,7 @@ def serve(channel):
             [args[0] or sys.executable] + args[1:],
             stdin=plain_subprocess.PIPE,
             stdout=plain_subprocess.PIPE,
-            env=dict(os.environ, **dict((native(name), native(env[name])) for name in env)) if env else None,
+            env=dict(os.environ, **{native(name): native(env[name]) for name in env}) if env else None,
             close_fds=os.name == "posix",  # Python 2 would hand on the pipes of its siblings
         )
     except OSError as error:
