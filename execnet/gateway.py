@@ -143,7 +143,7 @@ class Gateway(BaseGateway):
         if self._exiting:
             return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
         self._untold = error = gateway_died.died(self._io, self.spec, self.id, exc)
-        if error.returncode is not None or self.spec.socket:
+        if (error.returncode is not None or self.spec.socket) and gateway_died.stderr_takes_a_line():
             self._tell_people()  # before those wake up who wait, and who may end the program
         return error
 

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from execnet.gateway_base import INTERRUPTED, GatewayDied
+from execnet.gateway_base import INTERRUPTED, GatewayDied, is_ready_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +57,14 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     error.gateway_id, error.spec = gateway_id, str(spec)
     error.pid, error.returncode, error.stderr = pid, returncode, stderr
     return error
+
+
+def stderr_takes_a_line() -> bool:
+    """Whether whoever writes a line to stderr is sure not to wait for a reader of it."""
+    try:
+        return is_ready_for("POLLOUT", sys.stderr.fileno(), False)
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file of the system's, or closed
+        return False
 
 
 def tell_people(error: GatewayDied, io: Any, spec: XSpec) -> None:

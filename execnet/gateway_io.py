@@ -51,6 +51,8 @@ class Popen2IOMaster(Popen2IO):
     #: What came before the answer, and how long nothing may come after some of that.
     noise = b""
     quiet_time: float | None = QUIET_TIME
+    _stderr: StderrTail | None = None
+    _connection: SshConnection | None = None
 
     def __init__(
         self,
@@ -77,8 +79,6 @@ class Popen2IOMaster(Popen2IO):
 
     def _own(self, popen: Any, execmodel: ExecModel) -> None:
         self.popen = popen
-        self._stderr: StderrTail | None = None
-        self._connection: SshConnection | None = None
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
         if popen.stderr is not None:
             from execnet.gateway_stderr import StderrTail  # lazy: only who asks for it pays for it

@@ -19,9 +19,7 @@ def popen_class(popen: Any) -> Any:
     """The Popen of the standard library, made for several threads; what is another one's is given back as it is."""
     if not isinstance(popen, type) or popen.__module__ != "subprocess":
         return popen
-    if popen not in _made:
-        _made[popen] = _for_threads(popen)
-    return _made[popen]
+    return _made.get(popen) or _made.setdefault(popen, _for_threads(popen))
 
 
 def _for_threads(popen: Any) -> Any:

@@ -359,6 +359,25 @@ except EOFError:
 """
         assert re.fullmatch(r"execnet: gateway 'gw0' .* exited with status 3\n", self.told(source))
 
+    def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(self):
+        source = """
+os.set_blocking(2, False)
+try:
+    while True: os.write(2, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(2, True)
+try:
+    execnet.makegateway("popen").remote_exec("import os; os._exit(3)").receive(20)
+except EOFError:
+    say("woken")
+sys.stdin.readline()
+"""
+        with Initiator(source) as initiator:
+            assert initiator.hear() == "woken"
+            initiator.tell()
+            returncode, _, stderr = initiator.end()
+            assert returncode == 0 and stderr.count("exited with status 3") == 1
+
     def test_of_a_connection(self, socket_server):
         spec = f"{socket_server.spec()}//id=mortal"
         line = f"execnet: gateway 'mortal' ({spec}) died: the connection to {socket_server.hostport} ended\n"

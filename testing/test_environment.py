@@ -23,7 +23,7 @@ PRELOADED = """
 __attribute__((constructor)) static void note(void) { setenv("PRELOADED", "yes", 1); }
 """
 AWKWARD = {
-    "QUOTES": "it's \"quoted\"",
+    "QUOTES": 'it\'s "quoted"',
     "SIGNS": "$HOME `id` !! !x \\ \\\\ \\n ~ * ? [a] {b,c} # %d ; & | < > ( ) ^ = ,",
     "EMPTY": "",
     "SPACES": "  two  words ",
@@ -119,9 +119,7 @@ def test_the_core_of_a_worker_can_be_chosen(group: execnet.Group) -> None:
     assert group.makegateway("popen//env:EXECNET_PURE=1").remote_exec(source).receive(SECONDS) == "portable"
 
 
-def test_a_master_that_was_replaced_gets_two_arguments(
-    group: execnet.Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_master_that_was_replaced_gets_two_arguments(group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     class Master(gateway_io.Popen2IOMaster):
@@ -149,7 +147,7 @@ def test_every_shell_reads_the_words_alike(shell: str) -> None:
     spec = execnet.XSpec("//".join(["ssh=host", *(f"env:{name}={AWKWARD[name]}" for name in AWKWARD)]))
     words = gateway_io.environment_words(spec)
     assert len(words) == len(AWKWARD) - 1  # a value of two lines can't be said in csh
-    command = f"env {' '.join(words)} {sys.executable} -c \"import os; print(dict(os.environ))\""
+    command = f'env {" ".join(words)} {sys.executable} -c "import os; print(dict(os.environ))"'
     run = subprocess.run([shell, "-c", command], capture_output=True, text=True, timeout=60, check=True)
     environ = eval(run.stdout)
     assert {name: environ.get(name) for name in AWKWARD} == {**AWKWARD, "TWO_LINES": None}

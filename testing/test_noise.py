@@ -120,9 +120,7 @@ def test_noise_of_one_that_ends_is_in_the_error(group: execnet.Group) -> None:
 
 
 @pytest.mark.parametrize("via", ["", "//via=master"])
-def test_silence_after_noise_is_not_waited_for(
-    group: execnet.Group, monkeypatch: pytest.MonkeyPatch, via: str
-) -> None:
+def test_silence_after_noise_is_not_waited_for(group: execnet.Group, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
     group.makegateway("popen//id=master")
     monkeypatch.setattr(gateway_io.Popen2IOMaster, "quiet_time", 0.1)
     monkeypatch.setattr(gateway_io.ProxyIO, "quiet_time", 0.1)

@@ -15,7 +15,9 @@ there is one. What a start has is noted in its `Start`, before anything else can
     returns or raises        ←     over
 
 An interrupted caller, like a failure, has the conductor stop: what is under way is killed, so that its worker comes
-back, and undone. Whether the conductor or the caller's interrupt was first is decided by one `dict.setdefault`.
+back, and undone. Whether the conductor or the caller's interrupt was first is decided by one `dict.setdefault`. What
+came before an answer is shown by the caller's thread, as a warning for the line that asked for the gateway; where that
+is raised, it is like a Ctrl-C.
 """
 
 from __future__ import annotations

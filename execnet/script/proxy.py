@@ -95,7 +95,7 @@ def watch(process, data, control, drained, mutex, execmodel):
 
 
 def reaped(process, mutex, execmodel):
-    """The exit status of the process, whose number is not given to another one while it is killed, with ``mutex`` held."""
+    """The exit status of the process; while ``mutex`` is held, for it to be killed, no other one gets its number."""
     if execmodel.backend not in ("thread", "main_thread_only") or not hasattr(os, "waitid"):
         return process.wait()
     try:
