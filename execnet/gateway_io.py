@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Names that a shell command can give a value, and words that a shell reads itself before a command.
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
-SHELL_WORDS = (["exec"], ["command"], ["eval"], ["time"])
+SHELL_WORDS = ("exec", "command", "eval", "time", "source", ".")
 
 # What a started interpreter is told to run: it evaluates one line and executes what that gives.
 popen_bootstrapline = "import sys;exec(eval(sys.stdin.readline()))"
@@ -386,9 +386,9 @@ class ProxyIO:
             if self.returncode is None:
                 self.returncode = self._control.receive(timeout)
                 self._told.set()
-        except (EOFError, OSError, RemoteError):
+        except (EOFError, OSError, RemoteError) as error:
             if self._asking > 1:  # another thread may be about to store what it received
-                self._told.wait(REAP_TIME)
+                self._told.wait(REAP_TIME if isinstance(error, TimeoutError) else LAST_WORDS)
         finally:
             self._asking -= 1
         return self.returncode
@@ -442,7 +442,7 @@ def _remote_command(spec: XSpec) -> str:
 
 def _is_for_shell(command: str) -> bool:
     """Whether env could not run the command: the shell does it in several steps, or by a word of its own."""
-    return any(sign in command for sign in ";&|\n") or command.split()[:1] in SHELL_WORDS
+    return any(sign in command for sign in ";&|\n") or command.partition(" ")[0] in SHELL_WORDS
 
 
 def start_variables(spec: XSpec) -> dict[str, str]:

@@ -63,10 +63,10 @@ def send_signal(pid: int, number: int, is_it: Callable[[int], bool]) -> bool:
     The descriptor stands for whichever process has the number when it is opened, and for no other one ever: ``is_it``
     is asked then whether that is the right one.
     """
-    if sys.platform != "linux":
-        return False
     import signal  # lazy: start-up speed
 
+    if sys.platform != "linux" or not (hasattr(os, "P_PIDFD") and hasattr(signal, "pidfd_send_signal")):
+        return False
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -75,8 +75,11 @@ def send_signal(pid: int, number: int, is_it: Callable[[int], bool]) -> bool:
         return False
     try:
         if is_it(descriptor):
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        pass  # it has been reaped
+    except OSError:  # not of this kernel, or forbidden: the usual way tells
+        return False
     finally:
         os.close(descriptor)
     return True
