@@ -168,7 +168,10 @@ def test_a_process_that_outlives_its_connection_is_reaped_when_it_ends(lingering
 
 def test_who_asks_does_not_wait_for_the_thread_that_reaps(lingering: execnet.Gateway) -> None:
     popen = lingering._io.popen
-    assert not popen._waitpid_lock.locked()  # who polls could not know while the receiver waited with it
+    for _ in range(20):
+        assert popen._waitpid_lock.acquire(timeout=SECONDS)  # who polls could not know while the receiver had it
+        popen._waitpid_lock.release()
+        time.sleep(0.01)
     os.kill(popen.pid, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
