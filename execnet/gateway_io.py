@@ -272,7 +272,7 @@ class ProxyIO:
         """
         self.args = list(args)
         try:
-            self._proxy.send((self.args, self._data, self._control, env or {}))
+            self._proxy.send((self.args, self._data, self._control, *([env] if env else [])))
         except BaseException:
             # The far side waits no longer for what to run, and nobody here for what becomes of it.
             for channel in (self._proxy, self._data, self._control):

@@ -143,13 +143,15 @@ def killer(process, mutex):
 
 
 def serve(channel):
-    """Receive ``(args, data, control, env)``; answer the pid, or ``(errno, text, file name)``.
+    """Receive ``(args, data, control)``, perhaps with ``env``; answer the pid, or ``(errno, text, file name)``.
 
     ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the
     process's stdin and stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is answered
     there.
     """
-    args, data, control, env = channel.receive()
+    order = channel.receive()
+    args, data, control = order[:3]
+    env = order[3] if len(order) > 3 else {}
     execmodel = channel.gateway.execmodel
     try:
         process = execmodel.subprocess.Popen(
