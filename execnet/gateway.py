@@ -6,14 +6,14 @@ import itertools
 import sys
 import types
 
-from .gateway_base import BaseGateway, Message, dumps_internal
+from .gateway_base import BaseGateway, Message, WorkerPool, dumps_internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast
     from typing import Any, Callable
 
-    from .gateway_base import Channel, IOLike
+    from .gateway_base import Channel, ExecModel, GatewayDied, IOLike, Reply
     from .multi import Group
     from .xspec import XSpec
 
@@ -42,6 +42,18 @@ class RInfo(dict):  # type: ignore[type-arg]
 RemoteStatus = RInfo
 
 
+class _ReceiverPool(WorkerPool):
+    """Runs the receiver of a gateway; its thread does the rest when the receiver counts as ended."""
+
+    def __init__(self, execmodel: ExecModel, rest: Callable[[], object]) -> None:
+        super().__init__(execmodel)
+        self._rest = rest
+
+    def _run(self, reply: Reply) -> None:
+        super()._run(reply)
+        self._rest()
+
+
 class Gateway(BaseGateway):
     """A connection to a Python interpreter that executes code for this process.
 
@@ -53,10 +65,13 @@ class Gateway(BaseGateway):
     _exiting = False
     #: Whether the other side knows; one that leaves the group is told by whoever ends it where a Ctrl-C came before.
     _was_told = False
+    #: A death of which people have not been told.
+    _untold: GatewayDied | None = None
 
     def __init__(self, io: IOLike, spec: XSpec) -> None:
         super().__init__(io=io, id=spec.id, _startcount=1)
         self.spec = spec
+        self._receivepool = _ReceiverPool(self.execmodel, self._receiver_ended)
         self._initreceive()
 
     @property
@@ -127,7 +142,25 @@ class Gateway(BaseGateway):
 
         if self._exiting:
             return EOFError(f"gateway {self.id!r} was told to exit{gateway_died.cut_short(exc)}")
-        return gateway_died.died(self._io, self.spec, self.id, exc)
+        self._untold = error = gateway_died.died(self._io, self.spec, self.id, exc)
+        if (error.returncode is not None or self.spec.socket) and gateway_died.stderr_takes_a_line():
+            self._tell_people()  # before those wake up who wait, and who may end the program
+        return error
+
+    def _tell_people(self) -> None:
+        from . import gateway_died  # lazy: start-up speed
+
+        error, self._untold = self._untold, None
+        if error is not None and not self._exiting:
+            gateway_died.tell_people(error, self._io, self.spec)
+
+    def _receiver_ended(self) -> None:
+        """What its thread does last: the process may end long after the connection."""
+        if self._untold is not None:
+            self._tell_people()
+        reap = getattr(self._io, "reap", None)
+        if reap is not None:
+            reap()
 
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""

@@ -57,6 +57,11 @@ TERMINATE_TIMES = (5.0, 10.0)
 #: A worker that lost its connection interrupts its tasks after the first time and has left after the second
 #: (seconds, both from the loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
 LOST_TIMES = (1.0, 3.0)
+#: What a worker writes first: the byte that says that it is there, and a message that means nothing, by which the
+#: byte is known behind what others have written before.
+ANSWER = b"1" + b"\7" + 8 * b"\0"
+#: The exit status of a worker that Ctrl-C has ended while it had nothing to do.
+INTERRUPTED = 130
 
 
 # tracing
@@ -2788,7 +2793,7 @@ class WorkerGateway(BaseGateway):
         os._exit(1)
 
     def serve(self):
-        """Execute tasks until the initiator ends the connection or it is lost."""
+        """Execute tasks until the initiator ends the connection or it is lost; the exit status for an interrupt."""
         self._main = _thread.get_ident()
         hasprimary = isinstance(self.execmodel, ThreadExecModel)
         self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
@@ -2804,6 +2809,7 @@ class WorkerGateway(BaseGateway):
             self.join()
         except KeyboardInterrupt:
             self._trace("interrupted, serve() ends")
+            return INTERRUPTED
 
     def executetask(self, item):
         """Execute one task: item is (channel, (source, file name or None, function name or None, kwargs))."""
@@ -3777,6 +3783,6 @@ def init_popen_io(execmodel):
 
 
 def serve(io, id):
-    """Be the worker at the other end of io until the connection ends."""
+    """Be the worker at the other end of io until the connection ends; the exit status that tells of an interrupt."""
     trace("creating workergateway on", io)
-    WorkerGateway(io=io, id=id, _startcount=2).serve()
+    return WorkerGateway(io=io, id=id, _startcount=2).serve()

@@ -1,8 +1,8 @@
 """The first bytes of a connection: what text is sent, the answer, and errors that say why there is none.
 
-The far side executes one line, answers the byte ``1``, and from then on speaks messages. A local
-interpreter of our own imports execnet from where we have it; every other one is sent the source
-of ``gateway_base``, stripped for the wire and compressed.
+The far side executes one line, answers the byte ``1``, which `execnet.gateway_noise` finds behind what others
+write, and from then on speaks messages. A local interpreter of our own imports execnet from where we have it;
+every other one is sent the source of ``gateway_base``, stripped for the wire and compressed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
 from execnet.gateway_died import signal_name, stderr_of, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
+from execnet.gateway_noise import ACCEPTED, warn_of_noise
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 # The folder our worker imports execnet from.
 importdir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-ANSWER = b"1"
 SHIPPED_NAME = "<execnet.gateway_base>"  # the file name that far tracebacks show
 
 # What starting makes lives as long as the process: meanwhile no search for garbage finds any, and frozen,
@@ -52,18 +52,18 @@ import execnet
 if found:
     del sys.path[0]
 del found
-from execnet.gateway_base import get_execmodel, init_popen_io, serve
+from execnet.gateway_base import ANSWER, get_execmodel, init_popen_io, serve
 """
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
 io.zero_copy = {zero_copy}
-io.write(b'1')
+io.write(ANSWER)
 if hasattr(gc, 'freeze'):
     gc.freeze()
 if collects:
     gc.enable()
 del collects
-serve(io, id={id})
+raise SystemExit(serve(io, id={id}))
 """
 SHIPPED_START = """\
 import binascii, zlib
@@ -217,7 +217,9 @@ def bootstrap(io: IOLike, spec: XSpec) -> Gateway:
         else:
             bootstrap_exec(io, spec)
         watch_memory()
-        return Gateway(io, spec)
+        gateway = Gateway(io, spec)
+        warn_of_noise(io, spec, 2)
+        return gateway
     except BaseException:  # Ctrl-C at a password prompt as well
         discard(io)
         raise
@@ -268,7 +270,7 @@ def await_answer(io: StartIO, spec: XSpec) -> None:
     except OSError as error:
         discard(io)
         raise named_error(error, spec, _shown(_command(io))) from None
-    if answer != ANSWER:
+    if answer != ACCEPTED:
         raise start_error(io, spec, answer)
 
 
@@ -283,7 +285,7 @@ def discard(io: StartIO) -> None:
 def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     """End what failed to start, and the error that tells spec, command, exit status and output."""
     output, returncode = _last_words(io)
-    output = answer + output
+    output = getattr(io, "noise", b"") + answer + output
     unreachable = returncode == 255 and (spec.ssh or spec.vagrant_ssh)
     error_class = HostNotFound if unreachable else GatewayStartError
     command = _command(io)

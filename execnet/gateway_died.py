@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import suppress
 
-from execnet.gateway_base import GatewayDied
+from execnet.gateway_base import INTERRUPTED, GatewayDied, is_ready_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 # Seconds a process has for ending after its connection, and its last words for arriving. Whoever waits on a
 # channel waits as long.
 REAP_TIME = 0.03
+# And before people are told how it ended, who don't wait.
+TELL_TIME = 1.0
+# Exit statuses of what people have ended from the terminal that they share with this program.
+BY_CTRL_C = (INTERRUPTED, -2)
+LAST_WORDS = "; its last words on stderr:\n"
 
 # The kernel's counts of processes it killed for lack of memory: of the system, and of this process's control group.
 _OOM_COUNTS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup{group}/memory.events")
@@ -45,11 +52,42 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     stderr = stderr_of(io, REAP_TIME)
     text = f"gateway {gateway_id!r} ({spec}) died: {_what_happened(io, spec, pid, returncode)}{cut_short(end)}"
     if stderr:
-        text += f"; its last words on stderr:\n{stderr}"
+        text += f"{LAST_WORDS}{stderr}"
     error = GatewayDied(text)
     error.gateway_id, error.spec = gateway_id, str(spec)
     error.pid, error.returncode, error.stderr = pid, returncode, stderr
     return error
+
+
+def stderr_takes_a_line() -> bool:
+    """Whether whoever writes a line to stderr is sure not to wait for a reader of it."""
+    try:
+        return is_ready_for("POLLOUT", sys.stderr.fileno(), False)
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file of the system's, or closed
+        return False
+
+
+def tell_people(error: GatewayDied, io: Any, spec: XSpec) -> None:
+    """Write one line to stderr about a death; where its process had not ended, TELL_TIME is waited for that.
+
+    Nothing of what the program, or people by Ctrl-C, have ended themselves, nor where that which a gateway goes through
+    is gone, of which it is told; nothing at all with EXECNET_QUIET.
+    """
+    if spec.installvia or getattr(io, "via_error", None) or os.environ.get("EXECNET_QUIET"):
+        return
+    text, returncode = str(error).partition(LAST_WORDS)[0], error.returncode
+    if returncode is None and hasattr(io, "exit_status"):
+        returncode = io.exit_status(TELL_TIME)
+        if returncode is not None:
+            text = f"gateway {error.gateway_id!r} ({spec}) died: {_what_happened(io, spec, error.pid, returncode)}"
+    signalled = any(getattr(process, "signalled", False) for process in (io, getattr(io, "popen", None)))
+    if signalled or returncode in BY_CTRL_C:
+        return
+    is_mid_line = getattr(io, "is_mid_line", None)
+    begin = "\n" if is_mid_line and is_mid_line() else ""
+    with suppress(Exception):  # there may be no stderr, or it is closed: no reason for the receiver to end
+        sys.stderr.write(f"{begin}execnet: {text}\n")
+        sys.stderr.flush()
 
 
 def cut_short(end: EOFError) -> str:

@@ -9,6 +9,8 @@ from contextlib import suppress
 
 from execnet.gateway_base import Popen2IO, RemoteError, TimeoutError, is_ready_for
 from execnet.gateway_died import REAP_TIME
+from execnet.gateway_noise import QUIET_TIME, await_answer
+from execnet.gateway_reaping import popen_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from execnet.gateway_stderr import StderrTail
     from execnet.xspec import XSpec
 
+# Names that a shell command can give a value, and words that a shell reads itself before a command.
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+SHELL_WORDS = ("exec", "command", "eval", "time", "source", ".")
+
 # What a started interpreter is told to run: it evaluates one line and executes what that gives.
 popen_bootstrapline = "import sys;exec(eval(sys.stdin.readline()))"
 
@@ -34,26 +40,38 @@ class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
     With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with
-    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach. Raises
-    OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
+    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach; ``env`` is added to
+    its environment. Raises OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
     """
 
     popen: subprocess.Popen[bytes]
     remoteaddress: str
+    #: Whether this program has killed the process.
+    signalled = False
+    #: What came before the answer, and how long nothing may come after some of that.
+    noise = b""
+    quiet_time: float | None = QUIET_TIME
     # Here for those who replace __init__.
     _stderr: StderrTail | None = None
     _connection: SshConnection | None = None
 
     def __init__(
-        self, args: Sequence[str], execmodel: ExecModel, capture_stderr: bool = False, newsession: bool = False
+        self,
+        args: Sequence[str],
+        execmodel: ExecModel,
+        capture_stderr: bool = False,
+        newsession: bool = False,
+        env: dict[str, str] | None = None,
     ) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
         options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
         if newsession:
             options["start_new_session"] = True
+        if env:
+            options["env"] = {**os.environ, **env}
         popen = None
         try:
-            popen = execmodel.subprocess.Popen(args, stdin=PIPE, stdout=PIPE, **options)
+            popen = popen_class(execmodel.subprocess.Popen)(args, stdin=PIPE, stdout=PIPE, **options)
             self._own(popen, execmodel)
         except BaseException:
             if popen is not None:
@@ -76,6 +94,13 @@ class Popen2IOMaster(Popen2IO):
         self._let_connection_go()
         return returncode
 
+    def reap(self) -> None:
+        """Reap the process as soon as it ends: what its gateway's receiver does last."""
+        await_end = getattr(self.popen, "await_end", None)
+        if await_end is not None:
+            await_end()
+        self.wait()
+
     def share(self, connection: SshConnection) -> None:
         """Keep the connection that the process uses open until the process has ended."""
         connection.use(self)
@@ -92,24 +117,36 @@ class Popen2IOMaster(Popen2IO):
         """
         return "" if self._stderr is None else self._stderr.text(timeout)
 
+    def is_mid_line(self) -> bool:
+        """Whether a captured stderr, which is passed through to ours, has stopped in the middle of a line."""
+        return self._stderr is not None and self._stderr.is_mid_line()
+
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
+        self.signalled = True
         with suppress(OSError):  # ended in this moment
             self.popen.kill()
 
     def await_answer(self) -> bytes:
-        """Wait for the first byte; empty where the process ended or closed its stdout.
+        """Wait for the answer; empty where the process ended, closed its stdout, or wrote something else.
 
-        There is no deadline: someone may be typing a password. But a process that has ended
-        does not keep us waiting, even where a child of its holds the pipe open, nor does one
+        A process that has ended does not keep us waiting, even where a child of its holds the pipe open, nor does one
         that has closed its stdin.
         """
-        if self.descriptors() is None or not self._can_poll():
+        if self.descriptors() is None:
             return self.read(1)
+        return await_answer(self, self._receive)
+
+    def _receive(self, count: int, seconds: float | None) -> bytes | None:
+        if not self._can_poll():
+            return self._read(count)
+        deadline = None if seconds is None else time.monotonic() + seconds
         while not self._readable(0.2):
             if self._reads_no_more() and not self._readable(LAST_WORDS):
                 return b""
-        return os.read(self.infile.fileno(), 1)
+            if deadline is not None and time.monotonic() > deadline:
+                return None
+        return os.read(self.infile.fileno(), count)
 
     def _reads_no_more(self) -> bool:
         return self.popen.poll() is not None or is_ready_for(None, self.outfile.fileno(), False)
@@ -210,6 +247,11 @@ class ProxyIO:
     """
 
     remoteaddress: str
+    #: Whether this program has killed the process.
+    signalled = False
+    #: As those of Popen2IOMaster.
+    noise = b""
+    quiet_time: float | None = QUIET_TIME
 
     def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
         self.execmodel = execmodel
@@ -226,11 +268,14 @@ class ProxyIO:
     def __repr__(self) -> str:
         return f"<ProxyIO via {self._proxy.gateway.id!r}>"
 
-    def start(self, args: Sequence[str | None]) -> None:
-        """Have the process started; None as ``args[0]`` is the proxying interpreter itself."""
+    def start(self, args: Sequence[str | None], env: dict[str, str] | None = None) -> None:
+        """Have the process started, with ``env`` added to its environment.
+
+        None as ``args[0]`` is the proxying interpreter itself.
+        """
         self.args = list(args)
         try:
-            self._proxy.send((self.args, self._data, self._control))
+            self._proxy.send((self.args, self._data, self._control, *([env] if env else [])))
         except BaseException:
             # The far side waits no longer for what to run, and nobody here for what becomes of it.
             for channel in (self._proxy, self._data, self._control):
@@ -271,6 +316,10 @@ class ProxyIO:
         """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
         return self.exit_status(None)
 
+    def reap(self) -> None:
+        """As Popen2IOMaster.reap: note the status that the far side tells."""
+        self.wait()
+
     @property
     def via_error(self) -> Exception | None:
         """Why the proxying gateway is gone, if it is."""
@@ -278,11 +327,12 @@ class ProxyIO:
 
     def kill(self) -> None:
         """Have the process killed, without waiting; harmless once it has ended."""
+        self.signalled = True
         with suppress(OSError):  # ended, or the proxying gateway is gone
             self._control.send("kill")
 
     def await_answer(self) -> bytes:
-        """Wait for the process's first byte; empty where it ended.
+        """Wait for the process's answer; empty where it ended, or wrote something else.
 
         Raises OSError where the proxying gateway could not start it.
         """
@@ -293,10 +343,18 @@ class ProxyIO:
         if isinstance(started, tuple):
             raise OSError(*started)
         self.pid = started
-        try:
-            return self.read(1)
-        except EOFError:
-            return b""
+        return await_answer(self, self._receive_some)
+
+    def _receive_some(self, count: int, seconds: float | None) -> bytes | None:
+        if not self._buffer:
+            try:
+                self._buffer = self._receive(seconds)
+            except TimeoutError:
+                return None
+            except (EOFError, OSError, RemoteError):
+                return b""
+        received, self._buffer = self._buffer[:count], self._buffer[count:]
+        return received
 
     def abandon(self) -> tuple[bytes, int | None]:
         """As Popen2IOMaster.abandon."""
@@ -331,9 +389,9 @@ class ProxyIO:
             if self.returncode is None:
                 self.returncode = self._control.receive(timeout)
                 self._told.set()
-        except (EOFError, OSError, RemoteError):
+        except (EOFError, OSError, RemoteError) as error:
             if self._asking > 1:  # another thread may be about to store what it received
-                self._told.wait(REAP_TIME)
+                self._told.wait(REAP_TIME if isinstance(error, TimeoutError) else LAST_WORDS)
         finally:
             self._asking -= 1
         return self.returncode
@@ -392,7 +450,41 @@ def _config(spec: XSpec) -> list[str]:
 
 
 def _remote_command(spec: XSpec) -> str:
-    return f'{spec.python or "python"} -c "{popen_bootstrapline}"'
+    python = spec.python or "python"
+    words = [] if _is_for_shell(python) else environment_words(spec)
+    return " ".join([*(["env"] if words else []), *words, f'{python} -c "{popen_bootstrapline}"'])
+
+
+def _is_for_shell(command: str) -> bool:
+    """Whether env could not run the command: the shell does it in several steps, or by a word of its own."""
+    return any(sign in command for sign in ";&|\n") or command.partition(" ")[0] in SHELL_WORDS
+
+
+def start_variables(spec: XSpec) -> dict[str, str]:
+    """The variables of ``spec`` that a process can be started with; all of them are set up once more when it runs.
+
+    What no variable can be is left out: that is told then.
+    """
+    return {
+        name: value for name, value in spec.env.items() if isinstance(value, str) and name and "\0" not in name + value
+    }
+
+
+def environment_words(spec: XSpec) -> list[str]:
+    """``NAME=value`` for each of them that can be said in words which sh, csh and fish read alike."""
+    import re  # lazy: start-up speed
+
+    environment = start_variables(spec)
+    names = [name for name, value in environment.items() if re.fullmatch(VARIABLE, name) and "\n" not in value]
+    return [f"{name}={_word(environment[name])}" for name in names]
+
+
+def _word(text: str) -> str:
+    """``text`` for a shell; in single quotes fish reads a backslash, csh an exclamation mark, in a way of its own."""
+    import re  # lazy: start-up speed
+
+    parts = re.findall(r"['\\!]|[^'\\!]+", text)
+    return "".join(f"\\{part}" if part in ("'", "\\", "!") else f"'{part}'" for part in parts) or "''"
 
 
 def _command(spec: XSpec) -> list[str]:
@@ -411,14 +503,16 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
     args = _command(spec)
     if connection is not None:
         args[1:1] = connection.options()
-    options = process_options(spec)
+    options: dict[str, Any] = {**process_options(spec)}
+    if spec.popen and spec.env and starts_as_usual():
+        options["env"] = start_variables(spec)  # another one knows of two arguments only; they are set up later
     io = None
     try:
         io = Popen2IOMaster(args, execmodel, **options)
         if connection is not None:
             io.share(connection)
         io.zero_copy = runs_this_interpreter(spec) and starts_as_usual()
-        _set_remoteaddress(io, spec)
+        _note_facts(io, spec)
         return io
     except BaseException as error:
         if io is not None:
@@ -467,8 +561,8 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
         args[0] = None  # the interpreter there, not the path of ours
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
     try:
-        io.start(args)
-        _set_remoteaddress(io, spec)
+        io.start(args, start_variables(spec) if spec.popen else None)
+        _note_facts(io, spec)
         return io
     except BaseException:
         io.kill()
@@ -476,7 +570,9 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
         raise
 
 
-def _set_remoteaddress(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
+def _note_facts(io: Popen2IOMaster | ProxyIO, spec: XSpec) -> None:
+    if spec.timeout is not None:
+        io.quiet_time = None  # whoever sets a limit means that one
     address = spec.ssh or spec.vagrant_ssh
     if address:
         io.remoteaddress = address

@@ -22,6 +22,8 @@ class SocketIO:
     """Bytes over a connected TCP socket."""
 
     remoteaddress: str
+    #: Whether this program has cut the connection.
+    signalled = False
 
     def __init__(self, sock: Socket, execmodel: ExecModel) -> None:
         self.sock = sock
@@ -65,6 +67,7 @@ class SocketIO:
 
     def kill(self) -> None:
         """Cut the connection, in both directions."""
+        self.signalled = True
         with suppress(OSError):  # cut already
             self.sock.shutdown(self.execmodel.socket.SHUT_RDWR)
 

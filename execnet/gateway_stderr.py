@@ -94,6 +94,10 @@ class StderrTail:
         crash = next((at for at, line in enumerate(lines) if line.startswith(CRASH)), len(lines))
         return "\n".join(lines[min(crash, max(len(lines) - TAIL_LINES, 0)) :])
 
+    def is_mid_line(self) -> bool:
+        """Whether what has come does not end a line."""
+        return self._tail[-1:] not in (b"", b"\n")
+
     def finish(self) -> None:
         """End the thread: the process has ended, and what it left arrives at once."""
         if not self._ended.wait(LINGER):

@@ -13,7 +13,8 @@ from io import BufferedReader, BufferedWriter, FileIO
 
 from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
-from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, wait_readable
+from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, start_variables, wait_readable
+from execnet.gateway_reaping import send_signal
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
@@ -68,7 +69,7 @@ def create_io(spec: XSpec, group: Group, preload: Preload | None = None) -> Warm
     args = popen_args(spec)
     process = WarmProcess(group.execmodel)
     try:
-        process.fork(_forkserver(preload, args, group, process), spec)
+        process.fork(_forkserver(preload, args, _environment(spec), group, process), spec)
         return WarmIO(process, group.execmodel)
     except BaseException as error:
         process.give_up()
@@ -90,13 +91,14 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 
 
-def _forkserver(preload: Preload, args: list[str], group: Group, process: WarmProcess) -> ForkServer:
+def _forkserver(
+    preload: Preload, args: list[str], environment: dict[bytes, bytes], group: Group, process: WarmProcess
+) -> ForkServer:
     """The fork server of the group for such workers, kept from ending as long as ``process`` runs.
 
     No lock is held: a signal handler may ask for a fork server in the middle of this. Each step is one operation of the
     dictionary, and whatever another thread does in between, each fork server that runs is in it.
     """
-    environment = dict(os.environb)
     start_environment = sorted(item for item in environment.items() if item[0].startswith(START_VARIABLES))
     # What a fork server has inherited and can't change is part of what tells it from others.
     identity = (os.getpgrp(), os.geteuid(), os.getegid(), *os.getgroups())
@@ -228,7 +230,9 @@ class ForkServer:
                 told = {"names": list(preload.names), "folders": list(preload.folders), "command": command, "rounds": 0}
                 file.write(dumps_internal(told))
             # Nothing is ever written to its stdin: its end is the end of this process.
-            self.popen = execmodel.subprocess.Popen(command, stdin=PIPE, stdout=DEVNULL, pass_fds=descriptors)
+            self.popen = execmodel.subprocess.Popen(
+                command, stdin=PIPE, stdout=DEVNULL, pass_fds=descriptors, env=self.environment
+            )
         _owned.add(self)
 
     def serves(self, process: WarmProcess) -> bool:
@@ -309,7 +313,7 @@ class WarmProcess:
 
     ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
     None while it runs; when its fork server was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
-    ``failure`` says why the fork server did not fork it.
+    ``failure`` says why the fork server did not fork it, ``signalled`` whether this program has signalled it.
 
     Any thread may call any method at any time, a signal handler in the middle of another one's call as well: there is
     no lock. What is told of the process stays where it was told, each thread takes note of it by itself, and the first
@@ -320,6 +324,7 @@ class WarmProcess:
     stdout: IO[bytes]
     stderr: IO[bytes] | None = None
     failure = ""
+    signalled = False
 
     def __init__(self, execmodel: ExecModel) -> None:
         self.args: Any = None
@@ -343,7 +348,7 @@ class WarmProcess:
             "execmodel": spec.execmodel or "thread",
             "newsession": options.get("newsession", False),
             "blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
-            "environment": _changes(forkserver.environment, dict(os.environb)),
+            "environment": _changes(forkserver.environment, _environment(spec)),
         }
         data = dumps_internal(request)
         message = SIZE.pack(len(data)) + data
@@ -431,8 +436,9 @@ class WarmProcess:
 
     def send_signal(self, number: int) -> None:
         """Send the signal to the process, unless it has ended."""
+        self.signalled = self.signalled or bool(number)
         pid = self.pid
-        if self.poll() is None and pid is not None:
+        if self.poll() is None and pid is not None and not send_signal(pid, number, lambda _: self.poll() is None):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -443,7 +449,7 @@ class WarmProcess:
     def kill(self) -> None:
         """Send SIGKILL, as send_signal; a process that is not forked yet never will be."""
         # From now on it can't be told that the process was started, and one that can't tell that leaves.
-        self._cancelled = True
+        self._cancelled = self.signalled = True
         start = self._start
         if start is not None:
             with suppress(OSError):  # the other side has ended
@@ -571,6 +577,12 @@ def _is_inheritable(descriptor: int) -> bool:
         return os.get_inheritable(descriptor)
     except OSError:  # closed
         return False
+
+
+def _environment(spec: XSpec) -> dict[bytes, bytes]:
+    """What the worker is started with."""
+    own = start_variables(spec)
+    return {**os.environb, **{os.fsencode(name): os.fsencode(value) for name, value in own.items()}}
 
 
 def _changes(before: dict[bytes, bytes], now: dict[bytes, bytes]) -> dict[bytes, bytes | None]:

@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import signal
+import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -295,6 +297,168 @@ class TestWorkerDies:
             channel.receive(SECONDS)
 
 
+MORTALS = {
+    "popen": ["popen//id=mortal"],
+    "warm": ["popen//warm//id=mortal"],
+    "via": ["popen//id=way", "popen//via=way//id=mortal"],
+    "other python": [f"popen//id=mortal//python={sys.executable}"],
+}
+DYING = """
+group = execnet.Group({specs})
+mortal = group["mortal"]
+mortal.remote_exec({death!r})
+mortal.join(20)
+say(mortal.pid)
+sys.stdin.readline()
+"""
+
+
+class TestPeopleAreTold:
+    """One line on stderr, of a death that the program has not brought about itself."""
+
+    def told(self, source, **environ):
+        """All that a program writes to stderr."""
+        with Initiator(source, **environ) as initiator:
+            initiator.tell()
+            return initiator.end()[2]
+
+    @pytest.mark.parametrize("core", CORES)
+    @pytest.mark.parametrize("kind", MORTALS)
+    def test_at_once_and_once(self, kind, core):
+        source = DYING.format(specs=MORTALS[kind], death="import os; os.kill(os.getpid(), 11)")
+        with Initiator(source, **CORES[core]) as initiator:
+            pid = initiator.hear()
+            line = f"execnet: gateway 'mortal' ({MORTALS[kind][-1]}) died: its process {pid} was killed by SIGSEGV\n"
+            assert initiator.process.stderr.readline().decode() == line
+            initiator.tell()
+            assert initiator.end() == (0, [], "")
+
+    def test_in_one_write(self, tmp_path):
+        connect = "import socket\nsock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nsock.connect(%r)\n"
+        dying = DYING.format(specs=["popen//id=mortal"], death="import os; os._exit(3)")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stderr:  # keeps one write apart from the next
+            stderr.bind(str(tmp_path / "stderr"))
+            stderr.settimeout(SECONDS)
+            source = connect % str(tmp_path / "stderr") + "os.dup2(sock.fileno(), 2)\n" + dying
+            with Initiator(source) as initiator:
+                pid = initiator.hear()
+                line = f"execnet: gateway 'mortal' (popen//id=mortal) died: its process {pid} exited with status 3\n"
+                assert stderr.recv(4096).decode() == line
+                initiator.tell()
+                initiator.end()
+
+    @pytest.mark.parametrize("kind", MORTALS)
+    def test_quiet(self, kind):
+        source = DYING.format(specs=MORTALS[kind], death="import os; os._exit(3)")
+        assert self.told(source, EXECNET_QUIET="1") == ""
+
+    def test_before_who_waits_is_woken(self):
+        source = """
+try:
+    execnet.makegateway("popen").remote_exec("import os; os._exit(3)").receive(20)
+except EOFError:
+    os._exit(0)
+"""
+        assert re.fullmatch(r"execnet: gateway 'gw0' .* exited with status 3\n", self.told(source))
+
+    def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(self):
+        source = """
+os.set_blocking(2, False)
+try:
+    while True: os.write(2, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(2, True)
+try:
+    execnet.makegateway("popen").remote_exec("import os; os._exit(3)").receive(20)
+except EOFError:
+    say("woken")
+sys.stdin.readline()
+"""
+        with Initiator(source) as initiator:
+            assert initiator.hear() == "woken"
+            initiator.tell()
+            returncode, _, stderr = initiator.end()
+            assert returncode == 0 and stderr.count("exited with status 3") == 1
+
+    def test_of_a_connection(self, socket_server):
+        spec = f"{socket_server.spec()}//id=mortal"
+        line = f"execnet: gateway 'mortal' ({spec}) died: the connection to {socket_server.hostport} ended\n"
+        assert self.told(DYING.format(specs=[spec], death="import os; os._exit(3)")) == line
+
+    def test_what_goes_through_it_is_not_told_as_well(self):
+        source = """
+group = execnet.Group(["popen//id=a", "popen//id=b//via=a", "socket//id=c//installvia=a"])
+group["a"].remote_exec("import os; os._exit(3)")
+for gateway in group: gateway.join(20)
+"""
+        (line,) = self.told(source).splitlines()
+        assert line.startswith("execnet: gateway 'a' (popen//id=a) died: ")
+
+    def test_a_closed_stderr_disturbs_nobody(self):
+        source = "os.close(2)\n" + DYING.format(specs=["popen//id=mortal"], death="import os; os._exit(3)")
+        with Initiator(source) as initiator:
+            initiator.hear()
+            initiator.tell()
+            assert initiator.end()[0] == 0
+
+    @pytest.mark.parametrize("core", CORES)
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "for gateway in list(group): gateway.exit()\nfor popen in popens: popen.wait(20)",
+            "for gateway in list(group): gateway.exit(wait=20)",
+            "for gateway in list(group)[1:]: gateway._io.kill(); gateway.join(20)",
+            "for popen in popens: popen.kill(); popen.wait(20)",
+            "for popen in popens: popen.terminate(); popen.wait(20)",
+            "group.terminate(20)",
+            "group.terminate(0)",
+            "group.remote_exec('import time; time.sleep(1000)'); group.terminate(0.1)",
+            "",
+            "group.remote_exec('import time; time.sleep(1000)')",
+            "sys.exit(0)",
+        ],
+    )
+    def test_nobody_is_told_what_the_program_does_itself(self, end, core):
+        source = f"""
+group = execnet.Group(["popen//id=a", "popen//via=a", "popen//warm", "popen", "socket//installvia=a"])
+popens = [group[2]._io.popen, group[3]._io.popen]
+{end}
+"""
+        assert self.told(source, **CORES[core]) == ""
+
+    def test_nor_of_starts_that_were_given_up(self):
+        source = """
+try:
+    execnet.makegateway("popen//chdir=/proc//timeout=0.5//python=sh -c 'exec sleep 1000'")
+except OSError:
+    pass
+"""
+        assert self.told(source) == ""
+
+    @pytest.mark.parametrize("core", CORES)
+    def test_nor_by_ctrl_c(self, core):
+        source = """
+group = execnet.Group(["popen", "popen//warm", "popen//via=gw0", "popen//execmodel=main_thread_only"])
+busy = group[3].remote_exec("channel.send(1); import time; time.sleep(1000)")
+busy.receive(20)
+for gateway in list(group)[:3]:
+    gateway.remote_exec("").waitclose(20)
+    gateway.remote_status()
+try:
+    say(0)
+    time.sleep(1000)
+except KeyboardInterrupt:
+    for gateway in list(group)[:3]:
+        gateway.join(20)
+    say([gateway.returncode for gateway in group][:2])
+"""
+        with Initiator(source, session=True, **CORES[core]) as initiator:
+            initiator.hear()
+            os.killpg(initiator.pid, signal.SIGINT)
+            returncode, said, stderr = initiator.end()
+        assert (returncode, said, stderr) == (0, [[130, 130]], "")
+
+
 class TestStderr:
     def test_the_last_words_are_kept_and_passed_through(self, makegateway, capfd):
         gateway = makegateway("popen//stderr=capture")
@@ -309,7 +473,8 @@ class TestStderr:
         assert died.stderr.splitlines() == [f"line {number}" for number in range(61, 100)] + ["no newline"]
         assert str(died).endswith(f"exited with status 3; its last words on stderr:\n{died.stderr}")
         gateway.exit(wait=SECONDS)
-        assert capfd.readouterr().err == "".join(f"line {number}\n" for number in range(100)) + "no newline"
+        told = f"execnet: {str(died).partition('; its last')[0]}\n"
+        assert capfd.readouterr().err == "".join(f"line {number}\n" for number in range(100)) + f"no newline\n{told}"
 
     def test_a_long_output_costs_a_bounded_tail(self, makegateway, capfd):
         gateway = makegateway("popen//stderr=capture")
@@ -318,7 +483,8 @@ class TestStderr:
             channel.receive(SECONDS)
         assert set(caught.value.stderr) == {"x"} and len(caught.value.stderr) <= 16384
         gateway.exit(wait=SECONDS)
-        assert len(capfd.readouterr().err) == 3000000
+        passed, told = capfd.readouterr().err.splitlines()
+        assert len(passed) == 3000000 and told.endswith(f"died: its process {gateway.pid} exited with status 3")
 
     @pytest.mark.timing
     def test_a_child_that_keeps_stderr_open_keeps_nobody_waiting(self, makegateway):

@@ -67,26 +67,38 @@ def test_a_master_of_any_python_tells_it(group, tmp_path, python):
     assert "gave no answer" in str(error) and seconds < 1.0 + SLACK
 
 
+MEANS_NOTHING = r"\7" + 8 * r"\0"
+
+
 @pytest.mark.parametrize("via", ["", "//via=master"])
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("printf 1; exit 3", "exited with status 3"),
+        ("printf '1'; exit 3", "exited with status 3"),
         ("printf '1\\0\\0\\0'; exit 3", "exited with status 3; in the middle of a message"),
         ("printf '1\\4\\0\\0\\0\\1\\0\\0\\0\\11xx'; exit 3", "in the middle of a message: expected 9 bytes, got 2"),
         ("printf '1zzzzzzzzzz'; exec sleep 1000", "connection given up: LoadError: not a message header"),
-        ("printf 1; exec 1>&-; exec sleep 1000", "has closed the connection"),
+        ("printf '1'; exec 1>&-; exec sleep 1000", "has closed the connection"),
     ],
     ids=["dies", "dies in a header", "dies in a message", "says no message", "closes its output"],
 )
 def test_a_program_that_answers_and_is_no_worker_ends_the_gateway(group, tmp_path, text, told, via):
     group.makegateway("popen//id=master")
-    # The start text is read, so that the answer is what decides.
-    program = script(tmp_path, f"read line; {text}")
+    # The start text is read, so that the answer is what decides: its byte, and the message that means nothing.
+    program = script(tmp_path, f"read line; {text}".replace("'1", f"'1{MEANS_NOTHING}"))
     gateway = group.makegateway(f"popen//python={program}{via}")
     with pytest.raises((EOFError, OSError), match=told):  # OSError: the end was there before the channel
         gateway.newchannel().receive(SECONDS)
     group.terminate(0.2)
+
+
+@pytest.mark.parametrize("via", ["", "//via=master"])
+@pytest.mark.parametrize("said", ["1", "1hello", r"1\4\0\0\0\1"])
+def test_a_program_that_says_the_byte_and_ends_did_not_start(group, tmp_path, said, via):
+    group.makegateway("popen//id=master")
+    program = script(tmp_path, f"read line; printf '{said}'; exit 3")
+    with pytest.raises(GatewayStartError, match=r"exited with status 3 .*it wrote '1"):
+        group.makegateway(f"popen//python={program}{via}")
 
 
 def test_what_cannot_be_sent_to_the_master_fails_at_once_and_leaves_it_free(group):

@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -235,7 +236,8 @@ with execnet.Group(["popen", "popen//warm"]) as group:
         channel = gateway.remote_exec("import os; os.write(2, b'last words\\n'); os._exit(3)")
         with pytest.raises(GatewayDied, match=r"exited with status 3; its last words on stderr:\nlast words"):
             channel.receive(SECONDS)
-        assert capfd.readouterr().err == "last words\n"
+        line = rf"execnet: gateway 'gw0' .* died: its process {gateway.pid} exited with status 3\n"
+        assert re.fullmatch(rf"last words\n{line}", capfd.readouterr().err)
 
     def test_the_dump_of_faulthandler_reaches_the_captured_stderr(self, group):
         gateway = group.makegateway("popen//warm//faulthandler//stderr=capture")
@@ -953,7 +955,9 @@ with execnet.Group(["popen", "popen//warm", "popen//warm"]) as group:
         say(str(error).endswith("exited with status 7"))
 """
         with Initiator(source) as initiator:
-            assert initiator.end() == (0, [True, [True, 0], True], "")
+            returncode, said, stderr = initiator.end()
+        assert (returncode, said) == (0, [True, [True, 0], True])
+        assert re.fullmatch(r"execnet: gateway 'gw2' .* exited with status 7\n", stderr)
 
     def test_a_mask_is_that_of_the_thread_that_starts(self, group):
         blocked = "__import__('signal').pthread_sigmask(0, ())"

@@ -197,6 +197,30 @@ def test_a_crashed_worker_is_reported_and_replaced(client: Client, tmp_path: Pat
     assert "1 failed, 40 passed" in output
 
 
+def lines_of_execnet(output: str) -> list[str]:
+    """What execnet says in the output of pytest; dots may stand before it."""
+    return [line[line.index("execnet: ") :] for line in output.splitlines() if "execnet: " in line]
+
+
+@pytest.mark.parametrize("verbosity", ["-q", "-v"])
+def test_people_are_told_how_a_worker_died(client: Client, tmp_path: Path, verbosity: str) -> None:
+    segfault = "import signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    (tmp_path / "test_crash.py").write_text(CRASHING.replace("os._exit(3)", segfault))
+    output = client.pytest(tmp_path / "reports", "-n", "2", verbosity, tmp_path, cwd=tmp_path).stdout.decode()
+    (line,) = lines_of_execnet(output)
+    assert re.fullmatch(r"execnet: gateway 'gw\d' \(.*\) died: its process \d+ was killed by SIGSEGV", line), output
+    assert output.index(line) < output.index("node down: Not properly terminated"), output
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["--dist", "each"]])
+def test_nobody_is_told_of_workers_that_end_as_they_should(
+    client: Client, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "test_crash.py").write_text(CRASHING.replace("os._exit(3)", "assert False"))
+    output = client.pytest(tmp_path / "reports", "-n", "2", *arguments, tmp_path, cwd=tmp_path).stdout.decode()
+    assert "failed" in output and lines_of_execnet(output) == []
+
+
 # Objects of subclasses, and of registered classes, in all that a report carries.
 OWN_TYPES = {
     "conftest.py": """

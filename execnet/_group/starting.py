@@ -15,7 +15,9 @@ there is one. What a start has is noted in its `Start`, before anything else can
     returns or raises        ←     over
 
 An interrupted caller, like a failure, has the conductor stop: what is under way is killed, so that its worker comes
-back, and undone. Whether the conductor or the caller's interrupt was first is decided by one `dict.setdefault`.
+back, and undone. Whether the conductor or the caller's interrupt was first is decided by one `dict.setdefault`. What
+came before an answer is shown by the caller's thread, as a warning for the line that asked for the gateway; where that
+is raised, it is like a Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
 from execnet.gateway_base import OneShotEvent, RemoteError, get_execmodel, has_threads
+from execnet.gateway_noise import warn_of_noise
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -377,6 +380,8 @@ class Starts:
             self._wait()
             if self._error is not None:
                 raise self._error
+            for start in self.starts:
+                warn_of_noise(start.io, start.spec, WARN_ABOVE + 1)
             return [self.failures.get(start, start.gateway) for start in self.starts]
         except BaseException:
             self._give_up()

@@ -85,9 +85,10 @@ def work(request: dict[str, Any]) -> None:
     """Do what the start text of gateway_bootstrap has any other worker do."""
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
     io.zero_copy = True
-    io.write(b"1")
-    gateway_base.serve(io, id=request["id"])
-    leaving.leave()
+    io.write(gateway_base.ANSWER)
+    status = gateway_base.serve(io, id=request["id"]) or 0
+    leaving.leave(status)
+    raise SystemExit(status)
 
 
 def _end_with_initiator() -> None:

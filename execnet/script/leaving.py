@@ -31,8 +31,8 @@ def share() -> None:
     _shared.update(sys.modules)
 
 
-def leave() -> None:
-    """End this process with status 0; returns where the interpreter has to end it.
+def leave(status: int) -> None:
+    """End this process with the status; returns where the interpreter has to end it.
 
     So it is while there are threads, which the interpreter can stop and nothing else, and where an output is broken,
     which it tells.
@@ -51,7 +51,7 @@ def leave() -> None:
     _flush_files()
     # With the C core, exit handlers of C code run as well, which write what was measured of it, for example.
     end = getattr(gateway_base._posix_core, "leave", os._exit)
-    end(0)
+    end(status)
 
 
 def _has_threads(threading: Any) -> bool:

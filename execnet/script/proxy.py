@@ -79,12 +79,12 @@ def drain(stdout, data, answered, drained, execmodel):
         drained.set()
 
 
-def watch(process, data, control, drained):
+def watch(process, data, control, drained, mutex, execmodel):
     """Reap the process and tell its exit status.
 
     A child that it has left may hold its stdout: ``drained`` then comes too late.
     """
-    status = process.wait()
+    status = reaped(process, mutex, execmodel)
     drained.wait(LAST_WORDS)
     close(data)
     try:
@@ -92,6 +92,18 @@ def watch(process, data, control, drained):
     except (IOError, OSError):  # noqa: UP024
         pass  # nobody wants to know
     close(control)
+
+
+def reaped(process, mutex, execmodel):
+    """The exit status of the process; while ``mutex`` is held, for it to be killed, no other one gets its number."""
+    if execmodel.backend not in ("thread", "main_thread_only") or not hasattr(os, "waitid"):
+        return process.wait()
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except OSError:
+        pass  # a program that runs here reaps all there is
+    with mutex:
+        return process.wait()
 
 
 def close(channel):
@@ -112,12 +124,18 @@ def chunks(stdout, execmodel):
     return iter(lambda: read(CHUNK), b"")
 
 
-def killer(process):
+def native(text):
+    """``text`` as the str of this Python."""
+    return text if isinstance(text, str) else text.encode("utf-8")
+
+
+def killer(process, mutex):
     """A callback that kills the process, whatever arrives."""
 
     def kill(order):
         try:
-            process.kill()
+            with mutex:
+                process.kill()
         except OSError:
             pass  # it has ended and was reaped
 
@@ -125,19 +143,22 @@ def killer(process):
 
 
 def serve(channel):
-    """Receive ``(args, data, control)``; answer the pid, or ``(errno, text, file name)``.
+    """Receive ``(args, data, control)``, perhaps with ``env``; answer the pid, or ``(errno, text, file name)``.
 
-    ``args[0]`` None stands for this interpreter. ``data`` carries the process's stdin and
-    stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is
-    answered there.
+    ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the
+    process's stdin and stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is answered
+    there.
     """
-    args, data, control = channel.receive()
+    order = channel.receive()
+    args, data, control = order[:3]
+    env = order[3] if len(order) > 3 else {}
     execmodel = channel.gateway.execmodel
     try:
         process = execmodel.subprocess.Popen(
             [args[0] or sys.executable] + args[1:],
             stdin=plain_subprocess.PIPE,
             stdout=plain_subprocess.PIPE,
+            env=dict(os.environ, **{native(name): native(env[name]) for name in env}) if env else None,
             close_fds=os.name == "posix",  # Python 2 would hand on the pipes of its siblings
         )
     except OSError as error:
@@ -145,11 +166,12 @@ def serve(channel):
         close(data)
         close(control)
         return
-    control.setcallback(killer(process))
+    mutex = execmodel.Lock()
+    control.setcallback(killer(process, mutex))
     answered, drained = execmodel.Event(), execmodel.Event()
     execmodel.start(feed, (data, process.stdin, answered, drained))
     execmodel.start(drain, (process.stdout, data, answered, drained, execmodel))
-    execmodel.start(watch, (process, data, control, drained))
+    execmodel.start(watch, (process, data, control, drained, mutex, execmodel))
     channel.send(process.pid)
 
 
