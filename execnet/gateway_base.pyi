@@ -246,6 +246,7 @@ SHORT_WRITE: int
 JOINED_WRITE: int
 MOST_FOR_OTHERS: int
 MOST_OVERTAKEN: int
+OVERDUE: float
 
 class _Outgoing:
     ident: int | None

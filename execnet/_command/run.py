@@ -52,6 +52,7 @@ def main(program: str, arguments: Sequence[str]) -> int:
     argv = [os.fsencode(word) for word in words]
     source = read_source(argv)
 
+    os.environ["EXECNET_QUIET"] = "1"  # a death is told here, with what else is to be told of that worker
     group = execnet.Group()
     try:
         with common.Inbox() as inbox:

@@ -20,7 +20,7 @@ VARYING = [
     # What the portable core says with other details.
     (r"(\(already closed\?\)): .*", r"\1"),
     (r"\b(?:the )?value ends (?:early|within).*", "value ends early"),
-    (r"\s+\(in the value's first \d+ bytes\)", ""),
+    (r"\s+in the value's first \d+ bytes", ""),  # a note, from Python 3.11 on
 ]
 
 
