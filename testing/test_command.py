@@ -302,7 +302,7 @@ def test_more_than_a_reader_takes_waits_there_and_the_reader_may_leave() -> None
 
 
 def test_ctrl_c_ends_run_and_leaves_nothing(tmp_path: Path) -> None:
-    code = f"import time; open({str(tmp_path / 'began')!r}, 'w'); print('on'); time.sleep(1000)"
+    code = f"import os, time; open(f{str(tmp_path / '{os.getpid()}')!r}, 'w'); print('on'); time.sleep(1000)"
     process = subprocess.Popen(
         [*PROGRAM, "run", "popen", "popen", "--", code],
         stdin=subprocess.DEVNULL,
@@ -310,7 +310,7 @@ def test_ctrl_c_ends_run_and_leaves_nothing(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    wait_until((tmp_path / "began").exists, SECONDS, "the program")
+    wait_until(lambda: len(os.listdir(tmp_path)) == 2, SECONDS, "the program in both")
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (130, b"")
