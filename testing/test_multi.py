@@ -368,7 +368,9 @@ class TestMakegateways:
 
         steps = []
         create_io, finish = gateway_io.create_io, gateway_bootstrap.finish
-        monkeypatch.setattr(gateway_io, "create_io", lambda *args: steps.append("create") or create_io(*args))
+        monkeypatch.setattr(
+            gateway_io, "create_io", lambda spec, **options: steps.append("create") or create_io(spec, **options)
+        )
         monkeypatch.setattr(gateway_bootstrap, "finish", lambda *args: steps.append("finish") or finish(*args))
         group.makegateways(["popen"] * 3)
         assert steps == ["create"] * 3 + ["finish"] * 3
@@ -453,7 +455,7 @@ class TestMakegateways:
         begun = []
         create_io = gateway_io.create_io
         monkeypatch.setattr(
-            gateway_io, "create_io", lambda spec, *args: begun.append(spec.id) or create_io(spec, *args)
+            gateway_io, "create_io", lambda spec, **options: begun.append(spec.id) or create_io(spec, **options)
         )
         with pytest.raises(OSError, match="/bin/false"):
             group.makegateways(["popen//id=a//python=/bin/false", "popen//id=b", "popen//id=c"], max_parallel=1)

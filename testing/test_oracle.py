@@ -553,7 +553,7 @@ PROGRAMS = {
                 super().write(data)
         gateway_io.Popen2IOMaster = Master
         gw = group.makegateway("popen")
-        print(gw._io.did)
+        print(gw._io.did[:2])
         channel = gw.remote_exec("channel.send(channel.receive())")
         channel.send(7)
         print(channel.receive(10))

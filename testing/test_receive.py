@@ -729,7 +729,7 @@ SIGPIPE = """
 def test_sigpipe_with_its_default_action_does_not_kill(local: ModuleType) -> None:
     run = subprocess.run(
         [sys.executable, "-c", dedent(SIGPIPE)],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "EXECNET_QUIET": "1"},
         capture_output=True,
         timeout=60,
         text=True,

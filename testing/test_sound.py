@@ -1250,6 +1250,7 @@ class Worker:
             execnet.gateway_io.popen_args(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         execnet.gateway_bootstrap.bootstrap_import(self, spec)
+        self._message()  # the rest of the answer, which means nothing
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
