@@ -50,9 +50,10 @@ def _lacking(came: bytearray) -> int:
 
 
 def warn_of_noise(io: Any, spec: XSpec, stacklevel: int) -> None:
-    """Show what came before the answer of a gateway that is up, if anything did."""
+    """Show what came before the answer of a gateway that is up, if anything did, once."""
     noise = getattr(io, "noise", b"")
     if noise:
+        io.noise = b""
         import warnings  # lazy: start-up speed
 
         shown = noise[:NOISE_SHOWN].decode("utf-8", "backslashreplace")

@@ -75,6 +75,17 @@ def test_noise_that_comes_in_pieces(group: execnet.Group, tmp_path: Path, monkey
         assert works(group.makegateway("popen"))
 
 
+def test_a_step_of_the_start_that_somebody_wrapped_tells_it_once(
+    group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customize(tmp_path, monkeypatch, "print('hello')")
+    own = gateway_bootstrap.bootstrap_exec
+    monkeypatch.setattr(gateway_bootstrap, "bootstrap_exec", lambda io, spec: own(io, spec))
+    with pytest.warns(RuntimeWarning) as caught:
+        assert works(group.makegateway(f"popen//python={sys.executable}"))
+    assert len(caught) == 1
+
+
 def test_several_at_once(group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     customize(tmp_path, monkeypatch, "print('hello')")
     with pytest.warns(RuntimeWarning) as caught:

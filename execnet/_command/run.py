@@ -52,11 +52,12 @@ def main(program: str, arguments: Sequence[str]) -> int:
     argv = [os.fsencode(word) for word in words]
     source = read_source(argv)
 
-    os.environ["EXECNET_QUIET"] = "1"  # a death is told here, with what else is to be told of that worker
     group = execnet.Group()
     try:
         with common.Inbox() as inbox:
             gateways = common.start(program, group, specs, options.timeout)
+            # A death is told here, with what else is to be told of that worker; workers do not inherit this.
+            os.environ["EXECNET_QUIET"] = "1"
             runs = [Run(program, gateway, inbox) for gateway in gateways if gateway is not None]
             for run in runs:
                 run.begin(source, argv)
