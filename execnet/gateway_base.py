@@ -3627,7 +3627,9 @@ class _Serializer(_Noticing("_Noticed", (object,), {})):
 
     @classmethod
     def _method_of(cls, kind):
-        return cls._dispatch.get(kind) or getattr(cls, "save_" + kind.__name__, None)
+        # interned: CPython's cache of attributes would keep each new string
+        name = getattr(sys, "intern", str)("save_" + kind.__name__)
+        return cls._dispatch.get(kind) or getattr(cls, name, None)
 
     def _save_by(self, save, obj):
         try:

@@ -26,7 +26,8 @@ typedef struct {
     PyTypeObject *channel_type;
     /* Dicts that are empty as long as nobody has changed how values are written. */
     PyObject *changes, *dispatch;
-    PyObject *str_id, *str_new, *str_read, *str_reducers, *str_version;
+    PyObject *str_found_within, *str_gateway, *str_id, *str_new, *str_read, *str_reducers,
+        *str_version;
 #ifdef Py_GIL_DISABLED
     Spares key_caches;
 #else

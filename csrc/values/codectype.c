@@ -432,13 +432,15 @@ codec_fill(CodecObject *codec, PyObject *names)
     if (codec->dispatch == NULL) {
         return -1;
     }
+    codec->str_found_within = PyUnicode_InternFromString("_found_within");
+    codec->str_gateway = PyUnicode_InternFromString("gateway");
     codec->str_id = PyUnicode_InternFromString("id");
     codec->str_new = PyUnicode_InternFromString("new");
     codec->str_read = PyUnicode_InternFromString("read");
     codec->str_reducers = PyUnicode_InternFromString("_reducers");
     codec->str_version = PyUnicode_InternFromString("DUMPFORMAT_VERSION");
-    return codec->str_id && codec->str_new && codec->str_read && codec->str_reducers &&
-                   codec->str_version
+    return codec->str_found_within && codec->str_gateway && codec->str_id && codec->str_new &&
+                   codec->str_read && codec->str_reducers && codec->str_version
                ? 0
                : -1;
 }
@@ -535,6 +537,8 @@ codec_dealloc(CodecObject *codec)
     Py_CLEAR(codec->channel_type);
     Py_CLEAR(codec->changes);
     Py_CLEAR(codec->dispatch);
+    Py_CLEAR(codec->str_found_within);
+    Py_CLEAR(codec->str_gateway);
     Py_CLEAR(codec->str_id);
     Py_CLEAR(codec->str_new);
     Py_CLEAR(codec->str_read);

@@ -586,7 +586,7 @@ check_gateway(Writer *writer, PyObject *channel)
     if (writer->gateway == NULL) {
         return 0;
     }
-    PyObject *owner = PyObject_GetAttrString(channel, "gateway");
+    PyObject *owner = PyObject_GetAttr(channel, writer->codec->str_gateway);
     if (owner == NULL || owner == writer->gateway) {
         Py_XDECREF(owner);
         return owner == NULL ? -1 : 0;

@@ -63,27 +63,18 @@ position(const Reader *reader)
     return reader->read != NULL ? reader->consumed : reader->pos - reader->data;
 }
 
-/* How many of the value's first bytes were read when the error was found: its attribute `position`,
-   and a note where Python has them. */
+/* Tell the error how many of the value's first bytes were read when it was found. */
 static int
-note_position(PyObject *error, Py_ssize_t position)
+note_position(Reader *reader, PyObject *error)
 {
-    PyObject *number = PyLong_FromSsize_t(position);
+    PyObject *number = PyLong_FromSsize_t(position(reader));
     if (number == NULL) {
         return -1;
     }
-    int result = PyObject_SetAttrString(error, "position", number);
+    PyObject *none = PyObject_CallMethodOneArg(error, reader->codec->str_found_within, number);
     Py_DECREF(number);
-#if PY_VERSION_HEX >= 0x030b0000
-    if (result == 0) {
-        PyObject *text = PyUnicode_FromFormat("in the value's first %zd bytes", position);
-        PyObject *none = text == NULL ? NULL : PyObject_CallMethod(error, "add_note", "O", text);
-        Py_XDECREF(text);
-        Py_XDECREF(none);
-        result = none == NULL ? -1 : 0;
-    }
-#endif
-    return result;
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
 }
 
 /* LoadError with what is wrong and where; always NULL. */
@@ -97,7 +88,7 @@ refuse(Reader *reader, const char *format, ...)
     va_end(arguments);
     PyObject *error = text == NULL ? NULL : PyObject_CallOneArg(reader->codec->load_error, text);
     Py_XDECREF(text);
-    if (error != NULL && note_position(error, position(reader)) == 0) {
+    if (error != NULL && note_position(reader, error) == 0) {
         PyErr_SetObject(reader->codec->load_error, error);
     }
     Py_XDECREF(error);
