@@ -11,6 +11,7 @@ import subprocess as plain_subprocess
 import sys
 
 CHUNK = 65536  # bytes read at most for one message: a whole pipe
+ANSWER = b"1" + b"\7" + 8 * b"\0"  # of a gateway that is up: gateway_base's; of one with another text "1" is all
 LAST_WORDS = 0.5  # seconds after a process's end in which its output must have come
 LOOK = 0.2  # seconds between two looks at a process that has not answered yet
 
@@ -65,11 +66,14 @@ def reads_no_more(stdin):
 
 
 def drain(stdout, data, answered, drained, execmodel):
-    """Send what the process writes, the event ``answered`` set; at its end close the channel and set ``drained``."""
+    """Send what the process writes, set ``answered`` by its answer; at the end close the channel, set ``drained``."""
+    last = b""
     try:
         for chunk in chunks(stdout, execmodel):
             if not answered.is_set():
-                answered.set()
+                last = (last + chunk)[-len(ANSWER) :]
+                if last in (ANSWER, ANSWER[:1]):
+                    answered.set()
             data.send(chunk)
     except (IOError, OSError):  # noqa: UP024
         pass  # the initiator is gone, or has let go of the gateway
