@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from execnet._group.calls import Call, Deadline, run_apart
 from execnet.gateway_base import BaseGateway
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     SafeTerminate = Callable[[ExecModel, "float | None", Sequence[TermKill]], None]
 
-# Seconds the system is given to hand over a process that has been killed.
-REAP_GRACE = 0.5
+# Seconds the system is given to hand over what has been killed: the memory of a large process takes long to free.
+REAP_GRACE = 5.0
 # Seconds that workers are given at interpreter exit, at the end of a with block, after a failed start.
 END_TIMEOUT = 1.0
 
@@ -70,10 +71,11 @@ class Ending:
             self.safe_terminate(self.execmodel, self.deadline.for_next_wait(), pairs)
         except Exception as exc:  # raised by end(); Ctrl-C leaves the rest to the next call
             self.failure = self.failure or exc
+        grace = Deadline(REAP_GRACE)
         for wait in waits:
             try:
                 if not wait.ended:
-                    run_apart(self.execmodel, wait.reap)
+                    run_apart(self.execmodel, partial(wait.reap, grace))
                 wait.warn_unless_ended()
             except Exception as exc:  # raised by end(), as above
                 self.failure = self.failure or exc
@@ -127,9 +129,9 @@ class End:
                     return
         self.io.kill()
 
-    def reap(self) -> None:
-        """Wait a moment for a process that has been killed."""
-        if self.popen is not None and self._reaped(REAP_GRACE):
+    def reap(self, grace: Deadline) -> None:
+        """Wait for a process that has been killed."""
+        if self.popen is not None and self._reaped(grace.remaining()):
             self.io.wait()
             self.ended = True
 
