@@ -1073,9 +1073,7 @@ class Writer(object):
         self._io = io
         self._execmodel = execmodel
         threads = has_threads(execmodel)
-        self.get_ident = _thread.get_ident if threads else execmodel.get_ident
-        #: The thread that others wait for, so that it must not wait here.
-        self.receiver = None
+        self.get_ident = execmodel.get_ident
         # The io's own, and the present one.
         self._io_way = self._way = _Way()
         self._free = Waiters(execmodel)
@@ -1091,6 +1089,17 @@ class Writer(object):
                 self._io_way = self._way = _Way(fds[1])
             else:
                 self._way = self._copy(fds[1])
+
+    @staticmethod
+    def is_receiver():
+        """Whether this is the thread that others wait for, so that it must not wait here."""
+        return False
+
+    def note_receiver(self):
+        """This thread is that one; a patch of the process may give it another number later."""
+        get_ident = _thread.get_ident if has_threads(self._execmodel) else self.get_ident
+        ident = get_ident()
+        self.is_receiver = lambda: get_ident() == ident
 
     @property
     def way(self):
@@ -1156,7 +1165,7 @@ class Writer(object):
             if holder is message:
                 continue  # or was, until another one took the way over
             if holder.ident != ident:
-                if ident == self.receiver:
+                if self.is_receiver():
                     self._left.append(message)
                     break
                 self._wait_with(message, way)
@@ -1226,8 +1235,9 @@ class Writer(object):
 
     @staticmethod
     def _writes_for_others(way):
-        # Without a descriptor it is not known what became of a message when a signal handler raised.
-        return way.fd is not None or _thread.get_ident() != MAIN_THREAD
+        # Without a descriptor it is not known what became of a message when a signal handler raised; and the event loop
+        # of green threads, which runs finalizers, may not wait.
+        return way.fd is not None or not (threads_are_green() or _thread.get_ident() == MAIN_THREAD)
 
     def _first_left(self):
         try:
@@ -2542,7 +2552,7 @@ class BaseGateway(object):
         try:
             if self._connection is not None:
                 self._connection.receive()
-            self._writer.receiver = self._writer.get_ident()
+            self._writer.note_receiver()
             while not self._disowned:
                 message = Message.from_io(self._io)
                 if trace is not notrace:

@@ -144,9 +144,52 @@ def test_a_process_that_is_patched_after_execnet_was_imported(library):
 
 @LIBRARIES
 def test_a_process_that_is_patched_while_gateways_exist(library):
-    if library == "eventlet" and gateway_base.core == "portable":
-        pytest.skip("what eventlet puts in place of os.write lets only one green thread wait for a pipe")
     run(library, TWO, PATCHES[library], then="group.makegateway(); use_all(group)")
+
+
+MANY_SEND = """
+def send_much(gateway, done):
+    channel = gateway.remote_exec("for item in channel: channel.send(len(item))")
+    for _ in range(10):
+        channel.send(b"x" * 200_000)
+    assert [channel.receive(20) for _ in range(10)] == [200_000] * 10
+    done.append(channel)
+
+def send_side_by_side(gateway):
+    done = []
+    for _ in range(3):
+        spawn(send_much, gateway, done)
+    deadline = time.monotonic() + 40
+    while len(done) < 3:
+        assert time.monotonic() < deadline, done
+        sleep(0.01)
+"""
+
+
+@LIBRARIES
+def test_green_threads_send_side_by_side_over_a_gateway_from_before_the_patch(library):
+    run(library, TWO, PATCHES[library], MANY_SEND, then="send_side_by_side(group[0]); group.terminate(5.0)")
+
+
+@LIBRARIES
+def test_a_channel_that_is_dropped_in_the_event_loop_closes_the_other_side(library):
+    """Its message waits for a green thread: the loop itself may not wait."""
+    program = """
+gateway = group.makegateway("popen//via=" + group[0].id)
+other = gateway.remote_exec("channel.send(channel.receive().waitclose())")
+dropped = gateway.newchannel()
+other.send(dropped)
+boxed = [dropped]
+del dropped
+call_soon(boxed.clear)
+assert other.receive(20) is None
+group.terminate(5.0)
+"""
+    call_soon = {
+        "gevent": "import gevent; call_soon = gevent.get_hub().loop.run_callback",
+        "eventlet": "import eventlet.hubs; call_soon = lambda f: eventlet.hubs.get_hub().schedule_call_global(0, f)",
+    }
+    run(library, PATCHES[library], TWO, call_soon[library], then=program)
 
 
 @LIBRARIES
