@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from execnet import gateway_base
-
 pytestmark = pytest.mark.timeout(180)
 
 PROGRAM_SECONDS = 90
