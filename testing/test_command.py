@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from support.interpreters import Interpreter
 from support.processes import end, wait_until
 from support.sshd import SshServer
 from support.terminal import CTRL_C, CTRL_D, Terminal
+
+from execnet._command import common
 
 SECONDS = 60.0
 PROGRAM = [sys.executable, "-m", "execnet"]
@@ -205,6 +210,41 @@ def test_a_file_runs_as_the_main_program_with_its_arguments(tmp_path: Path) -> N
     assert result.stdout == f"gw0: {[str(program), '--fast', 'grün']} A(x=1)\n"
 
 
+def test_a_file_knows_its_name(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("print(__file__)")
+    assert execnet("run", "popen", "--", program).stdout == f"gw0: {program}\n"
+    assert "NameError" in execnet("run", "popen", "--", "__file__").stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; print('kept'); sys.stdout.close()",
+        "import sys; print('kept'); sys.stderr.close()",
+        "import sys; print('kept'); sys.stdout = None",
+        "import sys, io; print('kept', end=''); sys.stdout = io.StringIO()",
+        "import os; print('kept'); os.close(1); os.close(2)",
+    ],
+)
+def test_a_program_may_do_as_it_likes_with_its_output(code: str) -> None:
+    result = execnet("run", "popen", "popen", "--", code)
+    assert (result.returncode, sorted(result.stdout.splitlines()), result.stderr) == (0, ["gw0: kept", "gw1: kept"], "")
+
+
+def test_a_process_that_the_program_forks_ends_where_the_program_does() -> None:
+    code = """import os, sys
+child = os.fork()
+print("child" if child == 0 else "parent", end="")
+if child:
+    print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+else:
+    sys.exit(4)
+"""
+    result = execnet("run", "popen", "--", code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "gw0: childparent4\n", "")
+
+
 def test_code_and_standard_input_have_arguments_too() -> None:
     code = "import sys; print(sys.argv)"
     assert execnet("run", "popen", "--", code, "x").stdout == "gw0: ['-c', 'x']\n"
@@ -317,6 +357,42 @@ def test_ctrl_c_ends_run_and_leaves_nothing(tmp_path: Path) -> None:
     assert set(output.splitlines()) <= {b"gw0: on", b"gw1: on"}
 
 
+class InterruptedAt:
+    """A trace function that raises KeyboardInterrupt at that line, counted from 1."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> InterruptedAt:
+        self.left -= event == "line"
+        if event == "line" and self.left == 0:
+            raise KeyboardInterrupt
+        return self
+
+
+def test_a_ctrl_c_anywhere_in_taking_a_message_keeps_nobody_waiting() -> None:
+    """Where a message is taken it frees room for others: a lock that is left held there would hold all."""
+    for line in itertools.count(1):
+        with common.Inbox() as inbox:
+            put = inbox.callback("source")
+            for item in range(common.MOST_WAITING):
+                put(item)
+            waiting = threading.Thread(target=put, args=["one more"], daemon=True)
+            waiting.start()
+            interrupt = InterruptedAt(line)
+            sys.settrace(interrupt)
+            try:
+                inbox.take()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+        waiting.join(SECONDS)
+        assert not waiting.is_alive(), line
+        if interrupt.left > 0:
+            break
+
+
 # shell
 
 
@@ -345,6 +421,13 @@ def test_lines_run_as_at_a_prompt(prompt: Terminal) -> None:
     prompt.expect(">>> ")
     prompt.type("_ + 1\n")
     prompt.expect("22\r\n>>> ")
+
+
+def test_a_process_that_is_forked_at_the_prompt_ends_there(prompt: Terminal) -> None:
+    prompt.type("import os; child = os.fork(); child and os.waitpid(child, 0)[1]\n")
+    prompt.expect("\r\n0\r\n")
+    prompt.type("'still ' + 'here'\n")
+    prompt.expect("'still here'")
 
 
 def test_ctrl_d_ends_the_session_well(prompt: Terminal) -> None:

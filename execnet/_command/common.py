@@ -146,11 +146,12 @@ class Inbox:
 
     def __init__(self) -> None:
         import queue
-        import threading
 
-        # The one queue that a signal handler may put something into.
+        # The one kind of queue that a signal handler may use: no Ctrl-C leaves a lock of it held.
         self._items: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        self._room = threading.Semaphore(MOST_WAITING)
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(MOST_WAITING):
+            self._room.put(None)
         self._closed = False
         self._sources = 0
 
@@ -160,7 +161,7 @@ class Inbox:
 
         def put(item: object) -> None:
             if not self._closed:
-                self._room.acquire()
+                self._room.get()
                 self._items.put((source, item))
 
         return put
@@ -169,7 +170,7 @@ class Inbox:
         """The next (source, item), waited for; (None, None) after a `wake`."""
         source, item = self._items.get()
         if source is not None:
-            self._room.release()
+            self._room.put(None)
         return source, item
 
     def wake(self) -> None:
@@ -182,7 +183,7 @@ class Inbox:
     def __exit__(self, *exc_info: object) -> None:
         self._closed = True
         for _ in range(self._sources):  # each of them may be waiting for room, once
-            self._room.release()
+            self._room.put(None)
 
 
 def as_bytes(received: bytes | str) -> bytes:

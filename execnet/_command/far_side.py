@@ -36,11 +36,10 @@ class Caught(object):
         self.reached = threading.Semaphore(0)
 
     def __enter__(self):
-        reading, writing = os.pipe()
+        reading, self.writing = os.pipe()
         self.former = [os.dup(descriptor) for descriptor in self.descriptors]
         for descriptor in self.descriptors:
-            os.dup2(writing, descriptor)
-        os.close(writing)
+            os.dup2(self.writing, descriptor)
         thread = threading.Thread(target=self.send_all, args=(reading,))
         thread.daemon = True
         thread.start()
@@ -51,12 +50,12 @@ class Caught(object):
         for descriptor, former in zip(self.descriptors, self.former):
             os.dup2(former, descriptor)
             os.close(former)
+        os.close(self.writing)
 
     def drain(self):
         """Return when all that was written up to now has been sent."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(self.descriptors[0], self.mark)
+        flush(sys.stdout, sys.stderr)
+        os.write(self.writing, self.mark)  # whatever became of the descriptors
         self.reached.acquire()
 
     def send_all(self, reading):
@@ -102,6 +101,7 @@ class Encoded(object):
         self.stream = stream
         self.flush = stream.flush
         self.fileno = stream.fileno
+        self.close = stream.close
 
     def write(self, text):
         self.stream.write(text if isinstance(text, bytes) else text.encode("utf-8"))
@@ -114,17 +114,32 @@ def text_stream(descriptor):
     return io.open(descriptor, "w", 1, "utf-8", "backslashreplace", None, False)
 
 
+def flush(*streams):
+    """Flush what can be flushed: code may have closed sys.stdout, or put anything in its place."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, IOError, OSError):
+            pass
+
+
 class Streams(object):
     """Fresh sys.stdout and sys.stderr for as long as it lasts."""
 
     def __enter__(self):
         self.former = sys.stdin, sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = text_stream(1), text_stream(2)
+        self.fresh = sys.stdout, sys.stderr = text_stream(1), text_stream(2)
 
     def __exit__(self, *exc_info):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush(sys.stdout, sys.stderr, *self.fresh)
         sys.stdin, sys.stdout, sys.stderr = self.former
+
+
+def leave_as_child(parent, status):
+    """End a process that the code has forked when the code is done: all else here is the parent's."""
+    if os.getpid() != parent:
+        flush(sys.stdout, sys.stderr)
+        os._exit(status & 0xFF)
 
 
 # -- a program
@@ -145,9 +160,11 @@ def native(argument):
 
 def execute(name, source, argv):
     """The exit status of a program; its threads have ended."""
-    threads = threading.enumerate()
+    process, threads = os.getpid(), threading.enumerate()
     former = sys.modules["__main__"], sys.argv
     main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if argv[0] not in NAMES:
+        main.__file__ = argv[0]
     sys.argv = argv
     # So that a traceback shows the lines.
     linecache.cache[name] = len(source), None, source.decode("utf-8", "replace").splitlines(True), name
@@ -163,6 +180,7 @@ def execute(name, source, argv):
     for thread in threading.enumerate():
         if thread not in threads and not thread.daemon:
             thread.join()
+    leave_as_child(process, status)
     sys.modules["__main__"], sys.argv = former
     return status
 
@@ -188,6 +206,7 @@ class Asking(object):
         self.channel = channel
         self.caught = caught
         self.interactive = interactive
+        self.process = os.getpid()
         self.thread = threading.current_thread().ident
         self.asking = True  # nothing runs
         self.taken = 0  # interrupts
@@ -224,6 +243,8 @@ class Asking(object):
 
     def line(self, prompt):
         """The next line; raises EOFError, and KeyboardInterrupt for a Ctrl-C at the prompt."""
+        if os.getpid() != self.process:
+            raise EOFError  # what was forked here has nobody to ask
         signal.signal(signal.SIGINT, self.hold)
         self.caught.drain()
         self.asking = True
@@ -297,6 +318,7 @@ def shell(channel, banner):
         asking = Asking(channel, caught, interactive=bool(banner))
         sys.stdin = Input(asking)
         status = converse(Console(asking), banner and banner % sys.version.split()[0])
+        leave_as_child(asking.process, status)
         signal.signal(signal.SIGINT, asking.hold)
     signal.signal(signal.SIGINT, former)
     channel.send(("end", status))
