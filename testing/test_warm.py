@@ -26,6 +26,7 @@ from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
 import execnet
 from execnet import GatewayDied, gateway_warm
+from execnet._group import starting
 from execnet.gateway_bootstrap import GatewayStartError
 
 SECONDS = 20.0
@@ -566,19 +567,19 @@ say(0)
 try:
     group.makegateway("popen//warm//preload=slow")
 except KeyboardInterrupt:
-    (forkserver,) = group._forkservers.values()
-    say(forkserver.popen.pid)
+    say(len(group._forkservers))
 """
         with Initiator(source, session=True, PYTHONPATH=f"{tmp_path}") as initiator:
             initiator.hear()
             wait_until(lambda: children_of(initiator.pid), SECONDS, "the fork server")
+            (forkserver,) = children_of(initiator.pid)
             time.sleep(0.2)
             started = time.monotonic()
             os.killpg(initiator.pid, signal.SIGINT)
-            pid = initiator.hear()
+            assert initiator.hear() == 0
+            assert not is_running(forkserver)
             assert initiator.await_reaped() == 0
             assert time.monotonic() - started < 2 + SLACK
-            assert not is_running(pid)
 
     def test_ctrl_c_reaches_workers_and_not_the_forkserver(self):
         source = """
@@ -803,11 +804,11 @@ class TestThreads:
         (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
         monkeypatch.chdir(tmp_path)
         made = []
-        starting = threading.Thread(target=lambda: made.append(group.makegateway("popen//warm//preload=slow")))
-        starting.start()
+        other = threading.Thread(target=lambda: made.append(group.makegateway("popen//warm//preload=slow")))
+        other.start()
         wait_until(lambda: any(t.processes for t in list(group._forkservers.values())), SECONDS, "the request")
         group.terminate(SECONDS)
-        starting.join(SECONDS)
+        other.join(SECONDS)
         (gateway,) = made
         assert value_of(gateway, "os.getppid()") == forkserver_of(group).popen.pid
         gateway.exit(wait=SECONDS)
@@ -815,6 +816,32 @@ class TestThreads:
         forkserver = forkserver_of(group)
         group.terminate(SECONDS)
         assert group._forkservers == {} and forkserver.popen.returncode == 0
+
+    def test_a_start_that_is_undone_after_the_groups_end_leaves_no_forkserver(self, group, monkeypatch):
+        begun, let_go = threading.Event(), threading.Event()
+        create_io = gateway_warm.create_io
+
+        def late_create_io(*args):
+            begun.set()
+            let_go.wait(SECONDS)
+            return create_io(*args)
+
+        def interrupted_wait(self):
+            begun.wait(SECONDS)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(starting, "UNDO_PATIENCE", 0.01)
+        monkeypatch.setattr(gateway_warm, "create_io", late_create_io)
+        monkeypatch.setattr(starting.Starts, "_wait", interrupted_wait)
+        with pytest.raises(KeyboardInterrupt):
+            group.makegateway("popen//warm")
+        group.terminate(SECONDS)
+        threads = threading.enumerate()
+        let_go.set()
+        for thread in set(threads) - {threading.current_thread()}:
+            thread.join(SECONDS)
+        wait_until(lambda: not own_children(), SECONDS, "the end of the fork server")
+        assert group._forkservers == {}
 
     def test_a_forkserver_that_takes_no_more_stays_for_its_workers(self, group):
         gateway = group.makegateway("popen//warm")

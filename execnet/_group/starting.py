@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
         def _terminate_only(self, gateways: list[Gateway], timeout: float) -> None: ...
 
+        def _end_forkservers(self) -> None: ...
+
 
 # Seconds in which other starts that fail as well are told with the first one.
 FAILURE_GRACE = 1.0
@@ -434,6 +436,7 @@ class Starts:
         self._stop()
         self._over.wait()
         self._undo_all()
+        self.group._end_forkservers()  # the group may have been ended meanwhile
 
     # -- the conductor
 
