@@ -2811,8 +2811,8 @@ class WorkerGateway(BaseGateway):
         if self._connection is not None:
             self._connection.watch(_lost_times()[1])
             self._connection.answer_status(self.execmodel.backend)
-        self._initreceive()
         try:
+            self._initreceive()
             if hasprimary:
                 self._execpool.integrate_as_primary_thread()
             self._trace("joining receiver thread")

@@ -85,8 +85,6 @@ def _check(spec: XSpec) -> None:
         raise ValueError(f"preload= is for warm starts, popen//warm//preload=…: {str(spec)!r}")
     if not spec.popen or spec.via:
         raise ValueError(f"warm is for processes of this machine, popen//warm: {str(spec)!r}")
-    if not hasattr(_socket.socket, "sendmsg"):
-        raise ValueError(f"warm needs sockets that pass descriptors, which {sys.platform} does not have: {str(spec)!r}")
     if spec.preload is True:
         raise ValueError(f"preload= needs names of modules: {str(spec)!r}")
 

@@ -406,7 +406,7 @@ def prompt(environment: dict[str, str]) -> Iterator[Terminal]:
     """A shell on a terminal, at its first prompt."""
     with Terminal(*PROGRAM, "shell", "popen", env=environment) as terminal:
         terminal.expect("Ctrl-D ends it.")
-        terminal.expect(">>> ")
+        terminal.expect_question(">>> ")
         yield terminal
 
 
@@ -443,18 +443,12 @@ def test_exit_ends_the_session(prompt: Terminal, line: str, status: int) -> None
     assert prompt.rest() == f"{line}\r\n"
 
 
-# What is typed while the terminal changes its mode may be lost with the change: a person types it again.
-typed_ahead = pytest.mark.skipif(
-    os.environ.get("EXECNET_CHAOS") != "long",
-    reason="types ahead of a change of the terminal's mode, which may lose that",
-)
-
-
-@typed_ahead
 def test_ctrl_c_at_the_prompt_gives_up_the_line(prompt: Terminal) -> None:
     prompt.type("if True:\n")
     prompt.expect("... ")
-    prompt.type("    y" + CTRL_C)
+    prompt.type("    y")
+    prompt.expect_question("    y")
+    prompt.type(CTRL_C)
     prompt.expect("KeyboardInterrupt\r\n>>> ")
     prompt.type("1 + 1\n")
     prompt.expect("\r\n2\r\n>>> ")
@@ -474,7 +468,7 @@ def test_ctrl_c_interrupts_what_runs_there_once(prompt: Terminal, what: str) -> 
     prompt.type(BUSY[what] + "\n")
     prompt.expect("\r\ngo")
     if what == "reading":
-        prompt.expect("name? ")
+        prompt.expect_question("name? ")
     elif what == "a program":
         pid = prompt.process.pid
         wait_until(lambda: sleeping_below(pid), SECONDS, "the program")
@@ -491,14 +485,15 @@ def test_ctrl_c_interrupts_what_runs_there_once(prompt: Terminal, what: str) -> 
     assert prompt.wait() == 0
 
 
-@typed_ahead
 def test_ctrl_c_over_ssh_interrupts_what_runs_there_and_not_the_connection(
     ssh_server: SshServer, environment: dict[str, str]
 ) -> None:
     with Terminal(*PROGRAM, "shell", ssh_server.spec(), env=environment) as prompt:
         prompt.expect(">>> ")
         for _ in range(2):
-            prompt.type("x" + CTRL_C)
+            prompt.type("x")
+            prompt.expect_question("x")
+            prompt.type(CTRL_C)
             prompt.expect("KeyboardInterrupt\r\n>>> ")
             prompt.type("import time; print('go'); time.sleep(1000)\n")
             prompt.expect("\r\ngo")
@@ -524,16 +519,17 @@ def children(pid: int) -> list[int]:
         return []
 
 
-@typed_ahead
 def test_input_asks_here(prompt: Terminal) -> None:
     prompt.type("name = input('who? ')\n")
-    prompt.expect("who? ")
+    prompt.expect_question("\r\nwho? ")
     prompt.type("grün\n")
     prompt.expect(">>> ")
     prompt.type("len(name)\n")
     prompt.expect("\r\n4\r\n>>> ")
-    prompt.type("import sys; sys.stdin.read()\n")
-    prompt.type("a\nb\n" + CTRL_D)
+    for line in ("import sys; sys.stdin.read()", "a", "b"):
+        prompt.type(f"{line}\n")
+        prompt.expect_question(f"{line}\r\n")
+    prompt.type(CTRL_D)
     prompt.expect(r"'a\nb\n'")
 
 

@@ -119,6 +119,19 @@ class TestStandIns:
         term()
         assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")] and callable(kill)
 
+    @pytest.mark.parametrize(
+        ("timeout", "signals"), [(0, [signal.SIGKILL]), (0.1, [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])]
+    )
+    def test_only_where_there_is_time_a_process_is_interrupted_before_it_is_killed(
+        self, group, monkeypatch, timeout, signals
+    ):
+        popen = group.makegateway()._io.popen
+        os.kill(popen.pid, signal.SIGSTOP)
+        send_signal, sent = popen.send_signal, []
+        monkeypatch.setattr(popen, "send_signal", lambda signum: (sent.append(signum), send_signal(signum)))
+        group.terminate(timeout)
+        assert sent == signals
+
     def test_terminating_an_empty_group_is_nothing(self, group):
         group.terminate()
         group.terminate(0)

@@ -119,13 +119,17 @@ class End:
         return not self.gateway.hasreceiver()  # type: ignore[attr-defined]
 
     def kill(self) -> None:
-        """Interrupt, terminate and kill the process, a step apart."""
-        if self.popen is not None and os.name == "posix":
+        """Interrupt, terminate and kill the process, a step apart.
+
+        Without time between them it is killed only: an interrupt would have it begin to say where it was.
+        """
+        step = self.deadline.step()
+        if step and self.popen is not None and os.name == "posix":
             import signal  # lazy: start-up speed
 
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self.popen.send_signal(signum)
-                if self._reaped(self.deadline.step()):
+                if self._reaped(step):
                     return
         self.io.kill()
 

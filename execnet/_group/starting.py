@@ -181,8 +181,11 @@ class Start:
 
         spec, group = self.spec, self.group
         if spec.warm or spec.preload:
-            if sys.platform == "win32" or not hasattr(os, "fork"):
-                raise ValueError(f"warm needs fork, which {sys.platform} does not have: {str(spec)!r}")
+            from execnet._group import unasked  # lazy: start-up speed
+
+            lacks = unasked.lacking()
+            if sys.platform == "win32" or lacks:
+                raise ValueError(f"warm needs {lacks}, which {sys.platform} does not have: {str(spec)!r}")
             from execnet import gateway_warm  # lazy: start-up speed
 
             return gateway_warm.create_io(spec, group)  # type: ignore[arg-type, unused-ignore]

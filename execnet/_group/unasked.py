@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from execnet.gateway_base import threads_are_green
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,8 +38,9 @@ def preload_for(spec: XSpec) -> Preload | None:
     wanted = os.environ.get(VARIABLE, "")
     if not wanted or wanted in _failed or not _is_plain(spec):
         return None
-    reason = f"{sys.platform} has no fork"
-    if sys.platform != "win32" and hasattr(os, "fork"):
+    lacks = lacking()
+    reason = f"{sys.platform} has no {lacks}"
+    if sys.platform != "win32" and not lacks:
         from execnet.gateway_warm import START_VARIABLES, Preload  # lazy: start-up speed
 
         early = [name for name in spec.env if name.encode().startswith(START_VARIABLES)]
@@ -48,6 +51,15 @@ def preload_for(spec: XSpec) -> Preload | None:
             return _imported.get(AUTO) or _imported.setdefault(AUTO, Preload(*_what_is_imported()))
     _tell(spec, reason)
     return None
+
+
+def lacking() -> str:
+    """What fork servers need and this platform does not have; empty if there is nothing."""
+    import _socket  # lazy: start-up speed
+
+    if not hasattr(os, "fork"):
+        return "fork"
+    return "" if hasattr(_socket.socket, "sendmsg") else "sockets that pass descriptors"
 
 
 def is_refused(spec: XSpec, io: Any) -> bool:
@@ -72,10 +84,6 @@ def _is_plain(spec: XSpec) -> bool:
 
 
 def _reason_against(wanted: str, spec: XSpec, early: list[str]) -> str:
-    import _socket  # lazy: start-up speed
-
-    if not hasattr(_socket.socket, "sendmsg"):
-        return f"{sys.platform} has no sockets that pass descriptors"
     if spec.python:
         return f"python={spec.python} is another interpreter"
     if early:
@@ -87,13 +95,8 @@ def _reason_against(wanted: str, spec: XSpec, early: list[str]) -> str:
 
 def _is_patched() -> bool:
     """Whether a library of green threads has put its own things in place of the standard library's."""
-    import _thread  # lazy: start-up speed
-    from types import BuiltinFunctionType
-
     socket = getattr(sys.modules.get("socket"), "socket", None)
-    return not isinstance(_thread.start_new_thread, BuiltinFunctionType) or (
-        socket is not None and socket.__module__ != "socket"
-    )
+    return threads_are_green() or (socket is not None and socket.__module__ != "socket")
 
 
 def _what_is_imported() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -12,9 +12,15 @@ import sys
 import termios
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
-from support.processes import end
+from support.processes import end, wait_until
+
+try:
+    import readline
+except ImportError:
+    readline = None  # type: ignore[assignment]
 
 # The first terminal that the leader of a session opens is the one whose keys send its signals.
 LAUNCH = """
@@ -61,6 +67,22 @@ class Terminal:
         shown += text
         self.seen += shown
         return shown
+
+    def expect_question(self, text: str, seconds: float = 30.0) -> str:
+        """As `expect`, and then wait until the program waits for keys.
+
+        Between two lines readline gives the terminal its own mode back, in which a Ctrl-D ends no later line; and a
+        Ctrl-C that comes while Python is about to wait is taken with the next key. So it is at any Python prompt.
+        """
+        shown = self.expect(text, seconds)
+        wait_until(self._is_read, seconds, f"somebody who reads keys after {text!r}")
+        return shown
+
+    def _is_read(self) -> bool:
+        """Whether the program waits, in the mode in which its lines are edited where it has readline."""
+        is_cooked = termios.tcgetattr(self._slave)[3] & termios.ICANON
+        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S" and not (readline and is_cooked)
 
     def wait(self, seconds: float = 30.0) -> int:
         """The program's exit status."""
