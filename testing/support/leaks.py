@@ -32,16 +32,10 @@ class Origin(NamedTuple):
     began: int
 
 
-# Of the process that marked the session: whatever is older is no part of it.
-BEGAN = 0
-
-
 def mark_session() -> str:
     """Put a fresh mark into the environment of this process; return it."""
-    global BEGAN
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
-    BEGAN = origins_of_all()[os.getpid()].began
     return mark
 
 
@@ -68,6 +62,10 @@ def _read(path: str) -> bytes:
     """What the file at path holds; without buffers, as this is done for all processes twice in each test."""
     with open(path, "rb", buffering=0) as file:
         return file.readall()
+
+
+# When this process did: whatever is older was not started by it.
+BEGAN = origins_of_all()[os.getpid()].began
 
 
 def _is_marked(pid: int, mark: bytes) -> bool:
