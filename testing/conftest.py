@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support import interpreters, leaks, needs, oracle, packages
+from support.once import Once
 from support.peer import Peer
 from support.socketserver import SocketServer
 from support.sshd import SshServer
@@ -212,16 +213,26 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sdist(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution of the checkout."""
-    return packages.build("sdist", sources, tmp_path_factory.mktemp("sdist"))[0]
+def once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes what workers of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return Once(own.parent if hasattr(pytestconfig, "workerinput") else own)
 
 
 @pytest.fixture(scope="session")
-def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(once: Once, sources: Path) -> Path:
+    """The source distribution of the checkout."""
+    (built,) = once("sdist", lambda folder: packages.build("sdist", sources, folder)).iterdir()
+    return built
+
+
+@pytest.fixture(scope="session")
+def wheel(once: Once, sources: Path) -> Path:
     """The wheel of the checkout, with the C core as this test run has it."""
     core = "1" if tested_core() == "c" else "0"
-    return packages.build("wheel", sources, tmp_path_factory.mktemp("wheel"), EXECNET_BUILD_CORE=core)[0]
+    make = functools.partial(packages.build, "wheel", sources, EXECNET_BUILD_CORE=core)
+    (built,) = once("wheel", make).iterdir()
+    return built
 
 
 def _package_in_use() -> dict[str, ModuleType]:
@@ -282,6 +293,14 @@ def pair_group(local: ModuleType, remote_core: str) -> Iterator[execnet.Group]:
 def pair(pair_group: execnet.Group) -> execnet.Gateway:
     """One popen gateway for each local and each remote core."""
     return pair_group.makegateway("popen")
+
+
+@pytest.fixture
+def local_pair(local: ModuleType) -> Iterator[execnet.Gateway]:
+    """One popen gateway for each local core, to a worker with the core under test: for what that has no part in."""
+    group: execnet.Group = local.Group()
+    yield group.makegateway("popen")
+    group.terminate(timeout=TERMINATE_SECONDS)
 
 
 @pytest.fixture(params=["socket", "pipe"])

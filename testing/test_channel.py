@@ -690,24 +690,24 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_interrupts_anywhere_may_use_the_gateway(pair: execnet.Gateway, operation: str) -> None:
-    channel, other = pair.remote_exec(ECHO), pair.remote_exec(ECHO)
+def test_what_interrupts_anywhere_may_use_the_gateway(local_pair: execnet.Gateway, operation: str) -> None:
+    channel, other = local_pair.remote_exec(ECHO), local_pair.remote_exec(ECHO)
 
     def handler() -> None:
         echo(other, b"x" * 70_000)
-        make_and_close(pair)
+        make_and_close(local_pair)
 
-    interrupted = at_every_opcode(lambda: OPERATIONS[operation](pair, channel), handler)
-    assert interrupted > 10 or pair._connection is not None  # the C core may do all of it without Python
+    interrupted = at_every_opcode(lambda: OPERATIONS[operation](local_pair, channel), handler)
+    assert interrupted > 10 or local_pair._connection is not None  # the C core may do all of it without Python
 
 
-def test_an_exception_of_a_handler_out_of_receive_loses_no_item(pair: execnet.Gateway) -> None:
-    channel = pair.remote_exec(ECHO)
+def test_an_exception_of_a_handler_out_of_receive_loses_no_item(local_pair: execnet.Gateway) -> None:
+    channel = local_pair.remote_exec(ECHO)
     for number in range(2000):
         interruption = Interruption(number, stop)
         channel.send(number)
         if number % 2:
-            assert pair.remote_status().numexecuting == 1  # the item is here when the answer is
+            assert local_pair.remote_status().numexecuting == 1  # the item is here when the answer is
         try:
             item = interruption.during(lambda: channel.receive(SECONDS))
         except Stop:
@@ -720,8 +720,8 @@ def test_an_exception_of_a_handler_out_of_receive_loses_no_item(pair: execnet.Ga
 
 
 @pytest.mark.parametrize("size", [1, 200_000])
-def test_an_exception_of_a_handler_out_of_send_leaves_no_half_message(pair: execnet.Gateway, size: int) -> None:
-    channel, number = pair.remote_exec(ECHO), 0
+def test_an_exception_of_a_handler_out_of_send_leaves_no_half_message(local_pair: execnet.Gateway, size: int) -> None:
+    channel, number = local_pair.remote_exec(ECHO), 0
     interruption = Interruption(0, stop)
     while interruption.happened or not number:
         interruption = Interruption(number, stop)
@@ -737,13 +737,13 @@ def test_an_exception_of_a_handler_out_of_send_leaves_no_half_message(pair: exec
 
 @pytest.mark.parametrize("operation", ["new and close", "drop", "status", "execute"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_exception_of_a_handler_leaves_a_gateway_that_works(pair: execnet.Gateway, operation: str) -> None:
-    channel = pair.remote_exec(ECHO)
+def test_an_exception_of_a_handler_leaves_a_gateway_that_works(local_pair: execnet.Gateway, operation: str) -> None:
+    channel = local_pair.remote_exec(ECHO)
     interruption, number = Interruption(0, stop), 0
     while interruption.happened or not number:
         interruption = Interruption(number, stop)
         with suppress(Stop):
-            interruption.during(lambda: OPERATIONS[operation](pair, channel))
+            interruption.during(lambda: OPERATIONS[operation](local_pair, channel))
         echo(channel, number)
         number += 1
 

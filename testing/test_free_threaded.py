@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import corebuild, interpreters, packages
+from support.once import Once
 
 import execnet
 
@@ -44,13 +45,13 @@ def python() -> str:
 
 
 @pytest.fixture(scope="module")
-def with_the_core(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_the_core(python: str, once: Once) -> Path:
     """A folder with the package and its C core for that interpreter."""
     if execnet.gateway_base.core != "c":
         pytest.skip("compiles the C core")
     if corebuild.headers(python) is None:
         pytest.skip("there are no headers of the free-threaded build")
-    return corebuild.package(tmp_path_factory.mktemp("core"), python)
+    return once("free-threaded core", lambda folder: corebuild.package(folder, python))
 
 
 def test_the_gil_stays_off_here_and_in_popen_and_warm_workers(python: str, with_the_core: Path) -> None:
@@ -77,11 +78,13 @@ def test_threads_share_the_codec_and_what_it_writes(python: str, with_the_core: 
 
 
 @pytest.fixture(scope="module")
-def installed(python: str, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> packages.Venv:
+def installed(python: str, sources: Path, once: Once) -> packages.Venv:
     """An environment of that interpreter with the package, built by pip, and pytest-xdist."""
-    venv = packages.Venv(tmp_path_factory.mktemp("free-threaded") / "venv", python)
-    venv.install(sources, "pytest-xdist", EXECNET_BUILD_CORE="1")
-    return venv
+
+    def make(folder: Path) -> None:
+        packages.Venv.make(folder, python).install(sources, "pytest-xdist", EXECNET_BUILD_CORE="1")
+
+    return packages.Venv(once("free-threaded", make))
 
 
 @pytest.mark.timeout(300)

@@ -244,7 +244,6 @@ def test_it(number):
 
 
 @LIBRARIES
-@pytest.mark.xdist_group("xdist")
 def test_a_conftest_that_patches_every_process_of_pytest_xdist(library, tmp_path):
     (tmp_path / "conftest.py").write_text(CONFTEST.format(PATCHES[library]))
     (tmp_path / "test_patched.py").write_text(TESTS)

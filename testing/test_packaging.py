@@ -16,8 +16,7 @@ from support import interpreters, packages, wheels
 
 import execnet
 
-# One group: the wheel and the sdist are built once.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.timeout(300)
 
 NO_COMPILER = "/nonexistent/cc"
 
@@ -32,7 +31,7 @@ def has_core(wheel: Path) -> bool:
 
 
 def installed(package: Path, folder: Path) -> packages.Venv:
-    venv = packages.Venv(folder / "venv")
+    venv = packages.Venv.make(folder / "venv")
     venv.install(package)
     return venv
 

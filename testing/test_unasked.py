@@ -234,7 +234,7 @@ def children_of(pid):
 @pytest.fixture(scope="module")
 def venv(tmp_path_factory):
     """An environment with packages of all kinds in its site-packages; `venv.site` is that folder."""
-    venv = packages.Venv(tmp_path_factory.mktemp("auto") / "venv")
+    venv = packages.Venv.make(tmp_path_factory.mktemp("auto") / "venv")
     (venv.site,) = venv.folder.glob("lib/python*/site-packages")
     for name, text in SITE_PACKAGES.items():
         file = venv.site / name

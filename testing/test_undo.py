@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).parent / "support" / "raising.py"
 LONG = os.environ.get("EXECNET_CHAOS") == "long"
 SECONDS = 3600 if LONG else 100
 # Lines between two that are tried, by where is raised; rounds of interruptions by a signal.
-STEPS = {"caller": 1 if LONG else 25, "start": 1 if LONG else 40}
+STEPS = {"caller": 1 if LONG else 75, "start": 1 if LONG else 120}
 SIGNALS = 200 if LONG else 4
 
 pytestmark = pytest.mark.timeout(SECONDS + 20)

@@ -13,24 +13,16 @@ from xml.etree import ElementTree
 
 import pytest
 from support import packages, xdistsuite
+from support.once import Once
 from support.oracle import Oracle
 from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
-# One group: the environment and the expected reports are made once.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index"), pytest.mark.xdist_group("xdist")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index")]
 
 TESTS_PASSED, TESTS_FAILED, INTERNAL_ERROR = 0, 1, 3
 RUN_SECONDS = 120
-
-
-@pytest.fixture(scope="module")
-def venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> packages.Venv:
-    """An environment with our wheel and the released clients."""
-    venv = packages.Venv(tmp_path_factory.mktemp("client") / "venv")
-    venv.install(wheel, "pytest", "pytest-xdist", "pytest-cov")
-    return venv
 
 
 class Client:
@@ -73,18 +65,44 @@ class Client:
         assert done.returncode == TESTS_FAILED, done.stdout.decode()[-5000:]
         return xdistsuite.read_reports(path)
 
+    def expected(self) -> list[list[object]]:
+        """The reports of the whole suite without xdist, kept beside it."""
+        return xdistsuite.read_reports(self.suite.parent / "reports")
+
 
 @pytest.fixture(scope="module")
-def client(venv: packages.Venv, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(venv, xdistsuite.write(tmp_path_factory.mktemp("suite") / "suite"))
+def client(once: Once, wheel: Path) -> Client:
+    """The released clients over our wheel."""
+    return made_once(once, "xdist", [wheel, "pytest", "pytest-xdist", "pytest-cov"], {})
+
+
+def made_once(once: Once, name: str, requirements: list[object], site_packages: dict[str, str]) -> Client:
+    """A client with what is required and these files in its environment, the suite beside that, and what it expects."""
+
+    def make(folder: Path) -> None:
+        venv = packages.Venv.make(folder / "venv")
+        venv.install(*requirements)
+        (site,) = venv.folder.glob("lib/python*/site-packages")
+        for name, text in site_packages.items():
+            (site / name).parent.mkdir(exist_ok=True)
+            (site / name).write_text(text)
+        # Here, so that what the suite's modules are compiled to is there before others look at the folder.
+        reports = Client(venv, xdistsuite.write(folder / "suite")).reports(folder, "-p", "no:xdist")
+        assert len({report[0] for report in reports}) == xdistsuite.TESTS
+
+    folder = once(name, make)
+    return Client(packages.Venv(folder / "venv"), folder / "suite")
 
 
 @pytest.fixture(scope="module")
-def expected(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
-    """The reports without xdist."""
-    reports = client.reports(tmp_path_factory.mktemp("expected"), "-p", "no:xdist")
-    assert len({report[0] for report in reports}) == xdistsuite.TESTS
-    return reports
+def expected(client: Client) -> list[list[object]]:
+    return client.expected()
+
+
+@pytest.fixture(scope="module")
+def venv(client: Client) -> packages.Venv:
+    """The client's environment."""
+    return client.venv
 
 
 # A report that can't be sent is an INTERNALERROR of the worker. Which status pytest ends with depends on whether there

@@ -9,36 +9,34 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import packages, xdistsuite
-from test_xdist import CRASHING, TESTS_FAILED, Client, covered_lines
+from support import packages
+from support.once import Once
+from test_xdist import CRASHING, TESTS_FAILED, Client, covered_lines, made_once
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index"), pytest.mark.xdist_group("xdist warm")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index")]
 
 # In site-packages: the controller imports it for its conftest.py, and may measure it.
-INSTALLED = """
+INSTALLED = {
+    "installed/__init__.py": "from installed.code import double",
+    "installed/code.py": """
 def double(number):
     if number < 0:
         return "never reached"
     return 2 * number
-"""
+""",
+}
 
 
 @pytest.fixture(scope="module")
-def client(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Client:
+def client(once: Once, wheel: Path) -> Client:
     """The released clients over our wheel, and a package."""
-    venv = packages.Venv(tmp_path_factory.mktemp("client") / "venv")
-    venv.install(wheel, "pytest", "pytest-xdist", "pytest-cov", "pytest-django", "django", "numpy")
-    (site,) = venv.folder.glob("lib/python*/site-packages")
-    (site / "installed").mkdir()
-    (site / "installed" / "__init__.py").write_text("from installed.code import double")
-    (site / "installed" / "code.py").write_text(INSTALLED)
-    return Client(venv, xdistsuite.write(tmp_path_factory.mktemp("suite") / "suite"))
+    requirements = [wheel, "pytest", "pytest-xdist", "pytest-cov", "pytest-django", "django", "numpy"]
+    return made_once(once, "xdist warm", requirements, INSTALLED)
 
 
 @pytest.fixture(scope="module")
-def expected(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
-    """The reports without xdist."""
-    return client.reports(tmp_path_factory.mktemp("expected"), "-p", "no:xdist")
+def expected(client: Client) -> list[list[object]]:
+    return client.expected()
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def fetch(client: Client, folder: Path) -> tuple[str, Path]:
 
 def make_side(folder: Path, client: Client, version: str, execnet: object, constraints: Path) -> packages.Venv:
     """An environment with the client over that execnet; the first one decides the versions of all else."""
-    venv = packages.Venv(folder)
+    venv = packages.Venv.make(folder)
     more = ["--constraint", constraints] if constraints.exists() else []
     venv.install("--quiet", f"{client.name}=={version}", "pytest", *client.needs, execnet, *more)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", venv.python]

@@ -12,7 +12,7 @@ import execnet
 from support import packages
 
 CSRC = packages.CHECKOUT / "csrc"
-FLAGS = ["-std=c11", "-O1", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c11", "-O0", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
 ASK = """import sysconfig
 print(sysconfig.get_path("include"))
 print(*sysconfig.get_config_vars("EXT_SUFFIX", "Py_GIL_DISABLED"))

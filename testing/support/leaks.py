@@ -25,6 +25,13 @@ EVENT_LOOP_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 KEPT: set[int] = set()
 
 
+class Origin(NamedTuple):
+    """Where a process comes from: its parent, and when it began, in ticks of the machine's clock."""
+
+    parent: int
+    began: int
+
+
 def mark_session() -> str:
     """Put a fresh mark into the environment of this process; return it."""
     mark = uuid.uuid4().hex
@@ -32,22 +39,38 @@ def mark_session() -> str:
     return mark
 
 
-def parents_of_all() -> dict[int, int]:
-    """Each process of this machine and its parent; not by /proc's "children", which miss some when a thread ends."""
-    parents = {}
+def origins_of_all() -> dict[int, Origin]:
+    """Each process of this machine; not by /proc's "children", which miss some when a thread ends."""
+    origins = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                stat = Path("/proc", entry, "stat").read_text()
+                stat = _read(f"/proc/{entry}/stat")
             except OSError:  # ended meanwhile
                 continue
-            parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
-    return parents
+            words = stat.rpartition(b")")[2].split(None, 20)
+            origins[int(entry)] = Origin(int(words[1]), int(words[19]))
+    return origins
+
+
+def parents_of_all() -> dict[int, int]:
+    """Each process of this machine and its parent."""
+    return {pid: origin.parent for pid, origin in origins_of_all().items()}
+
+
+def _read(path: str) -> bytes:
+    """What the file at path holds; without buffers, as this is done for all processes twice in each test."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
+# When this process did: whatever is older was not started by it.
+BEGAN = origins_of_all()[os.getpid()].began
 
 
 def _is_marked(pid: int, mark: bytes) -> bool:
     try:
-        return mark in Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+        return mark in _read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:  # ended meanwhile, or of another user
         return False
 
@@ -64,15 +87,16 @@ def _command(pid: int) -> str:
 
 def processes() -> dict[int, str]:
     """The processes of this test session except this one: pid to command."""
-    parents = parents_of_all()
+    origins = origins_of_all()
     mark = f"{MARK}={os.environ[MARK]}".encode()
     own = {os.getpid()}
     grown = True
     while grown:
-        children = {pid for pid, parent in parents.items() if parent in own} - own
+        children = {pid for pid, origin in origins.items() if origin.parent in own} - own
         own |= children
         grown = bool(children)
-    own |= {pid for pid in parents if pid not in own and _is_marked(pid, mark)}
+    young = {pid for pid, origin in origins.items() if origin.began >= BEGAN}
+    own |= {pid for pid in young - own if _is_marked(pid, mark)}
     return {pid: _command(pid) for pid in own - KEPT - {os.getpid()}}
 
 

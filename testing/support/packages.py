@@ -14,6 +14,8 @@ NOT_SOURCE = shutil.ignore_patterns(
 )
 # Of the test run itself; a package under test is to be found where it is installed, and nowhere else.
 NOT_INHERITED = ("PYTHONPATH", "EXECNET_PURE", "EXECNET_BUILD_CORE", "EXECNET_WERROR", "EXECNET_TEST_CORE")
+# Nor what would have every process compile what is installed here.
+NOT_INHERITED += ("PYTHONDONTWRITEBYTECODE",)
 SECONDS = 300
 
 
@@ -56,17 +58,23 @@ def build(kind: str, source: Path, target: Path, **extra: str) -> tuple[Path, st
 
 
 class Venv:
-    """A virtual environment of its own, with only what is installed into it, of this process's Python or another."""
+    """A virtual environment of its own, with only what is installed into it."""
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
+
+    @classmethod
+    def make(cls, folder: Path, python: str = sys.executable) -> Venv:
+        """Make one in `folder`, of this process's Python or another."""
         run([python, "-m", "venv", "--without-pip", folder], cwd=folder.parent)
+        return cls(folder)
 
     def install(self, *requirements: object, **extra: str) -> None:
         """Install `requirements` with the pip of this process's environment. `extra` are environment variables."""
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
-        run([*pip, "install", *requirements], cwd=self.folder, **extra)
+        # What is imported is compiled then: far the most of it never is.
+        run([*pip, "install", "--no-compile", *requirements], cwd=self.folder, **extra)
 
     def run(self, *arguments: object, **extra: str) -> str:
         """Run this environment's Python with `arguments`; what it wrote. `extra` are environment variables."""

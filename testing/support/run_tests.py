@@ -14,7 +14,8 @@ import pytest
 
 # Not "python -m pytest": that imports from the working directory first.
 PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
-SIDE_BY_SIDE = ["-n", os.environ.get("EXECNET_TEST_WORKERS", "2"), "--dist", "loadgroup", "-m", "not timing"]
+# Each has files of its own, whose fixtures it makes once, until it is done with them and takes over from another.
+SIDE_BY_SIDE = ["-n", os.environ.get("EXECNET_TEST_WORKERS", "2"), "--dist", "worksteal", "-m", "not timing"]
 ALONE = ["-m", "timing"]
 
 

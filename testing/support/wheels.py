@@ -164,7 +164,7 @@ def has_own_wheel(python: Interpreter) -> bool:
 
 def check(python: Interpreter, tools: Path, files: Path, folder: Path, pure: bool) -> None:
     """Install what pip takes for that interpreter and send a value there and back, with no compiler on the PATH."""
-    venv = packages.Venv(folder / f"venv-{python.name}", os.path.realpath(python))
+    venv = packages.Venv.make(folder / f"venv-{python.name}", os.path.realpath(python))
     path = str(venv.python.parent)
     install = ["-m", "pip", "install", "--no-index", "--only-binary=:all:", "--find-links", files, "execnet"]
     venv.run(*install, PYTHONPATH=str(tools), PATH=path)
