@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -642,3 +644,48 @@ def test_who_drops_channels_all_the_time_keeps_nobody_from_sending(environ: dict
     os._exit(0)
     """
     assert run(script, **environ) == "sent"
+
+
+@pytest.mark.parametrize("lowest", [0, 3])
+def test_a_task_that_closes_all_descriptors_as_daemons_do_ends_the_connection_for_who_sends_too(
+    group: execnet.Group, monkeypatch: pytest.MonkeyPatch, lowest: int
+) -> None:
+    monkeypatch.setenv("EXECNET_QUIET", "1")
+    gateway = group.makegateway("popen")
+    unread = gateway.remote_exec("channel.receive(); import time; time.sleep(1000)")
+    channel = gateway.remote_exec(f"import os, time; channel.receive(); os.closerange({lowest}, 100); time.sleep(1000)")
+    failures = []
+
+    def send() -> None:
+        try:
+            while True:
+                unread.send(b"x" * 100_000)
+        except OSError as error:
+            failures.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    channel.send(None)
+    with pytest.raises(EOFError):
+        channel.receive(SECONDS)
+    sender.join(SECONDS)
+    assert len(failures) == 1
+
+
+@c_core
+@pytest.mark.timing
+def test_a_worker_without_descriptors_needs_no_processor(group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECNET_QUIET", "1")
+    gateway = group.makegateway("popen")
+    wait = "import os, time; pid = os.getpid(); channel.send(pid); os.closerange(0, 100); time.sleep(1000)"
+    pid = gateway.remote_exec(wait).receive(SECONDS)
+    time.sleep(0.5)
+    begun = processor_seconds(pid)
+    time.sleep(1)
+    assert processor_seconds(pid) - begun < 0.1
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

@@ -281,7 +281,9 @@ connection_dealloc(ConnectionObject *connection)
     (void)connection_clear(connection);
     waking_close_waker(connection);
     if (connection->sentinel != NULL) {
-        sentinel_stop(connection->sentinel);
+        Py_BEGIN_ALLOW_THREADS
+            sentinel_stop(connection->sentinel);
+        Py_END_ALLOW_THREADS
     }
     Py_CLEAR(connection->large.bytes);
     Py_CLEAR(connection->codec);

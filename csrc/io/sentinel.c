@@ -23,8 +23,10 @@
 
 enum {
     NEVER = -1,
-    LONGEST_WAIT = 1000000, /* milliseconds */
-    PROBE_EVERY = 500,
+    PROBE_EVERY = 500, /* milliseconds */
+    /* Code that runs here may close every descriptor, as daemons do: then nothing wakes the thread,
+       and what it polls stays open until it looks again. */
+    LOOK_EVERY = 2000,
     STACK_SIZE = 64 * 1024,
     EXIT_STATUS = 1,
 };
@@ -79,17 +81,13 @@ wait_for_ends(Sentinel *sentinel, struct pollfd fds[WATCHED], int64_t left)
 {
     bool watches_output = (sentinel->hung_up || left != NEVER) && !atomic_load(&sentinel->lost);
     bool probes = sentinel->hung_up && watches_output && sentinel->probe != NULL;
-    int64_t longest = probes ? PROBE_EVERY : LONGEST_WAIT;
+    int64_t longest = probes ? PROBE_EVERY : LOOK_EVERY;
 
     fds[OUTPUT].fd = watches_output ? sentinel->write_fd : -1;
     if (probes) {
         sentinel->probe(sentinel->argument);
     }
-    /* NEVER is what poll() takes for no limit. */
-    int64_t wait = left != NEVER && left < longest ? left
-                   : probes || left != NEVER       ? longest
-                                                   : left;
-    return poll(fds, WATCHED, (int)wait) > 0;
+    return poll(fds, WATCHED, (int)(left != NEVER && left < longest ? left : longest)) > 0;
 }
 
 static void *
@@ -102,7 +100,7 @@ sentinel_run(void *argument)
         [OUTPUT] = {.fd = -1},
     };
 
-    for (;;) {
+    while (!atomic_load(&sentinel->stopped)) {
         int64_t leave_at = atomic_load(&sentinel->leave_at);
         int64_t left = leave_at == NEVER ? NEVER : leave_at - fdio_now();
         if (leave_at != NEVER && left <= 0) {
@@ -113,12 +111,11 @@ sentinel_run(void *argument)
         }
         if (fds[WAKER].revents != 0) {
             fdio_waker_drain(&sentinel->waker);
-            if (atomic_load(&sentinel->stopped)) {
-                return NULL;
-            }
+            fds[WAKER].fd = fds[WAKER].revents & POLLNVAL ? -1 : fds[WAKER].fd;
         }
         note_ends(sentinel, fds);
     }
+    return NULL;
 }
 
 /* Signals are for the threads of Python. */
