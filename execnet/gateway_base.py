@@ -427,22 +427,6 @@ class Waiters(object):
             pass  # woken at the same time
 
 
-class Event(object):
-    """What an ExecModel's Event() gives, for annotations."""
-
-    def is_set(self):
-        raise NotImplementedError
-
-    def set(self):
-        raise NotImplementedError
-
-    def clear(self):
-        raise NotImplementedError
-
-    def wait(self, timeout=None):
-        raise NotImplementedError
-
-
 class OneShotEvent(object):
     """An event that is set once, and can be waited for by many."""
 
@@ -788,38 +772,6 @@ class WorkerPool(object):
 
 
 # input and output
-
-
-class ReadIO(object):
-    """What messages and values are read from, for annotations."""
-
-    def read(self, *numbytes):
-        raise NotImplementedError
-
-
-class WriteIO(object):
-    """What they are written to."""
-
-    def write(self, *data):
-        raise NotImplementedError
-
-
-class IO(ReadIO, WriteIO):
-    """What a gateway goes over, with a process or a socket at its other end."""
-
-    execmodel = None
-
-    def close_read(self):
-        raise NotImplementedError
-
-    def close_write(self):
-        raise NotImplementedError
-
-    def wait(self):
-        raise NotImplementedError
-
-    def kill(self):
-        raise NotImplementedError
 
 
 #: Bytes read at once from which on a connection is worth a larger pipe, and the size of that.
@@ -2065,7 +2017,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
 
     def __del__(self):
         queue = getattr(self, "_queue", None)
-        if queue is None or self.gateway is None:
+        if queue is None or self.gateway is None or _thread is None:  # the last: the interpreter takes modules apart
             return
         closed = queue.closed
         try:
@@ -3576,133 +3528,11 @@ def _subscript(key):
 #: Which attributes of _Serializer were changed, and its _dispatch; the C core, too, looks whether they are empty.
 _changes = {}
 _dispatch = {}
-#: The attributes of that class as they were at first.
-_first = {}
-
-
-class _Noticing(type):
-    # Notes whether an attribute of a class is the one that it had at first.
-
-    def __setattr__(cls, name, value):
-        type.__setattr__(cls, name, value)
-        cls._notice(name)
-
-    def __delattr__(cls, name):
-        type.__delattr__(cls, name)
-        cls._notice(name)
-
-    def _notice(cls, name):
-        first = _first.get(cls)
-        if first is None:
-            return  # a subclass, or not whole yet
-        if vars(cls).get(name) is first.get(name):
-            _changes.pop(name, None)
-        else:
-            _changes[name] = True
-
-
-class _Serializer(_Noticing("_Noticed", (object,), {})):
-    """Writes values piece by piece, by the method for their class: save_<its name>(obj).
-
-    write, if given, is called with each piece. What _dispatch has for a class, a function(serializer, obj), is called
-    instead of a method. What has neither is written as by dumps().
-    """
-
-    _dispatch = _dispatch
-    _gateway = None
-
-    def __init__(self, write=None):
-        if write is None:
-            self._streamlist = []
-            write = self._streamlist.append
-        self._write = write
-
-    def save(self, obj, versioned=False):
-        """Write obj, behind the version byte if versioned; returns all bytes unless write was given.
-
-        DumpError if it can't be written.
-        """
-        if versioned:
-            self._write(DUMPFORMAT_VERSION)
-        self._save(obj)
-        self._write(opcode.STOP)
-        return b"".join(self._streamlist) if hasattr(self, "_streamlist") else None
-
-    def _save(self, obj):
-        method = self._method_of(type(obj))
-        if method is not None:
-            method(self, obj)
-        else:
-            self._save_by(lambda obj, write: _save_other(obj, write, self._gateway, False), obj)
-
-    @classmethod
-    def _method_of(cls, kind):
-        # interned: CPython's cache of attributes would keep each new string
-        name = getattr(sys, "intern", str)("save_" + kind.__name__)
-        return cls._dispatch.get(kind) or getattr(cls, name, None)
-
-    def _save_by(self, save, obj):
-        try:
-            for part in save(obj, self._put) or ():
-                self._save(part)
-        except _Unwritable as exc:
-            raise DumpError("can't serialize %s%s" % (type(obj), exc))
-
-    def _put(self, data):
-        self._write(data)
-
-    def save_long(self, obj):
-        self._save_integral(obj, opcode.LONG, opcode.LONGLONG)
-
-    def save_dict(self, obj):
-        self._save_by(lambda mapping, write: _save_dict(mapping, write, methodcaller("items")), obj)
-
-    def save_Channel(self, channel):
-        self._save_by(lambda channel, write: _save_channel(channel, write, self._gateway), channel)
-
-    # For the methods of subclasses.
-
-    def _write_int4(self, i, error="int must be less than %d" % FOUR_BYTE_INT_MAX):
-        if i > FOUR_BYTE_INT_MAX:
-            raise DumpError(error)
-        self._write(_int4.pack(i))
-
-    def _write_byte_sequence(self, bytes_):
-        self._write_int4(len(bytes_), "too many bytes")
-        self._write(bytes_)
-
-    def _write_unicode_string(self, s):
-        try:
-            data = s.encode("utf-8")
-        except UnicodeEncodeError:
-            raise DumpError("strings must be utf-8 encodable")
-        self._write_byte_sequence(data)
-
-    def _write_setitem(self, key, value):
-        self._save(key)
-        self._save(value)
-        self._write(opcode.SETITEM)
-
-    def _write_set(self, s, op):
-        self._save_by(_save_set(op), s)
-
-    def _save_integral(self, i, short_op, long_op):
-        self._save_by(_save_integer(short_op, long_op), i)
-
-
-def _method_by(save):
-    return lambda self, obj: self._save_by(save, obj)
-
-
-for _kind, _save_kind in _SAVERS.items():
-    if "save_" + _kind.__name__ not in vars(_Serializer):
-        setattr(_Serializer, "save_" + _kind.__name__, _method_by(_save_kind))
-_first[_Serializer] = dict(vars(_Serializer))
 
 
 def _saved_by_methods(obj, gateway):
     pieces = []
-    serializer = _Serializer(pieces.append)
+    serializer = globals()["_Serializer"](pieces.append)
     serializer._gateway = gateway
     serializer._save(obj)
     return b"".join(pieces)
@@ -3710,7 +3540,8 @@ def _saved_by_methods(obj, gateway):
 
 def _saved_by_own_method(obj, gateway):
     # The bytes of what nothing else can write, or None.
-    if _Serializer in _first and _Serializer._method_of(type(obj)) is None:
+    serializer = globals().get("_Serializer")
+    if serializer is None or ("_base" in vars(serializer) and serializer._method_of(type(obj)) is None):
         return None
     return _saved_by_methods(obj, gateway)
 
@@ -3798,3 +3629,26 @@ def serve(io, id):
     """Be the worker at the other end of io until the connection ends; the exit status that tells of an interrupt."""
     trace("creating workergateway on", io)
     return WorkerGateway(io=io, id=id, _startcount=2).serve()
+
+
+# names for programs, made when they are first asked for: start-up speed
+
+_LATE_NAMES = ("Event", "IO", "ReadIO", "WriteIO", "_Serializer")
+
+
+def __getattr__(name):
+    if name not in _LATE_NAMES:
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+    if name == "_Serializer":
+        from execnet._serializer import serializer_class
+
+        globals()[name] = serializer_class(sys.modules[__name__])
+    else:
+        from execnet import _abstract
+
+        globals()[name] = getattr(_abstract, name)
+    return globals()[name]
+
+
+def __dir__():
+    return sorted(set(globals()).union(_LATE_NAMES))

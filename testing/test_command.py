@@ -539,6 +539,19 @@ def test_a_worker_that_dies_ends_the_session_with_one_line(prompt: Terminal) -> 
     assert re.search(r"python -m execnet shell: popen: .* died: .*\r\n$", prompt.rest())
 
 
+def test_the_shell_reads_as_much_of_a_line_as_is_asked_for() -> None:
+    lines = ["import sys", "sys.stdin.readline(3) + sys.stdin.read(4)", "abcdefgh", "print(sys.stdin.readline())"]
+    assert execnet("shell", "popen", given="\n".join(lines) + "\n").stdout == "'abcdefg'\nh\n\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("change", ["sys.{}.close()", "sys.{} = None"])
+def test_the_shell_goes_on_without_its_streams(stream: str, change: str) -> None:
+    lines = ["import sys", change.format(stream), "x = 7", "sys.exit(x)"]
+    assert execnet("shell", "popen", given="\n".join(lines) + "\n").returncode == 1
+    assert says(execnet("shell", "popen", given="\n".join(lines[:3]) + "\n"), 0)
+
+
 def test_the_shell_without_a_terminal_shows_no_prompts() -> None:
     result = execnet("shell", "popen", given="print(1)\nif 1:\n  2\n\nimport os; _ = os.system('echo 3; echo 4 >&2')")
     assert says(result, 0)

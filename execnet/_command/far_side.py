@@ -270,18 +270,30 @@ class Input(object):
 
     def __init__(self, asking):
         self.asking = asking
+        self.rest = ""  # of a line
 
     def readline(self, size=-1):
         try:
-            return self.asking.line("") + "\n"
+            line = self.rest or self.asking.line("") + "\n"
         except EOFError:
             return ""
+        end = len(line) if size is None or size < 0 else size
+        self.rest = line[end:]
+        return line[:end]
 
     def __iter__(self):
         return iter(self.readline, "")
 
     def read(self, size=-1):
-        return "".join(self)
+        if size is None or size < 0:
+            return "".join(self)
+        text = ""
+        while len(text) < size:
+            more = self.readline(size - len(text))
+            if not more:
+                break
+            text += more
+        return text
 
     def isatty(self):
         return False
@@ -297,9 +309,12 @@ class Console(code.InteractiveConsole):
         self.silent = sys.version_info[0] == 2 and not asking.interactive
 
     def write(self, data):
-        sys.stdout.flush()  # the rest of a line whose print was interrupted
+        flush(sys.stdout)  # the rest of a line whose print was interrupted
         if not self.silent:
-            code.InteractiveConsole.write(self, data)
+            try:
+                code.InteractiveConsole.write(self, data)
+            except (AttributeError, ValueError):
+                pass  # somebody has put away sys.stderr
         self.silent = False
 
     def raw_input(self, prompt=""):

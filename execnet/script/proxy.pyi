@@ -4,6 +4,7 @@ from typing import IO, Any
 from execnet.gateway_base import Channel, ExecModel
 
 CHUNK: int
+ANSWER: bytes
 LAST_WORDS: float
 LOOK: float
 
