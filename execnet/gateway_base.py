@@ -1658,7 +1658,7 @@ class ItemQueue(object):
         """
         if (self.items or self._ended) and self._takes(taken):
             return
-        is_green = threads_are_green()
+        is_green = type(_thread.start_new_thread) is not _BUILTIN and threads_are_green()
         if wakeup > SIGNALS_WAIT and (is_green or _thread.get_ident() == MAIN_THREAD):
             wakeup = SIGNALS_WAIT
         bell = self._bell
@@ -2367,6 +2367,8 @@ def _numbers_of(files):
 _receiving = set()
 #: The process that this one was before it was forked, until its gateways are disowned; on Python 2 no hook can do that.
 _process = os.getpid() if hasattr(os, "register_at_fork") else None
+#: One for each fork under way: while there is none, this process needs not ask who it is.
+_forks = []
 
 
 def _main_thread_is(ident):
@@ -2392,13 +2394,14 @@ def _disown_gateways():
             gateway._let_go()
     finally:
         _process = os.getpid()
+        del _forks[:]
         if _posix_core is not None:
             _posix_core.settle()
 
 
 def _is_unsettled():
     # In a forked child, finalizers and the hooks of others run before that of ours.
-    return _process is not None and _process != os.getpid()
+    return bool(_forks) and _process != os.getpid()
 
 
 def _lead_nowhere(fd):
@@ -2414,7 +2417,11 @@ def _lead_nowhere(fd):
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_gateways)
+    os.register_at_fork(
+        before=lambda: _forks.append(None),
+        after_in_parent=lambda: _forks and _forks.pop(),
+        after_in_child=_disown_gateways,
+    )
 
 
 class BaseGateway(object):
