@@ -461,6 +461,22 @@ def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(envi
 
 
 @both_cores
+def test_a_channel_that_goes_while_the_interpreter_takes_modules_apart_says_nothing(environ: dict[str, str]) -> None:
+    script = """
+    channel = Peer(execnet).gateway.newchannel()
+    names = vars(execnet.gateway_base)
+    kept = dict(names)
+    for name in kept:
+        if name.startswith("_") and not name.startswith("__"):
+            names[name] = None  # as the interpreter does first
+    sys.unraisablehook = print
+    del channel
+    names.update(kept)
+    """
+    assert run(script, **environ) == ""
+
+
+@both_cores
 @pytest.mark.parametrize("stderr", ["None", "closed"])
 def test_an_error_that_nobody_receives_and_nobody_can_be_told_disturbs_nothing(
     stderr: str, environ: dict[str, str]
