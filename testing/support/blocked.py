@@ -46,7 +46,10 @@ class Call:
     def await_blocked(self) -> Call:
         """Wait until the thread waits for something."""
         wait_until(lambda: self.thread.native_id, SECONDS, "the thread's start")
-        await_blocked(self.thread.native_id or 0)
+        try:
+            await_blocked(self.thread.native_id or 0)
+        except FileNotFoundError:  # of the thread
+            raise AssertionError(f"{self._call[0]!r} did not wait, but gave {self.result()!r}") from None
         return self
 
 
