@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.blocked import Call, interrupted_after
 from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
-from support.processes import wait_until
+from support.processes import stop, wait_until
 from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -812,7 +812,7 @@ class TestInterruptedWaits:
 
     def test_a_blocked_send(self, pair):
         channel = pair.remote_exec("channel.send(len(channel.receive()))")
-        os.kill(pair.pid, signal.SIGSTOP)
+        stop(pair.pid)
         try:
             assert interrupted_after(channel.send, b"x" * (64 << 20)) <= INTERRUPT_SECONDS
         finally:
@@ -824,7 +824,7 @@ class TestInterruptedWaits:
 @pytest.mark.timing
 def test_a_goodbye_behind_an_interrupted_send_is_heard(pair):
     channel = pair.remote_exec("channel.send(len(channel.receive()))")
-    os.kill(pair.pid, signal.SIGSTOP)
+    stop(pair.pid)
     try:
         interrupted_after(channel.send, b"x" * (64 << 20))
         pair.exit()
@@ -891,7 +891,7 @@ class TestHandlers:
             echo.send(b"y" * 100_000)
             return echo.receive(SECONDS), pair.remote_status().numexecuting
 
-        os.kill(pair.pid, signal.SIGSTOP)
+        stop(pair.pid)
         called = self.call_after(0.1, handler)
         slow.send(b"x" * (4 << 20))
         assert called == [(b"y" * 100_000, 2)]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.blocked import Call, await_blocked, interrupted_after
 from support.peer import Peer, frame
-from support.processes import wait_until
+from support.processes import stop, wait_until
 
 import execnet
 
@@ -671,7 +671,7 @@ def test_an_interrupted_send_of_64_mib_leaves_the_stream_whole(pair: execnet.Gat
     channel = pair.remote_exec("for item in channel: channel.send((len(item), item[:3], item[-3:]))")
     item = b"abc" + bytes(64 * MIB - 6) + b"xyz"
     for _ in range(2):
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         try:
             took = interrupted_after(channel.send, item)
         finally:

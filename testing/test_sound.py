@@ -211,7 +211,7 @@ gateway = group[0]
 sink = gateway.remote_exec("for item in iter(channel.receive, None): channel.send(len(item))")
 other = gateway.remote_exec("channel.send(channel.receive())")
 gateway.remote_status()
-os.kill(gateway.pid, signal.SIGSTOP)
+stop(gateway.pid)
 HANDLERS = {
     "remote_status": lambda: gateway.remote_status().numexecuting,
     "remote_exec": lambda: gateway.remote_exec('channel.send(7)').receive(),
@@ -1104,7 +1104,7 @@ gateway = execnet.makegateway("popen")
 channel = gateway.remote_exec("channel.receive()")
 dropped = [gateway.newchannel() for _ in range(3)]
 gateway.remote_status()
-os.kill(gateway.pid, signal.SIGSTOP)
+stop(gateway.pid)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main = threading.get_native_id()
 SITUATION

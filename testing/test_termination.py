@@ -17,6 +17,7 @@ from support import leaks
 from support.blocked import Call
 from support.initiator import FORKING_ENVIRON
 from support.lines import AtLine, functions_of
+from support.processes import stop
 from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -126,7 +127,7 @@ class TestStandIns:
         self, group, monkeypatch, timeout, signals
     ):
         popen = group.makegateway()._io.popen
-        os.kill(popen.pid, signal.SIGSTOP)
+        stop(popen.pid)
         send_signal, sent = popen.send_signal, []
         monkeypatch.setattr(popen, "send_signal", lambda signum: (sent.append(signum), send_signal(signum)))
         group.terminate(timeout)
@@ -257,7 +258,7 @@ class TestGateways:
     @pytest.mark.timing
     def test_stopped_swallowing_and_looping_workers_end_within_one_deadline(self, group):
         gateways = [busy(group, "popen", source) for source in (SLEEPING, SWALLOWING, C_LOOPING, SLEEPING)]
-        os.kill(gateways[0]._io.popen.pid, signal.SIGSTOP)
+        stop(gateways[0]._io.popen.pid)
         started = time.monotonic()
         group.terminate(1.0)
         assert time.monotonic() - started < 1.5
@@ -281,7 +282,7 @@ class TestGateways:
     def test_a_stopped_worker_whose_pipe_is_full(self, group):
         gateway = group.makegateway("popen")
         channel = gateway.remote_exec("import time; time.sleep(1000)")
-        os.kill(gateway._io.popen.pid, signal.SIGSTOP)
+        stop(gateway._io.popen.pid)
         failed = queue.Queue()
 
         def send():

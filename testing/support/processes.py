@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -20,6 +22,17 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
             raise TimeoutError(f"{what}: not within {timeout} seconds")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and return when it has: one of its threads must run for that, and others go on until then."""
+
+    def has_stopped() -> bool:
+        states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return bool(states) and set(states) <= {"T", "t"}
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(has_stopped, 20, f"the stop of process {pid}")
 
 
 def free_port() -> int:

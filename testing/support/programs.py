@@ -22,6 +22,7 @@ sys.path.append({testing!r})
 faulthandler.dump_traceback_later({seconds!r}, exit=True)
 import execnet
 from support.blocked import Call, await_blocked
+from support.processes import stop
 
 ROUNDS = {rounds!r}
 PATIENCE = 4.0
