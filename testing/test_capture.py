@@ -61,7 +61,9 @@ class TestChildHoldsIt:
                 os.kill(child, signal.SIGKILL)
 
     @pytest.mark.parametrize(("threads", "timeout"), [(1, 0.01), (1, SECONDS), (2, SECONDS), (4, 0.05)])
-    def test_terminate_ends_all(self, group, held, threads, timeout):
+    def test_terminate_ends_all(
+        self, group: execnet.Group, held: list[execnet.Gateway], threads: int, timeout: float
+    ) -> None:
         popens = [gateway._io.popen for gateway in held if hasattr(gateway._io, "popen")]
         assert in_threads(lambda: group.terminate(timeout), threads) == []
         assert len(group) == 0
@@ -69,11 +71,11 @@ class TestChildHoldsIt:
             assert popen.wait(SECONDS) is not None and not is_running(popen.pid)
 
     @pytest.mark.parametrize(("threads", "wait"), [(1, 0.01), (2, SECONDS)])
-    def test_exit_ends_it(self, held, threads, wait):
+    def test_exit_ends_it(self, held: list[execnet.Gateway], threads: int, wait: float) -> None:
         assert in_threads(lambda: held[0].exit(wait=wait), threads) == []
         assert held[0]._io.popen.wait(SECONDS) is not None
 
-    def test_its_last_words_are_told_soon(self, held):
+    def test_its_last_words_are_told_soon(self, held: list[execnet.Gateway]) -> None:
         channel = held[1].remote_exec("import os; os.write(2, b'the end'); os._exit(3)")
         began = time.monotonic()
         with pytest.raises(execnet.GatewayDied, match="the end"):
@@ -83,7 +85,9 @@ class TestChildHoldsIt:
 
 @pytest.mark.parametrize("spec", ["popen//stderr=capture", "popen//warm//stderr=capture"])
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0>&- 1>&- 2>&-"])
-def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(tmp_path, closed, spec):
+def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(
+    tmp_path: Path, closed: str, spec: str
+) -> None:
     source = f"""
 import os
 import execnet
@@ -113,7 +117,9 @@ class TestStderrTail:
         process.stdin.close()
         process.wait(SECONDS)
 
-    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, process):
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(
+        self, process: subprocess.Popen[bytes]
+    ) -> None:
         tail = StderrTail(process.stderr)
         opened = []
 
@@ -127,7 +133,9 @@ class TestStderrTail:
             os.close(descriptor)
         assert process.stderr.closed
 
-    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, process, monkeypatch):
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(
+        self, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def refused(*args):
             raise RuntimeError("can't start new thread")
 
