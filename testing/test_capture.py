@@ -14,7 +14,7 @@ import pytest
 from support.initiator import is_running
 
 import execnet
-from execnet.gateway_stderr import StderrTail
+from execnet._io.stderr import StderrTail
 
 SECONDS = 20.0
 # What a worker leaves behind: a process that has its standard error.

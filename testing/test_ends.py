@@ -20,7 +20,8 @@ from support.processes import stop, wait_until
 from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 import execnet
-from execnet import GatewayDied, gateway_died
+from execnet import GatewayDied
+from execnet._io import death
 
 SECONDS = 20.0
 WAKE_SECONDS = 0.05
@@ -243,8 +244,8 @@ class TestWorkerDies:
     ) -> None:
         counts = tmp_path / "memory.events"
         counts.write_text("low 0\noom 2\noom_kill 2\n")
-        monkeypatch.setattr(gateway_died, "_OOM_COUNTS", (str(counts),))
-        monkeypatch.setattr(gateway_died, "_seen_oom_kills", [])
+        monkeypatch.setattr(death, "_OOM_COUNTS", (str(counts),))
+        monkeypatch.setattr(death, "_seen_oom_kills", [])
         first, second = makegateway(), makegateway()
         channels = [gateway.remote_exec("channel.receive()") for gateway in (first, second)]
         counts.write_text("low 0\noom 3\noom_kill 3\n")

@@ -12,7 +12,8 @@ import pytest
 from support.sshd import SshServer
 
 import execnet
-from execnet import gateway_base, gateway_bootstrap, gateway_io, gateway_noise
+from execnet import gateway_base, gateway_bootstrap, gateway_io
+from execnet._io import noise as gateway_noise
 from execnet.gateway_bootstrap import GatewayStartError
 from execnet.xspec import XSpec
 

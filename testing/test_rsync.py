@@ -20,7 +20,8 @@ import pytest
 from support.lines import AtLine, functions_of
 
 import execnet
-from execnet import RSync, rsync, rsync_remote, rsync_source
+from execnet import RSync, rsync, rsync_remote
+from execnet._source import tree as rsync_source
 
 SECONDS = 10.0
 

@@ -25,9 +25,10 @@ from support.processes import end, wait_until
 from support.sshd import Account, SshServer, executable
 
 import execnet
-from execnet import gateway_io, gateway_ssh
+from execnet import gateway_io
+from execnet._transport import ssh_shared as gateway_ssh
+from execnet._transport.ssh_shared import SshConnection
 from execnet.gateway_bootstrap import GatewayStartError, HostNotFound
-from execnet.gateway_ssh import SshConnection
 
 SECONDS = 20.0
 PACKAGE = Path(execnet.__file__).resolve().parent

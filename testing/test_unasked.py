@@ -15,7 +15,7 @@ from support.initiator import Initiator, wait_for_end
 from support.processes import wait_until
 
 import execnet
-from execnet._group import unasked
+from execnet._transport import unasked
 from execnet.gateway_bootstrap import GatewayStartTimeout
 
 SECONDS = 20.0
@@ -52,7 +52,7 @@ class TestWhichStartWarm:
     def test_none_unless_asked_for(self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EXECNET_WARM", "")
         assert not is_warm(group.makegateway())
-        assert "execnet._group.unasked" in sys.modules and group._forkservers == {}
+        assert "execnet._transport.unasked" in sys.modules and group._forkservers == {}
 
     @pytest.mark.usefixtures("named")
     def test_plain_popen(self, group: execnet.Group, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ class TestColdAndWhy:
         source = f"""
 import {module} as patching
 patching.{patch}()
-from execnet._group import unasked
+from execnet._transport import unasked
 say(unasked.preload_for(execnet.XSpec("popen//id=gw0")) is None)
 """
         with Initiator(source, EXECNET_WARM="auto") as initiator:

@@ -25,8 +25,9 @@ from support.processes import wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
 import execnet
-from execnet import GatewayDied, gateway_warm
+from execnet import GatewayDied
 from execnet._group import starting
+from execnet._transport import warm as gateway_warm
 from execnet.gateway_bootstrap import GatewayStartError
 
 SECONDS = 20.0
