@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.initiator import is_running
@@ -25,11 +27,12 @@ channel.send(child.pid)
 """
 
 
-def in_threads(function, count):
+def in_threads(function: Callable[[], object], count: int) -> list[Exception]:
     """Run the function so many times at once; what it raised. AssertionError if it does not return."""
-    failures, meet = [], threading.Barrier(count)
+    failures: list[Exception] = []
+    meet = threading.Barrier(count)
 
-    def run():
+    def run() -> None:
         meet.wait(SECONDS)
         try:
             function()
@@ -47,7 +50,7 @@ def in_threads(function, count):
 
 class TestChildHoldsIt:
     @pytest.fixture(params=["popen", "popen//warm"])
-    def held(self, group, request):
+    def held(self, group: execnet.Group, request: pytest.FixtureRequest) -> Iterator[list[execnet.Gateway]]:
         """Two members with such a child each, and one that other members go through."""
         children = []
         for _ in range(2):
@@ -61,7 +64,9 @@ class TestChildHoldsIt:
                 os.kill(child, signal.SIGKILL)
 
     @pytest.mark.parametrize(("threads", "timeout"), [(1, 0.01), (1, SECONDS), (2, SECONDS), (4, 0.05)])
-    def test_terminate_ends_all(self, group, held, threads, timeout):
+    def test_terminate_ends_all(
+        self, group: execnet.Group, held: list[execnet.Gateway], threads: int, timeout: float
+    ) -> None:
         popens = [gateway._io.popen for gateway in held if hasattr(gateway._io, "popen")]
         assert in_threads(lambda: group.terminate(timeout), threads) == []
         assert len(group) == 0
@@ -69,11 +74,11 @@ class TestChildHoldsIt:
             assert popen.wait(SECONDS) is not None and not is_running(popen.pid)
 
     @pytest.mark.parametrize(("threads", "wait"), [(1, 0.01), (2, SECONDS)])
-    def test_exit_ends_it(self, held, threads, wait):
+    def test_exit_ends_it(self, held: list[execnet.Gateway], threads: int, wait: float) -> None:
         assert in_threads(lambda: held[0].exit(wait=wait), threads) == []
         assert held[0]._io.popen.wait(SECONDS) is not None
 
-    def test_its_last_words_are_told_soon(self, held):
+    def test_its_last_words_are_told_soon(self, held: list[execnet.Gateway]) -> None:
         channel = held[1].remote_exec("import os; os.write(2, b'the end'); os._exit(3)")
         began = time.monotonic()
         with pytest.raises(execnet.GatewayDied, match="the end"):
@@ -83,7 +88,9 @@ class TestChildHoldsIt:
 
 @pytest.mark.parametrize("spec", ["popen//stderr=capture", "popen//warm//stderr=capture"])
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0>&- 1>&- 2>&-"])
-def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(tmp_path, closed, spec):
+def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(
+    tmp_path: Path, closed: str, spec: str
+) -> None:
     source = f"""
 import os
 import execnet
@@ -107,17 +114,21 @@ open({str(tmp_path / "told")!r}, "w").write(repr(told))
 
 class TestStderrTail:
     @pytest.fixture
-    def process(self):
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(["cat"], stdin=-1, stderr=-1, stdout=-3)
+        assert process.stdin is not None
         yield process
         process.stdin.close()
         process.wait(SECONDS)
 
-    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, process):
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(
+        self, process: subprocess.Popen[bytes]
+    ) -> None:
+        assert process.stderr is not None
         tail = StderrTail(process.stderr)
         opened = []
 
-        def finish():
+        def finish() -> None:
             tail.finish()
             opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
             tail.finish()
@@ -127,12 +138,15 @@ class TestStderrTail:
             os.close(descriptor)
         assert process.stderr.closed
 
-    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, process, monkeypatch):
-        def refused(*args):
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(
+        self, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*args: object) -> None:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr("_thread.start_new_thread", refused)
         descriptors = os.listdir("/proc/self/fd")
+        assert process.stderr is not None
         with pytest.raises(RuntimeError):
             StderrTail(process.stderr)
         assert len(os.listdir("/proc/self/fd")) == len(descriptors) - 1
