@@ -7,7 +7,8 @@ import os
 import sys
 
 from execnet._group.ahead import Ahead
-from execnet._group.calls import run_apart, safe_terminate
+from execnet._group.calls import run_apart
+from execnet._group.calls import safe_terminate as safe_terminate
 from execnet._group.ending import END_TIMEOUT, Ending
 from execnet._group.membership import Membership
 from execnet._group.multichannel import MultiChannel as MultiChannel

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.initiator import is_running
@@ -25,11 +27,12 @@ channel.send(child.pid)
 """
 
 
-def in_threads(function, count):
+def in_threads(function: Callable[[], object], count: int) -> list[Exception]:
     """Run the function so many times at once; what it raised. AssertionError if it does not return."""
-    failures, meet = [], threading.Barrier(count)
+    failures: list[Exception] = []
+    meet = threading.Barrier(count)
 
-    def run():
+    def run() -> None:
         meet.wait(SECONDS)
         try:
             function()
@@ -47,7 +50,7 @@ def in_threads(function, count):
 
 class TestChildHoldsIt:
     @pytest.fixture(params=["popen", "popen//warm"])
-    def held(self, group, request):
+    def held(self, group: execnet.Group, request: pytest.FixtureRequest) -> Iterator[list[execnet.Gateway]]:
         """Two members with such a child each, and one that other members go through."""
         children = []
         for _ in range(2):
@@ -111,8 +114,9 @@ open({str(tmp_path / "told")!r}, "w").write(repr(told))
 
 class TestStderrTail:
     @pytest.fixture
-    def process(self):
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(["cat"], stdin=-1, stderr=-1, stdout=-3)
+        assert process.stdin is not None
         yield process
         process.stdin.close()
         process.wait(SECONDS)
@@ -120,10 +124,11 @@ class TestStderrTail:
     def test_finished_by_many_threads_it_closes_its_own_descriptors_only(
         self, process: subprocess.Popen[bytes]
     ) -> None:
+        assert process.stderr is not None
         tail = StderrTail(process.stderr)
         opened = []
 
-        def finish():
+        def finish() -> None:
             tail.finish()
             opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
             tail.finish()
@@ -136,11 +141,12 @@ class TestStderrTail:
     def test_a_thread_that_cannot_be_started_leaves_nothing_open(
         self, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refused(*args):
+        def refused(*args: object) -> None:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr("_thread.start_new_thread", refused)
         descriptors = os.listdir("/proc/self/fd")
+        assert process.stderr is not None
         with pytest.raises(RuntimeError):
             StderrTail(process.stderr)
         assert len(os.listdir("/proc/self/fd")) == len(descriptors) - 1

@@ -10,13 +10,19 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.blocked import Call, interrupted_after
 from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
-from support.processes import stop, wait_until
+from support.interpreters import Interpreter
+from support.peer import Peer
+from support.processes import pid_of, stop, wait_until
+from support.socketserver import SocketServer
+from support.sshd import SshServer
 from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -29,7 +35,7 @@ INTERRUPT_SECONDS = 0.02
 # Beside the times that are promised: what a loaded machine takes to run and reap some dozen processes.
 SLACK = 0.5
 
-CORES = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
+CORES: dict[str, dict[str, Any]] = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
 WORK = {
     "idle": IDLE,
     "sleeping": SLEEPING,
@@ -67,7 +73,7 @@ ENDS = {
 }
 
 
-def orphans_after(how, seconds, **environ):
+def orphans_after(how: str, seconds: float, **environ: Any) -> list[str]:
     """Start workers at all kinds of work, end their initiator, and return those that still run after the seconds."""
     with Initiator(ORPHANS + ENDS[how], **environ) as initiator:
         pids, child = initiator.hear()
@@ -164,7 +170,8 @@ class TestWorkerDies:
         channel = pair.remote_exec("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         with pytest.raises(EOFError) as caught:
             channel.receive(SECONDS)
-        died, pid = caught.value, pair._io.popen.pid
+        died: Any = caught.value
+        pid = pair._io.popen.pid
         assert type(died).__name__ == "GatewayDied"
         assert (died.gateway_id, died.spec, died.pid, died.returncode) == ("gw0", str(pair.spec), pid, -signal.SIGKILL)
         assert died.stderr == ""
@@ -321,7 +328,7 @@ sys.stdin.readline()
 class TestPeopleAreTold:
     """One line on stderr, of a death that the program has not brought about itself."""
 
-    def told(self, source, **environ):
+    def told(self, source: str, **environ: Any) -> str:
         """All that a program writes to stderr."""
         with Initiator(source, **environ) as initiator:
             initiator.tell()
@@ -334,7 +341,7 @@ class TestPeopleAreTold:
         with Initiator(source, **CORES[core]) as initiator:
             pid = initiator.hear()
             line = f"execnet: gateway 'mortal' ({MORTALS[kind][-1]}) died: its process {pid} was killed by SIGSEGV\n"
-            assert initiator.process.stderr.readline().decode() == line
+            assert initiator.stderr.readline().decode() == line
             initiator.tell()
             assert initiator.end() == (0, [], "")
 
@@ -383,7 +390,7 @@ sys.stdin.readline()
             assert initiator.hear() == "woken"
             read = b""
             while b"exited with status 3" not in read:
-                read += os.read(initiator.process.stderr.fileno(), 65536)
+                read += os.read(initiator.stderr.fileno(), 65536)
             initiator.tell()
             assert initiator.end() == (0, [], "")
 
@@ -562,13 +569,14 @@ class TestStderr:
 
 @pytest.mark.timing
 def test_every_waiter_wakes(pair: execnet.Gateway) -> None:
-    woken, each, ENDED = {}, 8, object()
+    woken: dict[str, list[float]] = {}
+    each, ENDED = 8, object()
 
-    def note(kind):
+    def note(kind: str) -> None:
         woken.setdefault(kind, []).append(time.monotonic())
 
-    def blocked(kind, call):
-        def run():
+    def blocked(kind: str, call: Callable[[], object]) -> Call:
+        def run() -> None:
             try:
                 call()
             except EOFError as error:
@@ -593,7 +601,7 @@ def test_every_waiter_wakes(pair: execnet.Gateway) -> None:
     for call in calls:
         call.await_blocked()
     for channel in channels[-each:]:
-        channel.setcallback(lambda item: note(item is ENDED and "endmarker"), endmarker=ENDED)
+        channel.setcallback(lambda item: note("endmarker" if item is ENDED else "item"), endmarker=ENDED)
     pair._io.popen.kill()
     killed = time.monotonic()
     for call in calls:
@@ -619,7 +627,7 @@ class TestOneGateway:
         started = time.monotonic()
         stuck.exit(wait=0.3)
         assert time.monotonic() - started < 0.3 + SLACK
-        assert stuck.returncode is not None and not is_running(stuck.pid)
+        assert stuck.returncode is not None and not is_running(pid_of(stuck))
         assert list(group) == [other]
         assert other.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
@@ -635,7 +643,7 @@ class TestOneGateway:
 
     def test_what_others_go_through(self, group: execnet.Group) -> None:
         a, b = group.makegateways(["popen//id=a", "popen//id=b//via=a"])
-        pid = b.pid
+        pid = pid_of(b)
         b.exit(wait=SECONDS)
         assert not is_running(pid) and b.returncode == 0
         assert a.remote_exec("channel.send(1)").receive(SECONDS) == 1
@@ -721,7 +729,7 @@ say(gateway.pid)
         with Initiator("threading.excepthook = lambda args: None\n" + source, **CORES[core]) as initiator:
             worker = initiator.hear()
             status = initiator.process.wait(SECONDS)
-            said, err = initiator.process.stdout.read(), initiator.process.stderr.read()
+            said, err = initiator.stdout.read(), initiator.stderr.read()
             assert (status, err.decode()) == (0, "") and said in (b"", b"None\n")
             assert not is_running(worker)
 
@@ -829,11 +837,11 @@ class TestInterruptedWaits:
 
     def test_a_blocked_send(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("channel.send(len(channel.receive()))")
-        stop(pair.pid)
+        stop(pid_of(pair))
         try:
             assert interrupted_after(channel.send, b"x" * (64 << 20)) <= INTERRUPT_SECONDS
         finally:
-            os.kill(pair.pid, signal.SIGCONT)
+            os.kill(pid_of(pair), signal.SIGCONT)
         assert channel.receive(SECONDS) == 64 << 20
         assert pair.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
@@ -841,12 +849,12 @@ class TestInterruptedWaits:
 @pytest.mark.timing
 def test_a_goodbye_behind_an_interrupted_send_is_heard(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec("channel.send(len(channel.receive()))")
-    stop(pair.pid)
+    stop(pid_of(pair))
     try:
         interrupted_after(channel.send, b"x" * (64 << 20))
         pair.exit()
     finally:
-        os.kill(pair.pid, signal.SIGCONT)
+        os.kill(pid_of(pair), signal.SIGCONT)
     started = time.monotonic()
     pair._group.terminate(SECONDS)
     assert time.monotonic() - started < 3.0 and pair.returncode == 0
@@ -859,7 +867,7 @@ def test_a_callback_that_interrupts_the_receiver_ends_all_waits(
     channel, other = pair.remote_exec("channel.receive(); channel.send(1)"), pair.remote_exec("channel.receive()")
     ends = []
 
-    def callback(item):
+    def callback(item: object) -> None:
         if item == 1:
             raise error("enough")
         ends.append(item)
@@ -880,14 +888,14 @@ class TestHandlers:
     """Signal handlers in the main thread, which is in the middle of something."""
 
     @pytest.fixture(autouse=True)
-    def alarm(self):
+    def alarm(self) -> Iterator[None]:
         before = signal.getsignal(signal.SIGALRM)
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    def call_after(self, seconds, function):
-        called = []
+    def call_after(self, seconds: float, function: Callable[[], object]) -> list[object]:
+        called: list[object] = []
         signal.signal(signal.SIGALRM, lambda number, frame: called.append(function()))
         signal.setitimer(signal.ITIMER_REAL, seconds)
         return called
@@ -905,12 +913,12 @@ class TestHandlers:
         channel, echo = pair.remote_exec(self.SLOW), pair.remote_exec("for item in channel: channel.send(item)")
         slow = channel.receive(SECONDS)
 
-        def handler():
-            os.kill(pair.pid, signal.SIGCONT)
+        def handler() -> tuple[Any, int]:
+            os.kill(pid_of(pair), signal.SIGCONT)
             echo.send(b"y" * 100_000)
             return echo.receive(SECONDS), pair.remote_status().numexecuting
 
-        stop(pair.pid)
+        stop(pid_of(pair))
         called = self.call_after(0.1, handler)
         slow.send(b"x" * (4 << 20))
         assert called == [(b"y" * 100_000, 2)]
@@ -922,7 +930,7 @@ class TestHandlers:
         slow = pair.remote_exec(self.SLOW).receive(SECONDS)
         slow.send(None)
 
-        def handler():
+        def handler() -> bool:
             pair.exit()
             pair.join(SECONDS)
             return pair.hasreceiver()
@@ -935,7 +943,7 @@ class TestHandlers:
     def test_one_that_uses_the_gateway_during_a_receive(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("import time; time.sleep(0.3); channel.send(1)")
 
-        def handler():
+        def handler() -> tuple[Any, str]:
             return pair.remote_exec("channel.send(2)").receive(SECONDS), pair.remote_status().execmodel
 
         called = self.call_after(0.1, handler)
@@ -956,7 +964,7 @@ class TestFullPipe:
     """Nobody reads at the other side."""
 
     @pytest.fixture
-    def blocked(self, peer):
+    def blocked(self, peer: Peer) -> Iterator[Peer]:
         channel = peer.gateway.newchannel()
         sender = Call(channel.send, b"x" * (8 << 20)).await_blocked()
         yield peer
@@ -1038,7 +1046,7 @@ def reap(pid):
 """
 
 
-def run_forking(source, core, **environ):
+def run_forking(source: str, core: str, **environ: Any) -> list[Any]:
     """Run a program that forks; it must end well and silently, its workers gone."""
     environ = {**FORKING_ENVIRON, **CORES[core], **environ}
     with Initiator(FORKING + source + "\nsay(gateway.pid)", **environ) as initiator:

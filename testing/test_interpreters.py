@@ -121,7 +121,7 @@ def test_text_arrives_as_unicode_or_native_string_as_configured(
     assert channel.receive(SECONDS) == ("str" if is_python_2 else b"bytes")
 
 
-def add(channel, first, second):  # type: ignore[no-untyped-def]
+def add(channel, first, second):
     channel.send(first + second)
 
 
@@ -139,7 +139,7 @@ def test_modules_run_there(other: execnet.Gateway, tmp_path: Path, monkeypatch: 
     assert other.remote_exec(module).receive(SECONDS) in (2, 3)
 
 
-def fail(channel):  # type: ignore[no-untyped-def]
+def fail(channel):
     raise ValueError("from there")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ import execnet
 SECONDS = 20.0
 SLACK = 0.5
 KINDS = ["popen", "popen//warm"]
+Ended = Callable[..., "tuple[int | None, str, str]"]
 
 
 @pytest.fixture(params=KINDS)
-def ended(request, group, tmp_path, monkeypatch):
+def ended(
+    request: pytest.FixtureRequest, group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Ended:
     """A function: runs a task in a worker, ends that, and returns its exit status and what it has left in a file."""
 
-    def run(source, **modules):
+    def run(source: str, **modules: str) -> tuple[int | None, str, str]:
         for name, text in modules.items():
             (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

@@ -146,7 +146,7 @@ def test_packing_is_done_once() -> None:
 # threading, which a worker does not load before somebody wants it
 
 
-def second_importer(channel):  # type: ignore[no-untyped-def]
+def second_importer(channel):
     import _thread
     import os
     import sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +222,7 @@ group.terminate(5.0)
 def test_to_ask_imports_nothing() -> None:
     program = """
 import sys
+from pathlib import Path
 from execnet import gateway_base
 assert not gateway_base.threads_are_green()
 assert not {"threading", "gevent", "eventlet"} & set(sys.modules)

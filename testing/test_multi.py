@@ -11,10 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support import leaks
 from support.blocked import Call
+from support.interpreters import Interpreter
 from support.processes import wait_until
 
 import execnet
@@ -24,23 +28,26 @@ from execnet._group import starting
 SECONDS = 10.0
 
 
-class StandIn:
+class Member:
     """What a group needs of a member."""
 
     class _io:
         @staticmethod
-        def wait():
+        def wait() -> None:
             pass
 
-    def __init__(self, id, via=None):
+    def __init__(self, id: str, via: str | None = None) -> None:
         self.id = id
         self.spec = XSpec("popen" if via is None else f"popen//via={via}")
 
-    def exit(self):
+    def exit(self) -> None:
         pass
 
-    def join(self):
+    def join(self) -> None:
         pass
+
+
+StandIn: Any = Member  # taken for a Gateway
 
 
 class TestContainer:
@@ -55,7 +62,7 @@ class TestContainer:
         assert (a.id, a._group, list(group), len(group)) == ("a", group, [a, b], 2)
 
     @pytest.mark.parametrize("key", ["nix", None, 1.5, object()])
-    def test_an_unknown_key_is_a_keyerror(self, group: execnet.Group, key: object) -> None:
+    def test_an_unknown_key_is_a_keyerror(self, group: execnet.Group, key: Any) -> None:
         with pytest.raises(KeyError):
             group[key]
 
@@ -66,7 +73,7 @@ class TestContainer:
             group._unregister(gateway)
         assert len(group) == 0
 
-    def test_items_can_be_neither_set_nor_deleted(self, group: execnet.Group) -> None:
+    def test_items_can_be_neither_set_nor_deleted(self, group: Any) -> None:
         group._register(StandIn("a"))
         with pytest.raises(TypeError):
             group[0] = StandIn("b")
@@ -133,7 +140,7 @@ class TestIds:
         pending = iter(specs)
         lock = threading.Lock()
 
-        def allocate():
+        def allocate() -> None:
             while True:
                 with lock:
                     spec = next(pending, None)
@@ -149,9 +156,9 @@ class TestIds:
         assert {spec.id for spec in specs} == {f"gw{i}" for i in range(200)}
 
     def test_of_two_concurrent_starts_with_one_id_one_is_refused(self, group: execnet.Group) -> None:
-        results = queue.Queue()
+        results: queue.Queue[object] = queue.Queue()
 
-        def start():
+        def start() -> None:
             try:
                 results.put(group.makegateway("popen//id=same"))
             except ValueError as exc:
@@ -311,7 +318,7 @@ class TestMakegateway:
             group.makegateway(string)
 
     def test_a_signal_handler_may_end_the_group_while_a_gateway_starts(self, group: execnet.Group) -> None:
-        def end(*args):
+        def end(*args: object) -> None:
             group.terminate(SECONDS)
             group.makegateway("popen//id=of the handler")
 
@@ -382,18 +389,25 @@ class TestMakegateways:
     ) -> None:
         from execnet import gateway_bootstrap
 
-        steps = []
+        steps: list[str] = []
         create_io, finish = gateway_io.create_io, gateway_bootstrap.finish
-        monkeypatch.setattr(
-            gateway_io, "create_io", lambda spec, **options: steps.append("create") or create_io(spec, **options)
-        )
-        monkeypatch.setattr(gateway_bootstrap, "finish", lambda *args: steps.append("finish") or finish(*args))
+
+        def noted_create_io(*args: Any, **options: Any) -> gateway_io.Popen2IOMaster:
+            steps.append("create")
+            return create_io(*args, **options)
+
+        def noted_finish(*args: Any) -> execnet.Gateway:
+            steps.append("finish")
+            return finish(*args)
+
+        monkeypatch.setattr(gateway_io, "create_io", noted_create_io)
+        monkeypatch.setattr(gateway_bootstrap, "finish", noted_finish)
         group.makegateways(["popen"] * 3)
         assert steps == ["create"] * 3 + ["finish"] * 3
 
     @pytest.mark.parametrize("limit", [1, 2])
     def test_max_parallel_bounds_the_starts_under_way(
-        self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch, limit: int | None
+        self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch, limit: int
     ) -> None:
         from execnet import gateway_bootstrap
 
@@ -402,11 +416,11 @@ class TestMakegateways:
         finished = [0]
         begin, finish = gateway_bootstrap.begin, gateway_bootstrap.finish
 
-        def counting_begin(*args):
+        def counting_begin(*args: Any) -> None:
             under_way.append(next(begun) - finished[0])
-            return begin(*args)
+            begin(*args)
 
-        def counting_finish(*args):
+        def counting_finish(*args: Any) -> execnet.Gateway:
             gateway = finish(*args)
             finished[0] = next(done)
             return gateway
@@ -431,7 +445,9 @@ class TestMakegateways:
     ) -> None:
         start = group.execmodel.start
 
-        def started_and_at_work(execmodel, func, args=()):
+        def started_and_at_work(
+            execmodel: gateway_base.ExecModel, func: Callable[..., object], args: tuple[Any, ...] = ()
+        ) -> None:
             start(func, args)
             if getattr(func, "__func__", None) is starting.Starts._work:
                 time.sleep(0.05)  # it takes its start
@@ -476,9 +492,12 @@ class TestMakegateways:
     def test_after_a_failure_nothing_more_is_begun(self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
         begun = []
         create_io = gateway_io.create_io
-        monkeypatch.setattr(
-            gateway_io, "create_io", lambda spec, **options: begun.append(spec.id) or create_io(spec, **options)
-        )
+
+        def noted_create_io(spec: XSpec, **options: Any) -> gateway_io.Popen2IOMaster:
+            begun.append(spec.id)
+            return create_io(spec, **options)
+
+        monkeypatch.setattr(gateway_io, "create_io", noted_create_io)
         with pytest.raises(OSError, match="/bin/false"):
             group.makegateways(["popen//id=a//python=/bin/false", "popen//id=b", "popen//id=c"], max_parallel=1)
         assert begun == ["a"]
@@ -506,7 +525,7 @@ class TestMakegateways:
     def test_an_interrupted_start_leaves_no_process(
         self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupted(self, missing):
+        def interrupted(self: object, missing: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(starting.Starts, "_await_all", interrupted)
@@ -555,7 +574,7 @@ class TestStartAhead:
     """What makes a loop over makegateway faster where its specs were announced to allocate_id, as pytest-xdist does."""
 
     @staticmethod
-    def announced(group, count=4, string="popen"):
+    def announced(group: execnet.Group, count: int = 4, string: str = "popen") -> list[XSpec]:
         specs = [execnet.XSpec(string) for _ in range(count)]
         for spec in specs:
             group.allocate_id(spec)
@@ -593,7 +612,7 @@ class TestStartAhead:
         discarding, go_on = threading.Event(), threading.Event()
         undo = ahead.undo
 
-        def undo_slowly():
+        def undo_slowly() -> None:
             discarding.set()
             assert go_on.wait(SECONDS)
             undo()
@@ -641,19 +660,20 @@ class TestStartAhead:
 
 
 class TestMultiChannel:
-    class Fake:
+    class FakeChannel:
         """A channel, as far as a MultiChannel needs one."""
 
-        def __init__(self, items=(), end=None):
-            self.items, self.end, self.sent = list(items), end, []
+        def __init__(self, items: Sequence[object] = (), end: Exception | None = None) -> None:
+            self.items, self.end = list(items), end
+            self.sent: list[object] = []
 
         class gateway:
             execmodel = gateway_base.get_execmodel("thread")
 
-        def send(self, item):
+        def send(self, item: object) -> None:
             self.sent.append(item)
 
-        def receive(self, *timeout):
+        def receive(self, *timeout: float) -> object:
             if not self.items and timeout:
                 raise execnet.TimeoutError("its own words")
             item = self.items.pop(0)
@@ -661,13 +681,15 @@ class TestMultiChannel:
                 raise item
             return item
 
-        def setcallback(self, callback, endmarker=None):
+        def setcallback(self, callback: Callable[[Any], object], endmarker: object = None) -> None:
             for item in [*self.items, *([] if endmarker is None else [endmarker])]:
                 callback(item)
 
-        def waitclose(self):
+        def waitclose(self) -> None:
             if self.end is not None:
                 raise self.end
+
+    Fake: Any = FakeChannel  # taken for a Channel
 
     def test_container(self) -> None:
         channels = [self.Fake(), self.Fake()]
@@ -720,7 +742,7 @@ class TestMultiChannel:
             odd.receive_each(return_errors=True)
 
     def test_functions_with_arguments(self, group: execnet.Group) -> None:
-        def remote(channel, value):
+        def remote(channel: execnet.Channel, value: int) -> None:
             channel.send(value * 2)
 
         group.makegateways(["popen"] * 2)
@@ -782,6 +804,7 @@ class TestErrorsOfStarts:
     def test_they_are_in_the_place_of_gateways(self, group: execnet.Group) -> None:
         specs = ["popen//id=a", "popen//python=no-such-python//id=b", "popen//via=b//id=c", "popen//via=a//id=d"]
         first, missing, behind, last = group.makegateways(specs, return_errors=True)
+        assert isinstance(first, execnet.Gateway) and isinstance(last, execnet.Gateway)
         assert [gateway.id for gateway in group] == [first.id, last.id] == ["a", "d"]
         assert isinstance(missing, FileNotFoundError)
         assert type(behind) is OSError
@@ -800,6 +823,7 @@ class TestErrorsOfStarts:
         began = time.monotonic()
         first, late, last = group.makegateways(specs, max_parallel, return_errors=True)
         assert time.monotonic() - began < 6.0
+        assert isinstance(first, execnet.Gateway) and isinstance(last, execnet.Gateway)
         assert [gateway.id for gateway in group] == [first.id, last.id] == ["a", "c"]
         assert isinstance(late, execnet.TimeoutError)
         assert "did not start within 2 seconds" in str(late)
@@ -822,7 +846,7 @@ class TestErrorsOfStarts:
 
 class TestAtexit:
     def test_a_group_registers_its_cleanup_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        registered = []
+        registered: list[Callable[[], object]] = []
         monkeypatch.setattr(atexit, "register", registered.append)
         group = Group(["popen"])
         assert registered == [group._cleanup_atexit]
@@ -830,7 +854,7 @@ class TestAtexit:
         assert len(group) == 0
 
     def test_cleanup_terminates_with_a_second(self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        timeouts = []
+        timeouts: list[float] = []
         group._register(StandIn("a"))
         monkeypatch.setattr(group, "terminate", timeouts.append)
         group._cleanup_atexit()
@@ -840,5 +864,6 @@ class TestAtexit:
 
 def test_the_default_group_is_the_packages_face() -> None:
     assert isinstance(execnet.default_group, Group)
-    assert execnet.makegateway.__self__ is execnet.set_execmodel.__self__ is execnet.default_group
+    methods: Any = (execnet.makegateway, execnet.set_execmodel)
+    assert [method.__self__ for method in methods] == [execnet.default_group] * 2
     assert multi.default_group is execnet.default_group

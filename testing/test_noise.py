@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,7 @@ def test_a_far_side_that_answers_with_the_one_byte(
 
 def test_the_answer_begins_with_its_byte_and_is_otherwise_a_message_that_means_nothing() -> None:
     assert ANSWER[:1] == gateway_noise.ACCEPTED == b"1"
-    message = gateway_base.Message.from_io(gateway_base.BytesIO(ANSWER[1:]))
+    message = gateway_base.Message.from_io(BytesIO(ANSWER[1:]))
     assert repr(message) == "<Message CHANNEL_LAST_MESSAGE channel=0 lendata=0>"
 
 

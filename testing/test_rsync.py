@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -14,9 +15,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
 
 import execnet
@@ -24,33 +28,40 @@ from execnet import RSync, rsync, rsync_remote
 from execnet._source import tree as rsync_source
 
 SECONDS = 10.0
+Sync = Callable[..., "list[str]"]
+Become = Callable[[Path], object]
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def dest(tmp_path):
+def dest(tmp_path: Path) -> Path:
     return tmp_path / "dest"
 
 
 @pytest.fixture
-def sync(gw, source, dest):
+def sync(gw: execnet.Gateway, source: Path, dest: Path) -> Sync:
     """Bring dest up to date; returns the relative paths that were sent."""
 
-    def sync(callback=None, top=source, filter=lambda path: True, **options):
-        sent, keep = [], filter
+    def sync(
+        callback: Callable[..., object] | None = None,
+        top: Path = source,
+        filter: Callable[[str], bool] = lambda path: True,
+        **options: Any,
+    ) -> list[str]:
+        sent, keep = list[str](), filter
 
         class Noting(RSync):
-            def _report_send_file(self, gateway, modified_rel_path):
+            def _report_send_file(self, gateway: execnet.Gateway, modified_rel_path: str) -> None:
                 assert gateway is gw
                 sent.append(modified_rel_path)
 
-            def filter(self, path):
+            def filter(self, path: str) -> bool:
                 return keep(path)
 
         rsync = Noting(top, callback=callback)
@@ -371,8 +382,13 @@ class TestFilterAndReports:
         (source / "sub" / "a").touch()
         (source / "out").mkdir()
         (source / "out" / "b").touch()
-        asked = []
-        sync(filter=lambda path: asked.append(path) or not path.endswith("out"))
+        asked: list[str] = []
+
+        def keep(path: str) -> bool:
+            asked.append(path)
+            return not path.endswith("out")
+
+        sync(filter=keep)
         assert sorted(asked) == [str(source / name) for name in ("out", "sub", "sub/a")]
         assert tree(dest) == {"sub": None, "sub/a": b""}
 
@@ -477,10 +493,10 @@ class TestTargets:
         (source / "a").write_bytes(b"hello")
         (source / "large").write_bytes(os.urandom(3 * rsync.WINDOW_BYTES))
         dests = [tmp_path / f"dest{number}" for number in range(3)]
-        finished = []
+        finished: list[Path] = []
         rsync_ = RSync(source, verbose=False)
         for dest, gateway in zip(dests, group.makegateways(["popen"] * 3)):
-            rsync_.add_target(gateway, dest, finishedcallback=lambda dest=dest: finished.append(dest))
+            rsync_.add_target(gateway, dest, finishedcallback=functools.partial(finished.append, dest))
         rsync_.send()
         assert sorted(finished) == dests
         assert [tree(dest) for dest in dests] == [tree(source)] * 3
@@ -498,9 +514,9 @@ class TestTargets:
     ) -> None:
         (source / "a").write_bytes(b"hello")
         gateways = group.makegateways(["popen"] * 3)
-        opened = []
+        opened: list[int] = []
 
-        def noting_open(self, index):
+        def noting_open(self: rsync_source.Source, index: int) -> Any:
             opened.append(index)
             return source_open(self, index)
 
@@ -518,7 +534,7 @@ class TestTargets:
         rsync = RSync(source, verbose=False)
         with pytest.raises(OSError, match="no targets"):
             rsync.send()
-        assert rsync.send(raises=False) is None
+        assert rsync.send(raises=False) is None  # type: ignore[func-returns-value]
         rsync.add_target(gw, dest)
         rsync.send()
         with pytest.raises(OSError, match="no targets"):
@@ -527,12 +543,14 @@ class TestTargets:
         rsync.send()
 
     def test_no_other_option_is_taken(self, gw: execnet.Gateway, source: Path, dest: Path) -> None:
+        unknown: Any = {"compress": True}
         rsync = RSync(source)
         with pytest.raises(TypeError, match="compress"):
-            rsync.add_target(gw, dest, compress=True)
+            rsync.add_target(gw, dest, **unknown)
 
     def test_its_attributes(self, gw: execnet.Gateway, source: Path, dest: Path) -> None:
-        rsync = RSync(sourcedir=source, callback=None, verbose=2)
+        verbose: Any = 2
+        rsync = RSync(sourcedir=source, callback=None, verbose=verbose)
         assert (rsync._sourcedir, rsync._verbose, rsync._channels) == (str(source), 2, {})
         assert rsync._receivequeue.empty()
         rsync.add_target(gw, dest)
@@ -603,7 +621,7 @@ class TestFailures:
         for name in ("a", "b", "sub/c"):
             (source / name).touch()
 
-        def remove(path):
+        def remove(path: str) -> bool:
             if path == str(source / vanishing):
                 os.system(f"rm -r '{path}'")
             return True
@@ -616,7 +634,7 @@ class TestFailures:
             (source / name).write_bytes(b"hello")
         acknowledged = []
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             acknowledged.append(what)
             (source / "b").unlink(missing_ok=True)
 
@@ -631,19 +649,19 @@ class TestFailures:
 
 
 @pytest.fixture(params=[True, False], ids=["by descriptor", "by path"])
-def way(request, monkeypatch):
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to read a source: that of POSIX, and that of platforms without it."""
     if request.param and not rsync_source.BY_DESCRIPTOR:
         pytest.skip("this platform only knows paths")
     monkeypatch.setattr(rsync_source, "BY_DESCRIPTOR", request.param)
 
 
-def become_socket(path):
+def become_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Become] = {
     "link": lambda path: path.symlink_to(path.parents[1] / "outside"),
     "fifo": os.mkfifo,
     "socket": become_socket,
@@ -657,7 +675,7 @@ class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-def interrupt():
+def interrupt() -> None:
     raise Interrupt
 
 
@@ -676,7 +694,9 @@ def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_ope
             read = rsync_source.Source(str(source), lambda path: True)
             for index in read.sizes:
                 read.checksum(index)
-                file, _ = read.open(index)
+                opened = read.open(index)
+                assert opened is not None
+                file, _ = opened
         if file is not None:
             file.close()
         assert os.listdir("/proc/self/fd") == before, at_line.where
@@ -687,17 +707,17 @@ def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_ope
 
 class TestWhatChangesMeanwhile:
     @pytest.fixture(autouse=True)
-    def outside(self, tmp_path):
+    def outside(self, tmp_path: Path) -> Path:
         (tmp_path / "outside").write_bytes(b"secret")
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "b").write_bytes(b"secret")
         return tmp_path / "elsewhere"
 
     @staticmethod
-    def replaced(path, become):
+    def replaced(path: Path, become: Become) -> Callable[[str, int, execnet.Channel], None]:
         """A callback that puts something else in the place of a file, once all files are listed."""
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             if what == "list":
                 path.unlink()
                 become(path)
@@ -735,7 +755,7 @@ class TestWhatChangesMeanwhile:
         (outside / "deeper").mkdir()
         (outside / "deeper" / "b").write_bytes(b"secret")
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             if what == "list":
                 (source / "sub").rename(source / "moved")
                 (source / "sub").symlink_to(outside)
@@ -747,19 +767,19 @@ class TestWhatChangesMeanwhile:
 
     @pytest.mark.parametrize("become", ["link", "file", "fifo", "nothing"])
     def test_a_folder_that_is_replaced_before_it_is_listed_is_empty(
-        self, sync: Sync, source: Path, dest: Path, outside: Path, become: Become
+        self, sync: Sync, source: Path, dest: Path, outside: Path, become: str
     ) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "b").write_bytes(b"hello")
         (source / "z").write_bytes(b"hello")
-        replace = {
+        replace: dict[str, Become] = {
             "link": lambda path: path.symlink_to(outside),
             "file": Path.touch,
             "fifo": os.mkfifo,
             "nothing": lambda path: None,
         }
 
-        def keep(path):
+        def keep(path: str) -> bool:
             if path == str(source / "z"):
                 (source / "sub").rename(source / "zz")
                 replace[become](source / "sub")
@@ -772,7 +792,9 @@ class TestWhatChangesMeanwhile:
         (source / "log").write_bytes(b"x" * (2 * rsync_source.CHUNK + 1))
         tree = rsync_source.Source(str(source), lambda path: True)
         (source / "log").write_bytes(b"y" * (3 * rsync_source.CHUNK))
-        stream, size = tree.open(1)
+        opened = tree.open(1)
+        assert opened is not None
+        stream, size = opened
         parts = []
         with stream, (source / "log").open("ab") as log:
             for part in rsync_source.chunks(stream, size):
@@ -797,7 +819,7 @@ class TestWhatChangesMeanwhile:
 
 
 @pytest.fixture
-def everyones():
+def everyones() -> Iterator[Path]:
     """A folder that any user can reach and write to; pytest's own are for one user alone."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
@@ -805,7 +827,7 @@ def everyones():
 
 
 @pytest.fixture
-def users_gateway(gw, everyones):
+def users_gateway(gw: execnet.Gateway, everyones: Path) -> execnet.Gateway:
     """A gateway whose other side is no longer root, if it was."""
     (everyones / "first").mkdir()
     # What is imported late might be in a place that the user can't read.
@@ -822,13 +844,13 @@ def users_gateway(gw, everyones):
 class TestOrdinaryUsers:
     """What root may do anyway."""
 
-    def sync(self, gateway, source, dest, **options):
+    def sync(self, gateway: execnet.Gateway, source: Path, dest: Path, **options: Any) -> None:
         rsync_ = RSync(source, verbose=False)
         rsync_.add_target(gateway, dest, **options)
         rsync_.send()
 
     @pytest.fixture
-    def dest(self, users_gateway, everyones):
+    def dest(self, users_gateway: execnet.Gateway, everyones: Path) -> Path:
         """Has two levels of folders that their owner may not write to, or even list."""
         dest = everyones / "dest"
         program = f"""
@@ -933,7 +955,7 @@ with execnet.Group(["popen", "popen"]) as group:
     def test_what_another_process_puts_in_the_place_of_what_is_to_go_may_stay(self, dest: Path) -> None:
         dest.touch()
 
-        def keep(found):
+        def keep(found: os.stat_result) -> bool:
             if stat.S_ISREG(found.st_mode):
                 dest.unlink()
                 (dest / "inside").mkdir(parents=True)  # now, before the file is removed
@@ -999,6 +1021,7 @@ while True:
         outside.mkdir()
         (outside / "secret").write_bytes(b"secret")
         with subprocess.Popen([sys.executable, "-c", program, source, outside], stdout=subprocess.PIPE) as restless:
+            assert restless.stdout is not None
             restless.stdout.readline()
             try:
                 ended = 0
@@ -1116,7 +1139,7 @@ class TestRemoteSide:
     """What the receiving side does with a description that is no tree."""
 
     @pytest.fixture
-    def receiver(self, dest):
+    def receiver(self, dest: Path) -> rsync_remote.Tree:
         receiver = rsync_remote.Tree(str(dest), False)
         receiver.add("dir", -1, b"", 0o755)
         return receiver
@@ -1157,16 +1180,16 @@ class TestRemoteSide:
 
     def test_serve_rsync_over_any_channel(self, dest: Path) -> None:
         class Scripted:
-            def __init__(self, *items):
-                self.items, self.sent = list(items), []
+            def __init__(self, *items: object) -> None:
+                self.items, self.sent = list(items), list[object]()
                 self.send = self.sent.append
 
-            def receive(self):
+            def receive(self) -> object:
                 return self.items.pop(0)
 
         dest.mkdir()
         (dest / "a").write_bytes(b"HELLO")
-        channel = Scripted(
+        channel: Any = Scripted(
             (os.fsencode(dest), False),
             [("dir", -1, b"", 0o755), ("file", 0, b"a", 0o644, 5, 7 * 10**9), ("file", 0, b"b", 0o644, 3, 0)],
             None, ("same",), ("gone",), ("end",),

@@ -112,7 +112,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connection_of(gateway: execnet.Gateway) -> Any:
-    return gateway._io._connection  # type: ignore[attr-defined]
+    return gateway._io._connection
 
 
 def plain(spec: str) -> list[str]:
@@ -636,8 +636,8 @@ def program(spec: str, python: str = sys.executable, package: Path = PACKAGE, **
     """A program with three gateways; it prints "begin" and "made", and ends with its stdin."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent), **options.pop("env", {})}
     command = [python, "-c", PROGRAM, spec]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, env=environment, **pipes, **options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, env=environment, stdin=pipe, stdout=pipe, **options)
 
 
 def line_of(process: subprocess.Popen[str]) -> str:

@@ -18,11 +18,12 @@ import pytest
 from support import leaks
 from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
-from support.processes import wait_until
+from support.processes import pid_of, wait_until
 
 import execnet
 from execnet import gateway_base, gateway_bootstrap, gateway_io
 from execnet._group import starting
+from execnet._group.calls import Call
 from execnet._source.shipped import packed_text, shipped_text, strip_source
 from execnet.gateway_bootstrap import GatewayStartError
 from execnet.xspec import XSpec
@@ -501,14 +502,14 @@ def test_the_timeout_of_one_spec_is_not_that_of_others(group: execnet.Group, tmp
 def test_what_can_t_be_hurried_is_left_behind(group: execnet.Group, far: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "UNDO_PATIENCE", 0.5)
     stopped = group.makegateway("popen//id=stopped")
-    os.kill(stopped.pid, signal.SIGSTOP)
+    os.kill(pid_of(stopped), signal.SIGSTOP)
     try:
         began = time.monotonic()
         gateway, error = group.makegateways(["popen", f"{far}//id=far"], timeout=2, return_errors=True)
         assert time.monotonic() - began < 10.0
     finally:
-        os.kill(stopped.pid, signal.SIGCONT)
-    assert isinstance(error, execnet.TimeoutError)
+        os.kill(pid_of(stopped), signal.SIGCONT)
+    assert isinstance(error, execnet.TimeoutError) and isinstance(gateway, execnet.Gateway)
     assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
     assert list(group) == [stopped, gateway]
     wait_until(lambda: group._membership.is_free("far"), SECONDS, "the end of what was left behind")
@@ -519,7 +520,7 @@ def test_what_can_t_be_hurried_is_left_behind(group: execnet.Group, far: str, mo
 def test_an_interrupt_at_any_line_of_giving_up_leaves_nothing_behind(group: execnet.Group, tmp_path: Path) -> None:
     slow, children = script(tmp_path, SLOW), started_processes()
     chosen = functions_of(starting.__file__, ("run", "_conducted", "_give_up"))
-    calls = functions_of(starting.Call.__init__.__code__.co_filename, ("__init__", "done_within"))
+    calls = functions_of(Call.__init__.__code__.co_filename, ("__init__", "done_within"))
     wheres, number = [], 0
 
     def interrupt() -> None:

@@ -11,13 +11,17 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from support import leaks
 from support.blocked import Call
 from support.initiator import FORKING_ENVIRON
+from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
 from support.processes import stop
+from support.socketserver import SocketServer
+from support.sshd import SshServer
 from support.stuck import C_LOOPING, SLEEPING, SWALLOWING
 
 import execnet
@@ -26,51 +30,55 @@ from execnet._group import ending
 
 SECONDS = 10.0
 THREAD = gateway_base.get_execmodel("thread")
+NO_KILL: Any = None  # of a function that ends in time
 
 
 class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-def interrupt():
+def interrupt() -> None:
     raise Interrupt
+
+
+LoggingGroup = Any  # a Group, with the log of its stand-ins
 
 
 class StandIn:
     """A member that notes what is done to it, in the group's common log."""
 
-    def __init__(self, group, id, via=None, spec=None):
+    def __init__(self, group: LoggingGroup, id: str, via: str | None = None, spec: str | None = None) -> None:
         self.group, self.id = group, id
         self.spec = XSpec(spec or (f"popen//via={via}" if via else "popen"))
         self.log = group.__dict__.setdefault("log", [])
         self._io = self
         group._register(self)
 
-    def exit(self):
+    def exit(self) -> None:
         self.log.append(("exit", self.id))
         self.group._unregister(self)
 
-    def join(self):
+    def join(self) -> None:
         self.log.append(("join", self.id))
 
-    def wait(self):
+    def wait(self) -> None:
         self.log.append(("wait", self.id))
 
 
 class TestStandIns:
-    def test_each_is_told_to_exit_and_joined_and_awaited_once(self, group: execnet.Group) -> None:
+    def test_each_is_told_to_exit_and_joined_and_awaited_once(self, group: LoggingGroup) -> None:
         StandIn(group, "a")
         group.terminate(1.0)
         assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")]
         assert (group._gateways, group._gateways_to_join) == ([], [])
 
-    def test_one_that_does_not_unregister_itself_is_done_with_as_well(self, group: execnet.Group) -> None:
-        member = StandIn(group, "a")
-        member.exit = lambda: None
+    def test_one_that_does_not_unregister_itself_is_done_with_as_well(self, group: LoggingGroup) -> None:
+        StandIn(group, "a")
+        group["a"].exit = lambda: None
         group.terminate(1.0)
         assert list(group) == []
 
-    def test_members_others_go_through_end_after_those(self, group: execnet.Group) -> None:
+    def test_members_others_go_through_end_after_those(self, group: LoggingGroup) -> None:
         for name, via in [("a", None), ("b", "a"), ("c", "b"), ("d", "a")]:
             StandIn(group, name, via)
         group.terminate(1.0)
@@ -81,26 +89,27 @@ class TestStandIns:
             assert {name for _, name in steps} == level
             assert [step for step, _ in steps[: len(level)]] == ["exit"] * len(level)
 
-    def test_one_that_runs_in_a_task_of_another_ends_before_that(self, group: execnet.Group) -> None:
+    def test_one_that_runs_in_a_task_of_another_ends_before_that(self, group: LoggingGroup) -> None:
         StandIn(group, "a")
         StandIn(group, "b", spec="socket//installvia=a")
         group.terminate(1.0)
         assert [name for step, name in group.log if step == "exit"] == ["b", "a"]
 
-    def test_one_that_exited_before_is_still_joined(self, group: execnet.Group) -> None:
+    def test_one_that_exited_before_is_still_joined(self, group: LoggingGroup) -> None:
         StandIn(group, "a").exit()
         group.terminate(1.0)
         assert group.log == [("exit", "a"), ("join", "a"), ("wait", "a")]
 
-    def test_an_error_of_a_member_is_raised_when_all_are_done_with(self, group: execnet.Group) -> None:
-        StandIn(group, "a").join = lambda: 1 / 0
+    def test_an_error_of_a_member_is_raised_when_all_are_done_with(self, group: LoggingGroup) -> None:
+        StandIn(group, "a")
+        group["a"].join = lambda: 1 / 0
         StandIn(group, "b")
         with pytest.raises(ZeroDivisionError):
             group.terminate(1.0)
         assert ("wait", "b") in group.log
         assert (group._gateways, group._gateways_to_join) == ([], [])
 
-    def test_an_error_of_a_member_keeps_none_that_it_goes_through_from_ending(self, group: execnet.Group) -> None:
+    def test_an_error_of_a_member_keeps_none_that_it_goes_through_from_ending(self, group: LoggingGroup) -> None:
         for name, via in [("a", None), ("b", "a"), ("c", "b")]:
             StandIn(group, name, via)
         group["c"].join = lambda: 1 / 0
@@ -110,7 +119,7 @@ class TestStandIns:
         assert (group._gateways, group._gateways_to_join) == ([], [])
 
     def test_safe_terminate_is_looked_up_in_the_module(
-        self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
+        self, group: LoggingGroup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls = []
         monkeypatch.setattr(multi, "safe_terminate", lambda *args: calls.append(args))
@@ -126,16 +135,21 @@ class TestStandIns:
         ("timeout", "signals"), [(0, [signal.SIGKILL]), (0.1, [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])]
     )
     def test_only_where_there_is_time_a_process_is_interrupted_before_it_is_killed(
-        self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch, timeout: float, signals: list[signal.Signals]
+        self, group: LoggingGroup, monkeypatch: pytest.MonkeyPatch, timeout: float, signals: list[signal.Signals]
     ) -> None:
         popen = group.makegateway()._io.popen
         stop(popen.pid)
-        send_signal, sent = popen.send_signal, []
-        monkeypatch.setattr(popen, "send_signal", lambda signum: (sent.append(signum), send_signal(signum)))
+        send_signal, sent = popen.send_signal, list[int]()
+
+        def send_and_note(signum: int) -> None:
+            sent.append(signum)
+            send_signal(signum)
+
+        monkeypatch.setattr(popen, "send_signal", send_and_note)
         group.terminate(timeout)
         assert sent == signals
 
-    def test_terminating_an_empty_group_is_nothing(self, group: execnet.Group) -> None:
+    def test_terminating_an_empty_group_is_nothing(self, group: LoggingGroup) -> None:
         group.terminate()
         group.terminate(0)
 
@@ -154,7 +168,7 @@ class TestToldOrNot:
     ) -> None:
         gateway = group.makegateway()
 
-        def interrupt():
+        def interrupt() -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -170,23 +184,28 @@ class TestToldOrNot:
 class TestSafeTerminate:
     def test_pairs_run_side_by_side(self) -> None:
         meet = threading.Barrier(5)
-        multi.safe_terminate(THREAD, SECONDS, [(lambda: meet.wait(SECONDS), None)] * 5)
+        multi.safe_terminate(THREAD, SECONDS, [(lambda: meet.wait(SECONDS), NO_KILL)] * 5)
 
     def test_only_the_late_are_killed(self) -> None:
         ended, killed = threading.Event(), []
 
-        def kill():
+        def kill() -> None:
             killed.append(1)
             ended.set()
 
-        multi.safe_terminate(THREAD, 0.05, [(lambda: None, None), (lambda: ended.wait(SECONDS), kill)])
+        multi.safe_terminate(THREAD, 0.05, [(lambda: None, NO_KILL), (lambda: ended.wait(SECONDS), kill)])
         assert killed == [1]
 
     def test_none_waits_for_every_termfunc(self) -> None:
-        go, done = threading.Event(), []
+        go, done = threading.Event(), list[int]()
+
+        def wait_and_note() -> None:
+            if go.wait(SECONDS):
+                done.append(1)
+
         timer = threading.Timer(0.1, go.set)
         timer.start()
-        multi.safe_terminate(THREAD, None, [(lambda: go.wait(SECONDS) and done.append(1), None)])
+        multi.safe_terminate(THREAD, None, [(wait_and_note, NO_KILL)])
         timer.join()
         assert done == [1]
 
@@ -194,7 +213,7 @@ class TestSafeTerminate:
     def test_a_kill_that_blocks_takes_no_longer_than_twice_the_timeout(self) -> None:
         go = threading.Event()
 
-        def block():
+        def block() -> None:
             go.wait(SECONDS)
 
         started = time.monotonic()
@@ -205,21 +224,21 @@ class TestSafeTerminate:
     def test_the_first_error_is_raised_when_all_were_dealt_with(self) -> None:
         done = []
         with pytest.raises(ZeroDivisionError):
-            multi.safe_terminate(THREAD, 1.0, [(lambda: 1 / 0, None), (lambda: done.append(1), None)])
+            multi.safe_terminate(THREAD, 1.0, [(lambda: 1 / 0, NO_KILL), (lambda: done.append(1), NO_KILL)])
         assert done == [1]
 
     def test_without_threads_the_pairs_run_one_after_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refused(*args):
+        def refused(*args: object) -> NoReturn:
             raise RuntimeError("can't create new thread at interpreter shutdown")
 
         execmodel = gateway_base.ThreadExecModel()
         monkeypatch.setattr(execmodel, "start", refused, raising=False)
         done = []
-        multi.safe_terminate(execmodel, 1.0, [(lambda: done.append(1), None), (lambda: done.append(2), None)])
+        multi.safe_terminate(execmodel, 1.0, [(lambda: done.append(1), NO_KILL), (lambda: done.append(2), NO_KILL)])
         assert done == [1, 2]
 
 
-def busy(group, spec, source):
+def busy(group: execnet.Group, spec: str, source: str) -> execnet.Gateway:
     """A gateway whose worker is in the middle of ``source``."""
     gateway = group.makegateway(spec)
     gateway.remote_exec(source).receive(SECONDS)
@@ -291,9 +310,9 @@ class TestGateways:
         gateway = group.makegateway("popen")
         channel = gateway.remote_exec("import time; time.sleep(1000)")
         stop(gateway._io.popen.pid)
-        failed = queue.Queue()
+        failed: queue.Queue[OSError] = queue.Queue()
 
-        def send():
+        def send() -> None:
             try:
                 channel.send(b"x" * (64 << 20))
             except OSError as exc:
@@ -324,8 +343,15 @@ class TestGateways:
             with AtLine(line, interrupt, functions_of(gateway_base.__file__, ("_leave", "_note"))), suppress(Interrupt):
                 channel.send(line)
                 sent.append(line)
-        got, all_got = [], threading.Event()
-        channel.setcallback(lambda item: got.append(item) or (item == "last" and all_got.set()))
+        got: list[object] = []
+        all_got = threading.Event()
+
+        def callback(item: object) -> None:
+            got.append(item)
+            if item == "last":
+                all_got.set()
+
+        channel.setcallback(callback)
         sender = threading.Thread(target=channel.send, args=["last"], daemon=True)
         sender.start()
         sender.join(SECONDS)  # the main thread has nothing to do with it
@@ -392,7 +418,7 @@ class TestGateways:
     ) -> None:
         gateway = busy(group, "popen", SWALLOWING)
 
-        def interrupted(*args):
+        def interrupted(*args: object) -> NoReturn:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(multi, "safe_terminate", interrupted)
@@ -466,7 +492,7 @@ print(a._io.popen.pid, c._io.popen.pid, flush=True)
 """
 
 
-def finish(more="", python=sys.executable, seconds=SECONDS):
+def finish(more: str = "", python: str = sys.executable, seconds: float = SECONDS) -> tuple[int, str]:
     """Run a program that ends with live gateways; its time, status, output, stderr."""
     started = time.monotonic()
     environ = {**os.environ, **FORKING_ENVIRON, "PYTHONPATH": os.path.dirname(os.path.dirname(execnet.__file__))}

@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import packages
 from support.initiator import Initiator, wait_for_end
 from support.processes import wait_until
+from support.socketserver import SocketServer
 
 import execnet
 from execnet._transport import unasked
@@ -24,27 +26,27 @@ PARENT = "channel.send(__import__('os').getppid())"
 
 
 @pytest.fixture(autouse=True)
-def knows_nothing(monkeypatch):
+def knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of this process is forgotten before each test."""
     for name in ("_imported", "_failed", "_told"):
         monkeypatch.setattr(unasked, name, type(getattr(unasked, name))())
 
 
 @pytest.fixture
-def named(monkeypatch):
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain gateways are warm, with one module."""
     monkeypatch.setenv("EXECNET_WARM", "email.message")
 
 
-def value_of(gateway, expression):
+def value_of(gateway: execnet.Gateway, expression: str) -> Any:
     return gateway.remote_exec(f"import os, sys; channel.send({expression})").receive(SECONDS)
 
 
-def forkservers_of(group):
-    return [forkserver.popen.pid for forkserver in group._forkservers.values()]
+def forkservers_of(group: execnet.Group) -> list[int]:
+    return [forkserver.popen.pid for forkserver in group._forkservers.values() if forkserver.popen]
 
 
-def is_warm(gateway):
+def is_warm(gateway: execnet.Gateway) -> bool:
     return gateway.remote_exec(PARENT).receive(SECONDS) in forkservers_of(gateway._group)
 
 
@@ -118,7 +120,7 @@ class TestWhichStartWarm:
 
 
 class TestColdAndWhy:
-    def lines(self, capfd):
+    def lines(self, capfd: pytest.CaptureFixture[str]) -> list[str]:
         return capfd.readouterr().err.splitlines()
 
     def test_another_interpreter(self, group: execnet.Group, named: None, capfd: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +205,7 @@ say(unasked.preload_for(execnet.XSpec("popen//id=gw0")) is None)
 
 
 class TestGivenUp:
-    def slow(self, tmp_path, monkeypatch):
+    def slow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "slow.py").write_text("import time; time.sleep(30)")
         monkeypatch.setenv("EXECNET_WARM", "slow")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -246,16 +248,15 @@ except KeyboardInterrupt:
             assert wait_for_end(pids, SLACK) == []
 
 
-def children_of(pid):
+def children_of(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @pytest.fixture(scope="module")
-def venv(tmp_path_factory):
-    """An environment with packages of all kinds in its site-packages; `venv.site` is that folder."""
+def venv(tmp_path_factory: pytest.TempPathFactory) -> packages.Venv:
+    """An environment with packages of all kinds in its site-packages."""
     venv = packages.Venv.make(tmp_path_factory.mktemp("auto") / "venv")
-    (venv.site,) = venv.folder.glob("lib/python*/site-packages")
     for name, text in SITE_PACKAGES.items():
         file = venv.site / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -291,7 +292,9 @@ say(gateway.remote_exec({task!r}).receive(20))
 """
 
 
-def auto(venv, folder, task, before, program="", **environ):
+def auto(
+    venv: packages.Venv, folder: Path, task: str, before: str, program: str = "", **environ: Any
+) -> tuple[Any, str]:
     """What a task says in a worker of a program that has done something before, and the program's stderr."""
     for name, text in OWN.items():
         (folder / name).write_text(text)
@@ -397,8 +400,9 @@ import plain, state
         monkeypatch.chdir(tmp_path)
         measuring = coverage.Coverage(source=["pluggy"], data_file=None)
         monkeypatch.setattr(coverage.Coverage, "current", classmethod(lambda cls: measuring))
-        names = unasked.preload_for(execnet.XSpec("popen")).names
-        assert "pytest" in names and not [name for name in names if name.startswith("pluggy")]
+        preload = unasked.preload_for(execnet.XSpec("popen"))
+        assert preload is not None
+        assert "pytest" in preload.names and not [name for name in preload.names if name.startswith("pluggy")]
 
     def test_a_program_killed_while_the_fork_server_imports_leaves_nothing(self, venv: packages.Venv) -> None:
         # In the program itself it takes no time.

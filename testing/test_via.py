@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from support import interpreters
+from support.interpreters import Interpreter
 
 import execnet
 from execnet.gateway_bootstrap import GatewayStartError
@@ -23,7 +25,7 @@ READS_NO_MORE = {
 }
 
 
-def script(folder, text):
+def script(folder: Path, text: str) -> Path:
     """A program that is no interpreter."""
     path = folder / "script"
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -31,7 +33,7 @@ def script(folder, text):
     return path
 
 
-def failed_start(group, spec):
+def failed_start(group: execnet.Group, spec: str) -> tuple[GatewayStartError, float]:
     """The error of a start, and the seconds it took."""
     began = time.monotonic()
     with pytest.raises(GatewayStartError) as caught:

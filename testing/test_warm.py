@@ -13,15 +13,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import pytest
 from support import leaks
 from support.blocked import await_blocked
 from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
+from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
-from support.processes import wait_until
+from support.processes import pid_of, wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
 import execnet
@@ -39,7 +44,7 @@ SLACK = 0.5
 MANY = 2500 if os.environ.get("EXECNET_CHAOS") == "long" else 120
 THREADS = 8
 
-CORES = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
+CORES: dict[str, dict[str, Any]] = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
 
 # What a task finds; of a warm worker all that but the last is as of any other one.
 FACTS = """
@@ -78,32 +83,33 @@ channel.send({
 LISTENING = "channel.send(__import__('os').getpid()); channel.receive()"
 
 
-def facts_of(gateway):
-    return gateway.remote_exec(FACTS).receive(SECONDS)
+def facts_of(gateway: execnet.Gateway) -> dict[str, Any]:
+    facts: dict[str, Any] = gateway.remote_exec(FACTS).receive(SECONDS)
+    return facts
 
 
-def value_of(gateway, expression):
+def value_of(gateway: execnet.Gateway, expression: str) -> Any:
     """What the expression is in a worker."""
     return gateway.remote_exec(f"import os, sys; channel.send({expression})").receive(SECONDS)
 
 
-def forkserver_of(group):
+def forkserver_of(group: execnet.Group) -> Any:  # a ForkServer that was started
     (forkserver,) = group._forkservers.values()
     return forkserver
 
 
-def children_of(pid):
+def children_of(pid: int) -> list[int]:
     """The children of a process, zombies too."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-def own_children():
+def own_children() -> list[int]:
     """This process's children but those that serve the whole session."""
     return [pid for pid in children_of(os.getpid()) if pid not in leaks.KEPT]
 
 
-def pipes_of(pid):
+def pipes_of(pid: int) -> set[str]:
     links = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # what lists them is open for as long
@@ -137,7 +143,7 @@ class TestWorker:
         assert len(os.listdir(f"/proc/{forkserver_of(group).popen.pid}/task")) == 1
 
     def test_connections_are_the_workers_own(self, group: execnet.Group) -> None:
-        pids = [group.makegateway("popen//warm").pid for _ in range(3)]
+        pids = [pid_of(group.makegateway("popen//warm")) for _ in range(3)]
         own = [pipes_of(pid) - {os.readlink(f"/proc/{pid}/fd/2")} for pid in pids]
         assert all(len(pipes) >= 3 for pipes in own)
         assert not own[0] & own[1] and not own[1] & own[2] and not own[0] & own[2]
@@ -455,7 +461,7 @@ class TestMany:
     def test_started_by_threads(self, group: execnet.Group) -> None:
         meet = threading.Barrier(8)
 
-        def start():
+        def start() -> None:
             meet.wait(SECONDS)
             group.makegateway("popen//warm")
 
@@ -471,11 +477,11 @@ class TestMany:
         first = group.makegateway("popen//warm")
         forkserver = forkserver_of(group).popen.pid
 
-        def descriptors():
+        def descriptors() -> int:
             return len(os.listdir(f"/proc/{forkserver}/fd"))
 
         # Of a worker the fork server keeps the end of its report, and lets go of the rest when it has answered.
-        own = pipes_of(first.pid) - {os.readlink(f"/proc/{first.pid}/fd/2")}
+        own = pipes_of(pid_of(first)) - {os.readlink(f"/proc/{first.pid}/fd/2")}
         wait_until(lambda: len(own & pipes_of(forkserver)) == 1, SECONDS, "closing what was passed on")
         before = descriptors()
         for _ in range(50):
@@ -493,7 +499,10 @@ class TestMany:
 class TestEnds:
     def test_terminate_leaves_no_process(self, group: execnet.Group) -> None:
         group.makegateways(["popen//warm", "popen//warm//preload=json", "popen"])
-        processes = [*(gateway.pid for gateway in group), *(t.popen.pid for t in group._forkservers.values())]
+        processes = [
+            *(gateway.pid for gateway in group),
+            *(t.popen.pid for t in group._forkservers.values() if t.popen),
+        ]
         popens = [gateway._io.popen for gateway in group]
         group.terminate(SECONDS)
         assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
@@ -631,7 +640,7 @@ group.terminate(5)
 
 
 class TestForkServerKilled:
-    def killed(self, group):
+    def killed(self, group: execnet.Group) -> Any:
         forkserver = forkserver_of(group)
         forkserver.popen.kill()
         forkserver.popen.wait(SECONDS)
@@ -677,7 +686,7 @@ channel.send(pid)
     def test_terminate_ends_such_workers(self, group: execnet.Group) -> None:
         gateways = group.makegateways(["popen//warm"] * 2)
         gateways[1].remote_exec(C_LOOPING).receive(SECONDS)
-        pids = [gateway.pid for gateway in gateways]
+        pids = [pid_of(gateway) for gateway in gateways]
         self.killed(group)
         started = time.monotonic()
         group.terminate(0.5)
@@ -765,11 +774,11 @@ while True:
             # The no_leaks fixture looks for the workers.
 
 
-def in_threads(*functions):
+def in_threads(*functions: Callable[[], object]) -> list[BaseException]:
     """Run them side by side; what they raised. AssertionError if one does not return."""
     failures = []
 
-    def run(function):
+    def run(function: Callable[[], object]) -> None:
         try:
             function()
         except BaseException as error:
@@ -789,9 +798,10 @@ class TestThreads:
     @pytest.mark.timeout(60 + MANY / 10)
     @pytest.mark.parametrize("ended", ["one by one", "with the group, again and again"])
     def test_gateways_they_make_are_all_ended(self, group: execnet.Group, ended: str) -> None:
-        pids, numbers, running = [], itertools.count(), [True]
+        pids: list[int | None] = []
+        numbers, running = itertools.count(), [True]
 
-        def make(seed):
+        def make(seed: int) -> None:
             dice = random.Random(seed)
             for number in itertools.takewhile(lambda number: number < MANY, numbers):
                 gateway = group.makegateway(f"popen//warm//id=made{number}")
@@ -803,27 +813,28 @@ class TestThreads:
                     gateway.exit(wait=SECONDS)
                     assert popen.returncode is not None
 
-        def end():
+        def end() -> None:
             while running[0] and "group" in ended:
                 group.terminate(SECONDS)
                 time.sleep(0.01)
 
-        def make_all():
-            failures = in_threads(*(lambda seed=seed: make(seed) for seed in range(THREADS)))
-            running.clear() or running.append(False)
+        def make_all() -> None:
+            failures = in_threads(*(partial(make, seed) for seed in range(THREADS)))
+            running[0] = False
             assert failures == []
 
         assert in_threads(make_all, end) == []
         group.terminate(SECONDS)
         assert len(set(pids)) >= MANY and None not in pids
-        assert [pid for pid in pids if is_running(pid)] == []
+        assert [pid for pid in pids if pid is None or is_running(pid)] == []
         assert group._forkservers == {}
 
     def test_many_that_wait_for_one_all_learn_of_its_start_and_its_end(self, group: execnet.Group) -> None:
         for _ in range(25):
             io = gateway_warm.create_io(execnet.XSpec("popen//warm"), group)
             process = io.popen
-            pids, statuses = [], []
+            pids: list[int | None] = []
+            statuses: list[int | None] = []
             asking = [lambda: pids.append(process.pid)] * 4  # noqa: B023 -- called at once
             waiting = [lambda: statuses.append(process.wait())] * 4  # noqa: B023
             assert in_threads(*asking, *waiting, process.terminate) == []
@@ -855,12 +866,12 @@ class TestThreads:
         begun, let_go = threading.Event(), threading.Event()
         create_io = gateway_warm.create_io
 
-        def late_create_io(*args):
+        def late_create_io(*args: Any) -> Any:
             begun.set()
             let_go.wait(SECONDS)
             return create_io(*args)
 
-        def interrupted_wait(self):
+        def interrupted_wait(self: object) -> None:
             begun.wait(SECONDS)
             raise KeyboardInterrupt
 
@@ -892,7 +903,7 @@ class TestThreads:
     def test_forkservers_started_by_several_at_once_are_one(self, group: execnet.Group) -> None:
         meet = threading.Barrier(4)
 
-        def start():
+        def start() -> None:
             meet.wait(SECONDS)
             group.makegateway("popen//warm")
 
@@ -915,7 +926,7 @@ class TestAtEachLine:
     ) -> None:
         spec = execnet.XSpec("popen//warm")
 
-        def other():
+        def other() -> None:
             io = gateway_warm.create_io(spec, group)
             assert io.popen.pid is not None
             io.kill()
@@ -941,7 +952,7 @@ class TestAtEachLine:
     ) -> None:
         spec = execnet.XSpec("popen//warm")
 
-        def interrupt():
+        def interrupt() -> None:
             raise KeyboardInterrupt
 
         first = gateway_warm.create_io(spec, group)
@@ -979,7 +990,7 @@ class TestAtEachLine:
 
         ends = (-signal.SIGKILL, -signal.SIGTERM)
 
-        def end():
+        def end() -> None:
             process.kill()
             assert process.wait(SECONDS) in ends
 
@@ -1152,7 +1163,7 @@ os._exit(7)
         assert len(group._forkservers) == 1
 
 
-def interrupted_after(seconds, function):
+def interrupted_after(seconds: float, function: Callable[[], object]) -> None:
     """Call the function; a signal handler raises ZeroDivisionError in it after that time."""
     before = signal.signal(signal.SIGALRM, lambda *args: 1 / 0)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -1213,13 +1224,14 @@ class TestPrivateMemory:
         bare = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1)
         gateways = group.makegateways(["popen//warm"] * 2)
         try:
+            assert bare.stdout is not None
             bare.stdout.readline()
-            assert private_memory(gateways[1].pid) < private_memory(bare.pid)
+            assert private_memory(pid_of(gateways[1])) < private_memory(bare.pid)
         finally:
             bare.communicate(b"\n", SECONDS)
 
 
-def private_memory(pid):
+def private_memory(pid: int) -> int:
     """KiB of a process that no other has."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
