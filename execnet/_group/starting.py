@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from execnet._group.ahead import Ahead
     from execnet._group.membership import Membership
+    from execnet._output.streams import Outputs
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
     from execnet.gateway_ssh import SshConnection
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
         def remote_execmodel(self) -> ExecModel: ...
 
         def __getitem__(self, key: str) -> Gateway: ...
+
+        def _outputs(self, spec: XSpec) -> Outputs | None: ...
 
         def _register(self, gateway: Gateway) -> None: ...
 
@@ -121,6 +124,7 @@ class Start:
         self.automatic_id = False
         self.place = Place()
         self.io: Any = None
+        self.outputs: Outputs | None = None
         self.gateway: Gateway | None = None
         # Whether its process is forked because EXECNET_WARM says so; and whether it is not to be.
         self.unasked_warm = self.cold = False
@@ -153,9 +157,21 @@ class Start:
         """Start the process or connect, and tell it what to run, without waiting for its answer."""
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
-        self.io = self._create_io()
+        # What the environment says is for those who start processes, and a spec may say it now as it did not before.
+        self.outputs = self.group._outputs(self.spec)
+        if self.outputs is None:
+            self.io = self._create_io()
+        else:
+            self._create_io_with(self.outputs)
         if not self.unasked_warm:  # then the request for it said what to run
             gateway_bootstrap.begin(self.io, self.spec)
+
+    def _create_io_with(self, outputs: Outputs) -> None:
+        try:
+            self.io = self._create_io(outputs=outputs)
+            self.io.outputs = outputs
+        finally:
+            outputs.close_far_ends()
 
     def begins_cold(self) -> bool:
         """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
@@ -176,7 +192,7 @@ class Start:
         """Whether begin() depends on no other start and does not block."""
         return self.needed is None and not self.spec.socket and self.connection is None
 
-    def _create_io(self) -> Any:
+    def _create_io(self, **outputs: Any) -> Any:
         from execnet import gateway_io, gateway_socket  # lazy: start-up speed
 
         spec, group = self.spec, self.group
@@ -188,7 +204,7 @@ class Start:
                 raise ValueError(f"warm needs {lacks}, which {sys.platform} does not have: {str(spec)!r}")
             from execnet import gateway_warm  # lazy: start-up speed
 
-            return gateway_warm.create_io(spec, group)  # type: ignore[arg-type, unused-ignore]
+            return gateway_warm.create_io(spec, group, **outputs)  # type: ignore[arg-type, unused-ignore]
         if "EXECNET_WARM" in os.environ and not self.cold:
             from execnet._group import unasked  # lazy: start-up speed
 
@@ -197,11 +213,13 @@ class Start:
             if sys.platform != "win32" and preload is not None:
                 from execnet import gateway_warm  # lazy: start-up speed
 
-                return gateway_warm.create_io(spec, group, preload)  # type: ignore[arg-type, unused-ignore]
+                return gateway_warm.create_io(spec, group, preload, **outputs)  # type: ignore[arg-type, unused-ignore]
         if spec.via:
             return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
-            shared = {} if self.connection is None else {"connection": self.connection}
+            shared: dict[str, Any] = {} if self.connection is None else {"connection": self.connection}
+            if gateway_io.starts_as_usual():
+                shared.update(outputs)
             return gateway_io.create_io(spec, execmodel=group.execmodel, **shared)
         if spec.socket:
             ways: Any = group if self.needed is None else {spec.installvia: self._way(self.needs or "")}
@@ -225,6 +243,8 @@ class Start:
 
     def _set_up(self, gateway: Gateway) -> None:
         spec = self.spec
+        if self.outputs is not None:
+            self.outputs.set_up(gateway)
         if spec.chdir is None and spec.nice is None and not spec.env:
             return
         channel = gateway.remote_exec(SETUP_SOURCE)
