@@ -525,6 +525,34 @@ group.terminate({SECONDS})
         assert sorted(done.stdout.splitlines()) == ["[child] own", "[w] 1", "[w] 2"]
 
 
+GREEN = r"""
+import sys
+library, patched, model = sys.argv[1:]
+if patched and library == "gevent":
+    import gevent.monkey; gevent.monkey.patch_all()
+elif patched:
+    import eventlet; eventlet.monkey_patch()
+import execnet
+with execnet.Group(["popen//id=master"], execmodel=model) as group:
+    for spec in ("popen//stdout=prefix//stderr=capture", "popen//via=master//execmodel=thread//stdout=prefix"):
+        gateway = group.makegateway(spec)
+        gateway.remote_exec("import os\nfor n in range(5000): os.write(1, b'line %d\\n' % n)").waitclose()
+        gateway.exit(wait=10)
+"""
+
+
+@pytest.mark.parametrize(("patched", "model"), [("", "library"), ("patched", "library"), ("patched", "thread")])
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_a_program_of_green_threads_has_it_too(library: str, patched: str, model: str) -> None:
+    pytest.importorskip(library)
+    command = [sys.executable, "-W", "ignore", "-c", GREEN, library, patched, library if model == "library" else model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    ids = [line.partition("]")[0] for line in done.stdout.splitlines()]
+    assert ids == [ids[0]] * 5000 + [ids[-1]] * 5000 and ids[0] != ids[-1]
+    assert [line.partition("] ")[2] for line in done.stdout.splitlines()] == [f"line {n}" for n in range(5000)] * 2
+
+
 class TestNothingAsked:
     def test_nothing_of_it_is_there(self) -> None:
         source = """

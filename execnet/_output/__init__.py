@@ -10,8 +10,9 @@ Whatever else is far (ssh's standard output, socket, via) has a pipe of its own,
 carrier has written: so both ways hold a worker back as a pipe does. Neither holds back what goes over channels, for no
 receiver waits for a sink.
 
-`modes` reads what is asked for, `carrier` is the thread, `sinks` what it writes to, `far` the initiator's end of what is
-sent, `streams` what one worker has of all this. Nothing here is imported unless a spec or the environment asks for it.
+`modes` reads what is asked for, `carrier` is the thread, `sinks` what it writes to, `far` the initiator's end of what
+is sent, `streams` what one worker has of all this. Nothing here is imported unless a spec or the environment asks for
+it.
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CHUNK = 64 * 1024  # bytes read at once: a whole pipe
 LOOK = 0.01  # seconds between two looks at what can't be waited for
+# Seconds after something was carried in which more may come, to be carried as one. Without them a worker that prints
+# line by line takes twice the time, and round trips beside a flood, too (testing/bench/output.py).
+REST = 0.001
 MOST_WAITING = 1 << 20  # bytes that a pipe can hold: whoever waits for these does not wait for what came later
 
 
@@ -191,6 +194,8 @@ class Carrier:
                     self._awaited.append((pipe, most, call))
                 else:
                     call()
+            if not (self._awaited or self._orders):
+                time.sleep(REST)
 
     def _read(self, pipe: Pipe) -> bool:
         """Whether there was something to carry."""
@@ -288,7 +293,9 @@ def make_bell() -> Bell:
 def _may_be_read(descriptor: int) -> bool:
     """Whether a read does not wait."""
     if sys.platform != "win32":
-        return True
+        import select  # lazy: start-up speed
+
+        return bool(select.select([descriptor], (), (), 0)[0])
     import _winapi
     import msvcrt
 
