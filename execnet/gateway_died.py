@@ -52,7 +52,7 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     pid = getattr(getattr(io, "popen", io), "pid", None)
     outputs = getattr(io, "outputs", None)
     if outputs is not None:
-        outputs.settle()
+        outputs.settle_last()
     stderr = stderr_of(io, REAP_TIME)
     text = f"gateway {gateway_id!r} ({spec}) died: {_what_happened(io, spec, pid, returncode)}{cut_short(end)}"
     if stderr:

@@ -257,14 +257,17 @@ class ProxyIO:
     def __repr__(self) -> str:
         return f"<ProxyIO via {self._proxy.gateway.id!r}>"
 
-    def start(self, args: Sequence[str | None], env: dict[str, str] | None = None) -> None:
-        """Have the process started, with ``env`` added to its environment.
+    def start(
+        self, args: Sequence[str | None], env: dict[str, str] | None = None, outputs: dict[str, int] | None = None
+    ) -> None:
+        """Have the process started, with ``env`` added to its environment, and descriptors there for its outputs.
 
         None as ``args[0]`` is the proxying interpreter itself.
         """
         self.args = list(args)
         try:
-            self._proxy.send((self.args, self._data, self._control, *([env] if env else [])))
+            more: list[object] = [env or {}, outputs] if outputs else [env] if env else []
+            self._proxy.send((self.args, self._data, self._control, *more))
         except BaseException:
             # The far side waits no longer for what to run, and nobody here for what becomes of it.
             for channel in (self._proxy, self._data, self._control):
@@ -538,7 +541,9 @@ def process_options(spec: XSpec) -> dict[str, bool]:
     return {"newsession": True} if spec.newsession else {}
 
 
-def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> ProxyIO:
+def create_proxy_io(
+    spec: XSpec, gateway: Gateway, execmodel: ExecModel, outputs: Outputs | None = None
+) -> ProxyIO:
     """Start the process of a spec on ``gateway``, without waiting for the answer.
 
     Raises ValueError for a spec that starts no process, OSError where ``gateway`` is gone.
@@ -552,9 +557,10 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     args: list[str | None] = [*_command(spec)]
     if spec.popen and not spec.python:
         args[0] = None  # the interpreter there, not the path of ours
+    ends = {} if outputs is None else outputs.relay(gateway)
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
     try:
-        io.start(args, start_variables(spec) if spec.popen else None)
+        io.start(args, start_variables(spec) if spec.popen else None, ends)
         _note_facts(io, spec)
         return io
     except BaseException:

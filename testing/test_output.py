@@ -176,13 +176,14 @@ class TestModes:
         self, group: execnet.Group, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("gevent")
-        run(group.makegateway("popen//id=w//execmodel=gevent//stdout=prefix"), PRINTS)
-        assert "[w] by the system" in capsys.readouterr().out.splitlines()
         group.makegateway("popen//id=master")
+        for way in ("", "//via=master"):
+            run(group.makegateway(f"popen{way}//id=w//execmodel=gevent//stdout=prefix"), PRINTS)
+            assert "[w] by the system" in capsys.readouterr().out.splitlines()
         with pytest.raises(ValueError, match="stdout=prefix: with execmodel=gevent there is no thread"):
-            group.makegateway("popen//via=master//execmodel=gevent//stdout=prefix")
+            group.makegateway("socket//installvia=master//execmodel=gevent//stdout=prefix")
         monkeypatch.setenv("EXECNET_STDOUT", "prefix")
-        group.makegateway("popen//via=master//execmodel=gevent").exit(wait=SECONDS)
+        group.makegateway("socket//installvia=master//execmodel=gevent").exit(wait=SECONDS)
 
 
 class TestFarPythons:
@@ -192,6 +193,15 @@ class TestFarPythons:
     ) -> None:
         group.makegateway("popen//id=master")
         run(group.makegateway(f"popen{way}//id=w//python={other_python}//stdout=prefix//stderr=prefix"), PRINTS)
+        printed = capsys.readouterr()
+        assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
+        assert "[w] to stderr" in printed.err.splitlines()
+
+    def test_any_python_can_be_on_the_way(
+        self, group: execnet.Group, other_python: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        group.makegateway(f"popen//id=master//python={other_python}")
+        run(group.makegateway("popen//id=w//via=master//stdout=prefix//stderr=prefix"), PRINTS)
         printed = capsys.readouterr()
         assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
         assert "[w] to stderr" in printed.err.splitlines()
@@ -424,7 +434,7 @@ os._exit(0)
 class TestDeaths:
     LAST = "import os\nfor n in range(3000): os.write(1, b'line %d\\n' % n)\nos.write(1, b'the end')\n"
 
-    @pytest.mark.parametrize("kind", ["popen", "popen//warm"])
+    @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master"])
     @pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
     def test_what_was_written_last_comes_before_the_death_is_told(
         self, group: execnet.Group, kind: str, death: str, monkeypatch: pytest.MonkeyPatch
@@ -432,6 +442,7 @@ class TestDeaths:
         both = io.StringIO()
         monkeypatch.setattr(sys, "stdout", both)
         monkeypatch.setattr(sys, "stderr", both)
+        group.makegateway("popen//id=master")
         channel = group.makegateway(f"{kind}//id=w//stdout=prefix//stderr=null").remote_exec(self.LAST + death)
         with pytest.raises(GatewayDied):
             channel.receive(SECONDS)
@@ -439,25 +450,32 @@ class TestDeaths:
         assert lines[:3001] == [f"[w] line {number}" for number in range(3000)] + ["[w] the end"]
         wait_until(lambda: "died" in both.getvalue().splitlines()[-1], SECONDS, "the death to be told")
 
+    @pytest.mark.parametrize("kind", ["popen", "popen//via=master"])
     def test_last_words_of_a_crash_have_a_prefix(
-        self, makegateway: MakeGateway, capsys: pytest.CaptureFixture[str]
+        self, makegateway: MakeGateway, kind: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        gateway = makegateway("popen//id=w//stderr=prefix//faulthandler")
+        makegateway("popen//id=master")
+        gateway = makegateway(f"{kind}//id=w//stderr=prefix//faulthandler")
         channel = gateway.remote_exec("def crash():\n    import faulthandler; faulthandler._sigsegv()\ncrash()")
         with pytest.raises(GatewayDied):
             channel.receive(SECONDS)
         told = capsys.readouterr().err
         assert "[w] Fatal Python error: Segmentation fault\n" in told and "in crash\n" in told
 
-    def test_a_captured_stderr_of_what_is_far_is_told_with_the_death(
-        self, group: execnet.Group, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_captured_stderr_of_what_is_far_is_told_with_the_death(self, group: execnet.Group) -> None:
         group.makegateway("popen//id=master")
         gateway = group.makegateway("popen//via=master//stderr=capture")
-        channel = gateway.remote_exec("import os, time; os.write(2, b'last words\\n'); channel.receive(); os._exit(3)")
-        wait_until(lambda: gateway.output("stderr") == "last words\n", SECONDS, "the last words")
-        channel.send(None)
+        channel = gateway.remote_exec("import os; os.write(2, b'last words\\n'); os._exit(3)")
         with pytest.raises(GatewayDied, match=r"its last words on stderr:\nlast words"):
+            channel.receive(SECONDS)
+
+    @pytest.mark.needs("ssh")
+    def test_a_captured_stderr_over_ssh_is_told_with_the_death(
+        self, group: execnet.Group, ssh_server: SshServer
+    ) -> None:
+        gateway = group.makegateway(ssh_server.spec(stderr="capture", stdout="prefix"))
+        channel = gateway.remote_exec("import os; os.write(2, b'last words\\n'); os._exit(3)")
+        with pytest.raises(GatewayDied, match=r"its last words on stderr:\n(.*\n)*last words"):
             channel.receive(SECONDS)
 
     def test_a_child_that_goes_on_writing_keeps_nobody_waiting(self, makegateway: MakeGateway) -> None:

@@ -215,7 +215,7 @@ class Start:
 
                 return gateway_warm.create_io(spec, group, preload, **outputs)  # type: ignore[arg-type, unused-ignore]
         if spec.via:
-            return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel)
+            return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel, **outputs)
         if spec.popen or spec.ssh or spec.vagrant_ssh:
             shared: dict[str, Any] = {} if self.connection is None else {"connection": self.connection}
             if gateway_io.starts_as_usual():

@@ -68,6 +68,10 @@ class Stream:
         self._carrier.order(self._when_settled, settled.set)
         return settled
 
+    def settle_last(self) -> OneShotEvent:
+        """As settle(), where who writes has ended."""
+        return self.settle()
+
     def finish(self) -> None:
         """End it once all that had come before this call is written."""
         self._carrier.order(self._when_settled, self.end)

@@ -11,13 +11,18 @@ from execnet.gateway_base import Message, dumps_internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from execnet._output.carrier import Carrier
     from execnet._output.sinks import Sink
     from execnet._output.streams import Outputs
     from execnet.gateway import Gateway
+    from execnet.gateway_base import OneShotEvent
 
 # Bytes written after which the worker is told so: a part of its window, which it may have used up.
 TELL = 64 * 1024
+# Execution models of workers that can send while who prints waits.
+WITH_THREADS = ("thread", "main_thread_only")
 
 
 class Sent(Stream):
@@ -57,22 +62,42 @@ class Sent(Stream):
         super().end()
 
 
+class Relayed(Sent):
+    """As Sent, of a process that another gateway has started: its end is told when nobody can write any more."""
+
+    def settle_last(self) -> OneShotEvent:
+        """What is set when there is nothing more of a process that has ended."""
+        return self.ended
+
+
 def set_up(gateway: Gateway, outputs: Outputs) -> None:
     """Have the worker send those of its outputs that are left."""
-    from execnet.script import output  # lazy: only for what is far
-
-    names = outputs.left()
-    if gateway.spec.execmodel not in ("thread", "main_thread_only"):
+    if gateway.spec.execmodel not in WITH_THREADS:
         outputs.refuse(f"with execmodel={gateway.spec.execmodel} there is no thread that could send it")
         return
-    order: dict[str, tuple[int, int] | None] = {}
-    for name in names:
-        if outputs.mode(name) == NULL:
-            order[name] = None
-            outputs.is_done(name)
-        else:
-            stream = outputs.carry(name, partial(Sent, gateway))
-            order[name] = (stream.data_id, stream.written_id)
+    _ask(gateway, False, {name: _stream(gateway, outputs, name, Sent) for name in outputs.left()})
+
+
+def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tuple[int, int, int]]:
+    """Have ``gateway`` make pipes for a process that it is to start: how it knows the ends for that."""
+    if gateway.spec.execmodel not in WITH_THREADS:
+        return {}
+    return _ask(gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names})
+
+
+def _stream(gateway: Gateway, outputs: Outputs, name: str, kind: type[Sent]) -> tuple[int, int] | None:
+    """The ids of the channels for that output; None where it leads nowhere."""
+    if outputs.mode(name) == NULL:
+        return None
+    stream = outputs.carry(name, partial(kind, gateway))
+    return stream.data_id, stream.written_id
+
+
+def _ask(gateway: Gateway, relays: bool, wanted: dict[str, tuple[int, int] | None]) -> Any:
+    from execnet.script import output  # lazy: only for what is far
+
     channel = gateway.remote_exec(output)
-    channel.send(order)
+    channel.send((relays, wanted))
+    answer = channel.receive()
     channel.waitclose()
+    return answer

@@ -104,6 +104,18 @@ class Outputs:
         while self._far_ends:
             os.close(self._far_ends.pop())
 
+    def relay(self, gateway: Gateway) -> dict[str, int]:
+        """Descriptors that ``gateway`` has, for a process that it is to start, to give it."""
+        from execnet._output import far  # lazy: only for what is far
+
+        names = [name for name in self.left() if name == "stderr" or self._spec.popen]  # ssh hands on no others
+        known = far.relay(gateway, self, names)
+        if "stderr" in known:
+            self._done.add("stderr")
+        if "stdout" in known:
+            self._given["stdout"] = known["stdout"]
+        return {name: number for name, (number, _, _) in known.items()}
+
     def is_done(self, name: str) -> None:
         """The process has the output as it is to be."""
         self._done.add(name)
@@ -184,7 +196,6 @@ class Outputs:
     def carry(self, name: str, make: Callable[[Carrier, Sink], StreamT]) -> StreamT:
         """The stream for an output that is sent."""
         stream = self._streams[name] = make(self._carrier, self.sink(name))
-        self._done.add(name)
         return stream
 
     # -- later
@@ -193,6 +204,11 @@ class Outputs:
         """Wait until what has come is written, at most so many seconds."""
         for settled in [stream.settle() for stream in self._streams.values() if not stream.ended.is_set()]:
             settled.wait(timeout)
+
+    def settle_last(self) -> None:
+        """As settle(), where the process has ended; a child of its may go on writing."""
+        for settled in [stream.settle_last() for stream in self._streams.values() if not stream.ended.is_set()]:
+            settled.wait(PATIENCE)
 
     def finish(self) -> None:
         """The process has ended: wait until what it left is written, as long as that makes progress."""
