@@ -361,6 +361,8 @@ class ProxyIO:
             self.kill()
             self.exit_status(KILL_TIME)
         self._control.close()
+        if self.outputs is not None:
+            self.outputs.finish()
         return output, returncode
 
     def _last_words(self, deadline: float) -> bytes:
@@ -559,6 +561,7 @@ def create_proxy_io(
         args[0] = None  # the interpreter there, not the path of ours
     ends = {} if outputs is None else outputs.relay(gateway)
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
+    io.outputs = outputs
     try:
         io.start(args, start_variables(spec) if spec.popen else None, ends)
         _note_facts(io, spec)

@@ -43,6 +43,9 @@ MOST_WAITING = 1 << 20  # bytes that a pipe can hold: whoever waits for these do
 class Stream:
     """One output of one worker: what is carried goes to ``sink``."""
 
+    #: Seconds in which the rest must begin to arrive once the process has ended: a child may hold its output for ever.
+    linger = 0.1
+
     def __init__(self, carrier: Carrier, sink: Sink) -> None:
         self._carrier = carrier
         self._sink = sink
@@ -187,7 +190,7 @@ class Carrier:
 
     def _carry(self, bell: Bell) -> None:
         while self._pipes or self._others or self._orders:
-            while self._orders:
+            for _ in range(len(self._orders)):  # no more: far workers may bring others faster than that
                 function, args = self._orders.popleft()
                 function(*args)
             waits = (self._pipes or self._others) and not self._awaited

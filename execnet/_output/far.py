@@ -36,8 +36,8 @@ class Sent(Stream):
         super().__init__(carrier, sink)
         self._gateway = gateway
         self._untold = 0
-        carrier.order(carrier.expect, self)
         channel = gateway.newchannel()
+        carrier.order(carrier.expect, self)
         channel.setcallback(self._receive, None)
         self.data_id = channel.id
         self.written_id: int = next(gateway._channelfactory._ids)
@@ -49,21 +49,30 @@ class Sent(Stream):
             self._carrier.order(self._take, data)
 
     def _take(self, data: bytes) -> None:
+        if self.ended.is_set():
+            return
         self.write(data)
         self._untold += len(data)
         if self._untold >= TELL:
             untold, self._untold = self._untold, 0
-            with suppress(OSError):  # the worker is gone
-                self._gateway._send(Message.CHANNEL_DATA, self.written_id, dumps_internal(untold))
+            self._tell(Message.CHANNEL_DATA, dumps_internal(untold))
+
+    def _tell(self, code: int, data: bytes = b"") -> None:
+        with suppress(OSError):  # the worker is gone
+            self._gateway._send(code, self.written_id, data)
 
     def end(self) -> None:
         """Expect no more."""
         self._carrier.forget(self)
+        if not self.ended.is_set():
+            self._tell(Message.CHANNEL_CLOSE)
         super().end()
 
 
 class Relayed(Sent):
     """As Sent, of a process that another gateway has started: its end is told when nobody can write any more."""
+
+    linger = 1.0  # what it has written may wait for the window
 
     def settle_last(self) -> OneShotEvent:
         """What is set when there is nothing more of a process that has ended."""

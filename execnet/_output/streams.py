@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 from execnet._output import none_kept
-from execnet._output.carrier import Pipe
+from execnet._output.carrier import MOST_WAITING, Pipe
 from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, path_of
 from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Printer
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 TAIL_SIZE = 16 * 1024  # bytes of the last words
 TAIL_LINES = 40
 CRASH = "Fatal Python error"  # the first line of what faulthandler tells of a crash, one for each frame of its stacks
-# Seconds in which the rest must arrive once the process has ended: a child of its may hold its output open for ever.
-LINGER = 0.1
 # Seconds that whoever tells of a death, or waits for an end, waits for a sink that makes no progress.
 PATIENCE = 1.0
 
@@ -214,12 +212,10 @@ class Outputs:
         """The process has ended: wait until what it left is written, as long as that makes progress."""
         self.close_far_ends()
         for stream in self._streams.values():
-            if not stream.ended.wait(LINGER):
+            most = stream.carried + MOST_WAITING
+            if not _ends(stream, stream.linger, most):
                 stream.finish()
-            carried = -1
-            while carried != stream.carried and not stream.ended.is_set():
-                carried = stream.carried
-                stream.ended.wait(PATIENCE)
+                _ends(stream, PATIENCE, sys.maxsize)  # what is left has an end
 
     def text(self, name: str) -> str:
         """What is kept of an output; ValueError where nothing is."""
@@ -237,9 +233,22 @@ class Outputs:
         crash = next((at for at, line in enumerate(lines) if line.startswith(CRASH)), len(lines))
         return "\n".join(lines[min(crash, max(len(lines) - TAIL_LINES, 0)) :])
 
+    def place_of_stderr(self) -> str:
+        """Where standard error goes, in words."""
+        mode = self._modes.get("stderr", INHERIT)
+        return "to where ours goes" if mode in (INHERIT, CAPTURE, PREFIX) else f"to {mode}"
+
     def is_mid_line(self) -> bool:
         """Whether a captured stderr, which is passed on to ours, has stopped in the middle of a line."""
         return "stderr" in self._kept and self._kept["stderr"].last(1) not in (b"", b"\n")
+
+
+def _ends(stream: Stream, patience: float, most: int) -> bool:
+    """Wait for the end of a stream as long as something is carried within so many seconds, up to so many bytes."""
+    carried = -1
+    while not stream.ended.wait(patience) and carried < stream.carried < most:
+        carried = stream.carried
+    return stream.ended.is_set()
 
 
 def _above_standard(descriptor: int) -> int:
