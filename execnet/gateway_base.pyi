@@ -376,6 +376,7 @@ class Channel(PortableChannel):
 
 class ChannelFactory:
     gateway: BaseGateway
+    _ids: Iterator[int]
     finished: bool
     _queues: dict[int, _AnyQueue]
     def __init__(self, gateway: BaseGateway, startcount: int = 1) -> None: ...

@@ -115,7 +115,8 @@ def test_the_report_of_a_worker_can_be_left_out(client: Client, tmp_path: Path) 
     (tmp_path / "conftest.py").write_text(re.sub(r"^    ", "", recipe, flags=re.MULTILINE))
     (tmp_path / "test_it.py").write_text(PRINTING)
     shown, _ = run(client, tmp_path, "-n", "4", "-s", EXECNET_STDOUT="prefix")
-    of_workers = [line.partition("]")[2][1:] for line in shown.splitlines() if re.match(r"[.F]*\[gw[0-3]\] ", line)]
+    until_the_report = shown.partition("= FAILURES =")[0].splitlines()
+    of_workers = [line.partition("] ")[2] for line in until_the_report if re.match(r"[.F]*\[gw[0-3]\] ", line)]
     assert Counter(of_workers) == expected()
 
 

@@ -245,8 +245,9 @@ class Bell:
 
     def __init__(self) -> None:
         self._ends: tuple[int, ...] = os.pipe()
-        for end in self._ends:
-            os.set_blocking(end, False)
+        if sys.platform != "win32":  # here and below for mypy: there, nobody makes one
+            for end in self._ends:
+                os.set_blocking(end, False)
 
     def ring(self) -> None:
         """Let the thread look up."""
@@ -257,6 +258,8 @@ class Bell:
         """Those of the pipes that can be read, after a wait for one or for the bell."""
         import select  # lazy: start-up speed
 
+        if sys.platform == "win32":
+            return []
         poll = select.poll()
         for descriptor in (self._ends[0], *pipes):
             poll.register(descriptor, select.POLLIN)

@@ -91,7 +91,10 @@ def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tup
     """Have ``gateway`` make pipes for a process that it is to start: how it knows the ends for that."""
     if gateway.spec.execmodel not in WITH_THREADS:
         return {}
-    return _ask(gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names})
+    known: dict[str, tuple[int, int, int]] = _ask(
+        gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names}
+    )
+    return known
 
 
 def _stream(gateway: Gateway, outputs: Outputs, name: str, kind: type[Sent]) -> tuple[int, int] | None:
