@@ -596,6 +596,15 @@ def test_a_program_of_green_threads_has_it_too(library: str, patched: str, model
     assert [line.partition("] ")[2] for line in done.stdout.splitlines()] == [f"line {n}" for n in range(5000)] * 2
 
 
+def test_messages_that_are_traced_to_stderr_are_not_sent_by_messages(
+    group: execnet.Group, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    group.makegateway("popen//id=master//env:EXECNET_DEBUG=2")
+    gateway = group.makegateway("socket//installvia=master//stdout=prefix//stderr=prefix")
+    run(gateway, PRINTS)
+    assert "to stderr\n" in capfd.readouterr().err
+
+
 class TestNothingAsked:
     def test_nothing_of_it_is_there(self) -> None:
         source = """
