@@ -106,6 +106,16 @@ for name, value in env.items():
     os.environ[native(name)] = native(value)
 """
 
+# The end of a task is told a moment before the worker's main thread is free again, as the program's first task is to
+# find it. So after the tasks of a start this one has a thread say when no task runs any more.
+FREE_SOURCE = """
+def tell(free, pool):
+    pool.waitall()
+    free.send(None)
+    free.close()
+channel.gateway.execmodel.start(tell, (channel.receive(), channel.gateway._execpool))
+"""
+
 
 class Start:
     """One gateway on its way from a spec to a member of the group. Raises ValueError for a spec that can't be right."""
@@ -243,19 +253,21 @@ class Start:
 
     def _set_up(self, gateway: Gateway) -> None:
         spec = self.spec
-        if self.outputs is not None:
-            self.outputs.set_up(gateway)
-        if spec.chdir is None and spec.nice is None and not spec.env:
-            return
+        ran = self.outputs is not None and self.outputs.set_up(gateway)
+        if spec.chdir is not None or spec.nice is not None or spec.env:
+            self._apply_keys(gateway)
+            ran = True
+        if ran:
+            _await_free(gateway)
+
+    def _apply_keys(self, gateway: Gateway) -> None:
+        spec = self.spec
         channel = gateway.remote_exec(SETUP_SOURCE)
         channel.send((spec.chdir, self.nice, spec.env))
         try:
             channel.waitclose()
         except RemoteError as exc:
             raise RemoteError(f"could not set up {spec._spec!r}:\n{exc.formatted}") from None
-        # The channel closes a moment before the worker's main thread is free for the first task.
-        while gateway.remote_status().numexecuting:
-            pass
 
     def enter(self) -> None:
         """Add the gateway to the group."""
@@ -290,6 +302,15 @@ class Start:
             self.group._membership.forget(self.place)
             if self.automatic_id:  # the spec is as it came
                 self.spec.id = None
+
+
+def _await_free(gateway: Gateway) -> None:
+    free = gateway.newchannel()
+    channel = gateway.remote_exec(FREE_SOURCE)
+    channel.send(free)
+    channel.waitclose()
+    free.receive()
+    free.waitclose()
 
 
 def _hint(spec: XSpec) -> str:

@@ -159,20 +159,18 @@ class Outputs:
 
     # -- when there is a gateway
 
-    def set_up(self, gateway: Gateway) -> None:
-        """Have the worker do what its process could not be started with."""
+    def set_up(self, gateway: Gateway) -> bool:
+        """Have the worker do what its process could not be started with; whether there were tasks for that."""
         self.gateway = gateway
         if not self.left():
-            return
+            return False
         if "stdout" in self._given and self._takes(gateway, self._given.pop("stdout")):
             self._done.add("stdout")
         if self.left():
             from execnet._output import far  # lazy: only for what is far
 
             far.set_up(gateway, self)
-        # The channel closes a moment before the worker's main thread is free for the first task.
-        while gateway.remote_status().numexecuting:
-            pass
+        return True
 
     def _takes(self, gateway: Gateway, given: tuple[int, int, int]) -> bool:
         channel = gateway.remote_exec(TAKE)
