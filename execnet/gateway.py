@@ -160,6 +160,19 @@ class Gateway(BaseGateway):
         if reap is not None:
             reap()
 
+    def output(self, name: str) -> str:
+        """What the other side has written to ``"stdout"`` or ``"stderr"``: the last MiB.
+
+        That is kept where the spec says so, ``stdout=capture``. ValueError for another name, and where nothing is kept.
+        """
+        outputs = getattr(self._io, "outputs", None)
+        if outputs is None:
+            from execnet._output import none_kept  # lazy: start-up speed
+
+            raise none_kept(name, self.id)
+        text: str = outputs.text(name)
+        return text
+
     def hasreceiver(self) -> bool:
         """Whether messages of the other side are still being received."""
         return self._receivepool.active_count() > 0

@@ -2502,6 +2502,7 @@ class BaseGateway(object):
         if self._connection is not None:
             self._connection.stop()
         self._terminate_execution(lost)
+        self._before_closing()
         for close, args in ((self._io.close_read, ()), (self._close_write, (1.0,))):
             try:
                 close(*args)
@@ -2555,6 +2556,10 @@ class BaseGateway(object):
 
     def _terminate_execution(self, lost):
         """Called when nothing more can be received: the worker ends its tasks."""
+
+    @staticmethod
+    def _before_closing():
+        """Called when the tasks have ended, while something can still be sent; script/output.py has another one."""
 
     def _disown(self):
         # In a forked child: the connection, its threads and the state of its locks are the parent's.

@@ -252,8 +252,9 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     if stderr:
         reasons.append(f"on stderr: {stderr}")
     elif not spec.socket:
-        keeping = "" if spec.via else "; stderr=capture in the spec keeps it for this error, too"
-        reasons.append(f"its stderr went to where ours goes{keeping}")
+        outputs = getattr(io, "outputs", None)
+        place = "to where ours goes" if outputs is None else outputs.place_of_stderr()
+        reasons.append(f"its stderr went {place}; stderr=capture in the spec keeps it for this error, too")
     if returncode == 127 and not spec.python and (spec.ssh or spec.vagrant_ssh):
         reasons.append("python=NAME in the spec says what the interpreter there is called")
     host = f"{unreachable}: " if unreachable else ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from execnet._io.stderr import StderrTail
+    from execnet._output.streams import Outputs
     from execnet._transport.ssh_shared import SshConnection
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
@@ -37,9 +37,9 @@ popen_bootstrapline = "import sys;exec(eval(sys.stdin.readline()))"
 class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
-    With ``capture_stderr`` what it writes there passes through this process, which keeps the last lines; with
-    ``newsession`` it leads a session of its own, which a Ctrl-C in our terminal does not reach; ``env`` is added to
-    its environment. Raises OSError (FileNotFoundError, PermissionError …) where the operating system can't start it.
+    ``outputs`` says where else what it writes goes; with ``newsession`` it leads a session of its own, which a Ctrl-C
+    in our terminal does not reach; ``env`` is added to its environment. Raises OSError (FileNotFoundError,
+    PermissionError …) where the operating system can't start it.
     """
 
     popen: subprocess.Popen[bytes]
@@ -50,25 +50,28 @@ class Popen2IOMaster(Popen2IO):
     noise = b""
     quiet_time: float | None = QUIET_TIME
     # Here for those who replace __init__.
-    _stderr: StderrTail | None = None
+    outputs: Outputs | None = None
     _connection: SshConnection | None = None
 
     def __init__(
         self,
         args: Sequence[str],
         execmodel: ExecModel,
-        capture_stderr: bool = False,
+        outputs: Outputs | None = None,
         newsession: bool = False,
         env: dict[str, str] | None = None,
     ) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
-        options: dict[str, Any] = {"stderr": PIPE} if capture_stderr else {}
+        options: dict[str, Any] = {}
         if newsession:
             options["start_new_session"] = True
         if env:
             options["env"] = {**os.environ, **env}
         popen = None
         try:
+            if outputs is not None:
+                self.outputs = outputs
+                options.update(outputs.popen_options())
             popen = popen_class(execmodel.subprocess.Popen)(args, stdin=PIPE, stdout=PIPE, **options)
             self._own(popen, execmodel)
         except BaseException:
@@ -79,16 +82,12 @@ class Popen2IOMaster(Popen2IO):
     def _own(self, popen: Any, execmodel: ExecModel) -> None:
         self.popen = popen
         super().__init__(popen.stdin, popen.stdout, execmodel=execmodel)
-        if popen.stderr is not None:
-            from execnet._io.stderr import StderrTail  # lazy: only whoever asks for it pays for it
-
-            self._stderr = StderrTail(popen.stderr)
 
     def wait(self) -> int | None:
         """Wait for the process's end and reap it; returns its exit status."""
         returncode = self.popen.wait()
-        if self._stderr is not None:
-            self._stderr.finish()
+        if self.outputs is not None:
+            self.outputs.finish()
         self._let_connection_go()
         return returncode
 
@@ -107,17 +106,6 @@ class Popen2IOMaster(Popen2IO):
     def _let_connection_go(self) -> None:
         if self._connection is not None:
             self._connection.release(self)
-
-    def stderr_tail(self, timeout: float) -> str:
-        """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end.
-
-        Empty where it is inherited.
-        """
-        return "" if self._stderr is None else self._stderr.text(timeout)
-
-    def is_mid_line(self) -> bool:
-        """Whether a captured stderr, which is passed through to ours, has stopped in the middle of a line."""
-        return self._stderr is not None and self._stderr.is_mid_line()
 
     def kill(self) -> None:
         """Kill the process, without waiting; harmless once it has ended."""
@@ -180,8 +168,8 @@ class Popen2IOMaster(Popen2IO):
         for stream in (self.outfile, self.infile):
             with suppress(OSError):  # what could not be flushed is lost with the process
                 stream.close()
-        if self._stderr is not None:
-            self._stderr.finish()
+        if self.outputs is not None:
+            self.outputs.finish()
         self._let_connection_go()
 
     def _last_words(self, deadline: float) -> bytes:
@@ -207,7 +195,7 @@ class Popen2IOMaster(Popen2IO):
 def _end(popen: subprocess.Popen[bytes]) -> None:
     """End a process that nobody will use."""
     popen.kill()
-    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+    for pipe in (popen.stdin, popen.stdout):
         if pipe is not None:
             pipe.close()
     popen.wait()
@@ -298,7 +286,9 @@ def _word(text: str) -> str:
     return "".join(f"\\{part}" if part in ("'", "\\", "!") else f"'{part}'" for part in parts) or "''"
 
 
-def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | None = None) -> Popen2IOMaster:
+def create_io(
+    spec: XSpec, execmodel: ExecModel, connection: SshConnection | None = None, outputs: Outputs | None = None
+) -> Popen2IOMaster:
     """Start the process of a popen, ssh or vagrant_ssh spec; ``connection`` is one that its ssh can use.
 
     Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
@@ -309,6 +299,8 @@ def create_io(spec: XSpec, execmodel: ExecModel, connection: SshConnection | Non
     options: dict[str, Any] = {**process_options(spec)}
     if spec.popen and spec.env and starts_as_usual():
         options["env"] = start_variables(spec)  # another one knows of two arguments only; they are set up later
+    if outputs is not None and starts_as_usual():
+        options["outputs"] = outputs  # likewise
     io = None
     try:
         io = Popen2IOMaster(args, execmodel, **options)
@@ -341,14 +333,11 @@ def starts_as_usual() -> bool:
 
 
 def process_options(spec: XSpec) -> dict[str, bool]:
-    """Those arguments of Popen2IOMaster that the spec asks for. Raises ValueError for an unknown ``stderr``."""
-    if spec.stderr not in (None, "capture"):
-        raise ValueError(f"stderr={spec.stderr} is not known, only stderr=capture: {str(spec)!r}")
-    options = {"capture_stderr": spec.stderr is not None, "newsession": bool(spec.newsession)}
-    return {name: True for name, wanted in options.items() if wanted}
+    """Those arguments of Popen2IOMaster that the spec asks for."""
+    return {"newsession": True} if spec.newsession else {}
 
 
-def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> ProxyIO:
+def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel, outputs: Outputs | None = None) -> ProxyIO:
     """Start the process of a spec on ``gateway``, without waiting for the answer.
 
     Raises ValueError for a spec that starts no process, OSError where ``gateway`` is gone.
@@ -356,15 +345,17 @@ def create_proxy_io(spec: XSpec, gateway: Gateway, execmodel: ExecModel) -> Prox
     if spec.socket:
         raise ValueError(f"a socket gateway can't go through via: {str(spec)!r}")
     if process_options(spec):
-        raise ValueError(f"stderr and newsession are for processes of this machine, not through via: {str(spec)!r}")
+        raise ValueError(f"newsession is for processes of this machine, not through via: {str(spec)!r}")
     from execnet.script import proxy  # lazy: start-up speed
 
     args: list[str | None] = [*command_of(spec)]
     if spec.popen and not spec.python:
         args[0] = None  # the interpreter there, not the path of ours
+    ends = {} if outputs is None else outputs.relay(gateway)
     io = ProxyIO(gateway.remote_exec(proxy), execmodel)
+    io.outputs = outputs
     try:
-        io.start(args, start_variables(spec) if spec.popen else None)
+        io.start(args, start_variables(spec) if spec.popen else None, ends)
         _note_facts(io, spec)
         return io
     except BaseException:

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket as Socket
 
+    from execnet._output.streams import Outputs
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
     from execnet.multi import Group
@@ -25,6 +26,7 @@ class SocketIO:
     remoteaddress: str
     #: Whether this program has cut the connection.
     signalled = False
+    outputs: Outputs | None = None
 
     def __init__(self, sock: Socket, execmodel: ExecModel) -> None:
         self.sock = sock
@@ -64,7 +66,9 @@ class SocketIO:
         self._shut("write")
 
     def wait(self) -> None:
-        """There is no process of ours to wait for."""
+        """There is no process of ours to wait for, but perhaps the last that it wrote."""
+        if self.outputs is not None:
+            self.outputs.finish()
 
     def kill(self) -> None:
         """Cut the connection, in both directions."""

@@ -19,10 +19,12 @@ from execnet.xspec import XSpec, multiplied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Any, Literal, overload
 
+    from execnet._output.carrier import Carrier
+    from execnet._output.streams import Outputs
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
 
@@ -36,18 +38,28 @@ class Group:
     """The gateways made through it, in order; it names them and ends them together.
 
     ``xspecs`` are started at once, side by side; ``execmodel`` names the execution model
-    of this side and, for specs that name none, of the workers. The group is terminated,
-    with a timeout of one second, at interpreter exit and at the end of a ``with`` block.
+    of this side and, for specs that name none, of the workers. ``output`` is called, by a
+    thread of the group, for each line that a worker writes and that would be printed
+    (``stdout=prefix``, ``stderr=prefix``), with the gateway, ``"stdout"`` or ``"stderr"``,
+    and the line. The group is terminated, with a timeout of one second, at interpreter
+    exit and at the end of a ``with`` block.
     """
 
     defaultspec = "popen"
 
-    def __init__(self, xspecs: Iterable[XSpec | str | None] = (), execmodel: str | ExecModel = "thread") -> None:
+    def __init__(
+        self,
+        xspecs: Iterable[XSpec | str | None] = (),
+        execmodel: str | ExecModel = "thread",
+        output: Callable[[Gateway, str, str], object] | None = None,
+    ) -> None:
         self._membership = Membership()
         self._ahead = Ahead(self)
         self._owner_pid = os.getpid()
         # What warm workers are forked from, by what tells one from another; and those that get no more requests.
         self._forkservers: dict[object, ForkServer] = {}
+        self._output = output
+        self._carriers: dict[str, Carrier] = {}  # the one thread that carries what workers write, if one is asked for
         self.set_execmodel(execmodel)
         atexit.register(self._cleanup_atexit)
         specs = list(xspecs)
@@ -236,6 +248,14 @@ class Group:
         self._disown_in_forked_child()
         return Starts(self, specs, max_parallel, timeout, return_errors).run()
 
+    def _outputs(self, spec: XSpec) -> Outputs | None:
+        """What becomes of the output of a worker that is to be started, where that is asked for."""
+        if not (spec.stdout or spec.stderr or "EXECNET_STDOUT" in os.environ or "EXECNET_STDERR" in os.environ):
+            return None
+        from execnet._output import outputs_of  # lazy: only whoever asks for it pays for it
+
+        return outputs_of(spec, self._carriers, self._output)
+
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
@@ -278,20 +298,21 @@ class Group:
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
         left = (self._gateways, self._gateways_to_join, self._forkservers, self._ahead)
-        if not any(left):
-            return
-        import warnings  # lazy: start-up speed
+        if any(left):
+            import warnings  # lazy: start-up speed
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.terminate(END_TIMEOUT)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.terminate(END_TIMEOUT)
+        for carrier in self._carriers.values():
+            carrier.join()
 
     def _disown_in_forked_child(self) -> None:
         """In a forked child, forget the gateways: they belong to the parent process."""
         if self._owner_pid == os.getpid():
             return
         self._owner_pid = os.getpid()
-        for table in (self._membership, self._ahead, self._forkservers):
+        for table in (self._membership, self._ahead, self._forkservers, self._carriers):
             table.clear()
         self._lock = self._execmodel.Lock()
 

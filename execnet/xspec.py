@@ -40,6 +40,7 @@ class XSpec:
     ssh_command: str | None = None
     ssh_config: str | None = None
     stderr: str | bool | None = None
+    stdout: str | bool | None = None
     timeout: str | None = None
     vagrant_ssh: str | None = None
     via: str | None = None

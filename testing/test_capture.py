@@ -16,7 +16,8 @@ import pytest
 from support.initiator import is_running
 
 import execnet
-from execnet._io.stderr import StderrTail
+from execnet._output.carrier import Carrier, Pipe
+from execnet._output.sinks import Kept
 
 SECONDS = 20.0
 # What a worker leaves behind: a process that has its standard error.
@@ -102,7 +103,7 @@ for gateway in group:
     gateway.remote_exec("import os; os.write(2, b'last words'); os._exit(3)")
 for gateway in group:
     gateway.join({SECONDS})
-told = [gateway._io.stderr_tail(1.0) for gateway in group]
+told = [gateway._io.outputs.last_words(1.0) for gateway in group]
 group.terminate(5)
 open({str(tmp_path / "told")!r}, "w").write(repr(told))
 """
@@ -112,41 +113,64 @@ open({str(tmp_path / "told")!r}, "w").write(repr(told))
     assert (tmp_path / "file").read_bytes() == b""
 
 
-class TestStderrTail:
+class TestCarrier:
     @pytest.fixture
-    def process(self) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(["cat"], stdin=-1, stderr=-1, stdout=-3)
-        assert process.stdin is not None
-        yield process
-        process.stdin.close()
-        process.wait(SECONDS)
+    def carrier(self):
+        carrier = Carrier()
+        yield carrier
+        carrier.join()
 
-    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(
-        self, process: subprocess.Popen[bytes]
-    ) -> None:
-        assert process.stderr is not None
-        tail = StderrTail(process.stderr)
+    @pytest.fixture
+    def pipe(self, carrier):
+        """The pipe of a process, and its writing end."""
+        read, write = os.pipe()
+        pipe = Pipe(carrier, Kept(None), read)
+        yield pipe, write
+        with suppress(OSError):
+            os.close(write)
+        assert pipe.ended.wait(SECONDS)
+
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, pipe):
+        pipe, _ = pipe
         opened = []
 
-        def finish() -> None:
-            tail.finish()
+        def finish():
+            pipe.finish()
+            assert pipe.ended.wait(SECONDS)
             opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
-            tail.finish()
+            pipe.finish()
 
         assert in_threads(finish, 8) == []
         for descriptor in opened:
             os.close(descriptor)
-        assert process.stderr.closed
 
-    def test_a_thread_that_cannot_be_started_leaves_nothing_open(
-        self, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refused(*args: object) -> None:
+    def test_what_came_before_is_there_once_it_has_settled(self, pipe):
+        pipe, write = pipe
+        for number in range(200):
+            os.write(write, b"x" * 100)
+            assert pipe.settle().wait(SECONDS)
+            assert pipe.carried == 100 * (number + 1)
+
+    def test_orders_of_many_threads_are_all_done_while_its_thread_comes_and_goes(self, carrier):
+        done: list[int] = []
+
+        def order():
+            for number in range(200):
+                carrier.order(done.append, number)
+                time.sleep(0.0001 * (number % 3))
+
+        assert in_threads(order, 8) == []
+        deadline = time.monotonic() + SECONDS
+        while len(done) < 1600 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sorted(done) == sorted(list(range(200)) * 8)
+
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, monkeypatch):
+        def refused(*args):
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr("_thread.start_new_thread", refused)
         descriptors = os.listdir("/proc/self/fd")
-        assert process.stderr is not None
         with pytest.raises(RuntimeError):
-            StderrTail(process.stderr)
-        assert len(os.listdir("/proc/self/fd")) == len(descriptors) - 1
+            Carrier().order(print)
+        assert len(os.listdir("/proc/self/fd")) == len(descriptors)

@@ -38,7 +38,7 @@ def say(text, append=open):
         gateway = group.makegateway(f"{request.param}//stderr=capture")
         gateway.remote_exec(preamble + source).waitclose(SECONDS)
         gateway.exit(wait=SECONDS)
-        return gateway.returncode, said.read_text() if said.exists() else "", gateway._io.stderr_tail(SECONDS)
+        return gateway.returncode, said.read_text() if said.exists() else "", gateway._io.outputs.last_words(SECONDS)
 
     return run
 

@@ -22,7 +22,7 @@ ROOMS = """
     _version _core xspec _compat
     gateway_base
     reducers rsync_remote script
-    _source _io
+    _source _io _output
     gateway _transport/registry
     gateway_io
     gateway_bootstrap

@@ -457,6 +457,16 @@ def test_a_warning_of_a_key_names_the_line_that_asked_for_the_gateway(
     assert caught[0].filename == __file__
 
 
+IS_MAIN = "import threading; channel.send(threading.current_thread() is threading.main_thread())"
+
+
+@pytest.mark.parametrize("key", ["env:NAME=value", "stdout=prefix"])
+def test_after_what_a_start_runs_in_the_worker_its_main_thread_is_free(group: execnet.Group, key: str) -> None:
+    gateways = group.makegateways([f"popen//{key}"] * 20)
+    assert [gateway.remote_exec(IS_MAIN).receive(SECONDS) for gateway in gateways] == [True] * 20
+    assert {gateway.remote_status().numchannels for gateway in gateways} == {0}
+
+
 SLOW = "exec sleep 60"
 
 

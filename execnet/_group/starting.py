@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from execnet._group.ahead import Ahead
     from execnet._group.membership import Membership
+    from execnet._output.streams import Outputs
     from execnet._transport.ssh_shared import SshConnection
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
         def remote_execmodel(self) -> ExecModel: ...
 
         def __getitem__(self, key: str) -> Gateway: ...
+
+        def _outputs(self, spec: XSpec) -> Outputs | None: ...
 
         def _register(self, gateway: Gateway) -> None: ...
 
@@ -101,6 +104,16 @@ for name, value in env.items():
     os.environ[native(name)] = native(value)
 """
 
+# The end of a task is told a moment before the worker's main thread is free again, as the program's first task is to
+# find it. So after the tasks of a start this one has a thread say when no task runs any more.
+FREE_SOURCE = """
+def tell(free, pool):
+    pool.waitall()
+    free.send(None)
+    free.close()
+channel.gateway.execmodel.start(tell, (channel.receive(), channel.gateway._execpool))
+"""
+
 
 class Start:
     """One gateway on its way from a spec to a member of the group. Raises ValueError for a spec that can't be right."""
@@ -119,6 +132,7 @@ class Start:
         self.automatic_id = False
         self.place = Place()
         self.io: Any = None
+        self.outputs: Outputs | None = None
         self.gateway: Gateway | None = None
         # Whether its process is forked because EXECNET_WARM says so; and whether it is not to be.
         self.unasked_warm = self.cold = False
@@ -151,9 +165,21 @@ class Start:
         """Start the process or connect, and tell it what to run, without waiting for its answer."""
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
-        self.io = self._create_io()
+        # What the environment says is for those who start processes, and a spec may say it now as it did not before.
+        self.outputs = self.group._outputs(self.spec)
+        if self.outputs is None:
+            self.io = self._create_io()
+        else:
+            self._create_io_with(self.outputs)
         if not self.unasked_warm:  # then the request for it said what to run
             gateway_bootstrap.begin(self.io, self.spec)
+
+    def _create_io_with(self, outputs: Outputs) -> None:
+        try:
+            self.io = self._create_io()
+            self.io.outputs = outputs
+        finally:
+            outputs.close_far_ends()
 
     def begins_cold(self) -> bool:
         """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
@@ -181,6 +207,11 @@ class Start:
             raise ValueError(f"no gateway type found for {self.spec._spec!r}{_hint(self.spec)}")
         return registry.function(transport.create)(self)
 
+    @property
+    def output_options(self) -> dict[str, Outputs]:
+        """What functions that make an io are given besides: replaced ones know nothing of it, unless it is asked for."""
+        return {} if self.outputs is None else {"outputs": self.outputs}
+
     def way(self, gateway_id: str) -> Gateway:
         """The gateway to go through; it may be one that is not a member yet."""
         if self.needed is None:
@@ -198,17 +229,21 @@ class Start:
 
     def _set_up(self, gateway: Gateway) -> None:
         spec = self.spec
-        if spec.chdir is None and spec.nice is None and not spec.env:
-            return
+        ran = self.outputs is not None and self.outputs.set_up(gateway)
+        if spec.chdir is not None or spec.nice is not None or spec.env:
+            self._apply_keys(gateway)
+            ran = True
+        if ran:
+            _await_free(gateway)
+
+    def _apply_keys(self, gateway: Gateway) -> None:
+        spec = self.spec
         channel = gateway.remote_exec(SETUP_SOURCE)
         channel.send((spec.chdir, self.nice, spec.env))
         try:
             channel.waitclose()
         except RemoteError as exc:
             raise RemoteError(f"could not set up {spec._spec!r}:\n{exc.formatted}") from None
-        # The channel closes a moment before the worker's main thread is free for the first task.
-        while gateway.remote_status().numexecuting:
-            pass
 
     def enter(self) -> None:
         """Add the gateway to the group."""
@@ -243,6 +278,15 @@ class Start:
             self.group._membership.forget(self.place)
             if self.automatic_id:  # the spec is as it came
                 self.spec.id = None
+
+
+def _await_free(gateway: Gateway) -> None:
+    free = gateway.newchannel()
+    channel = gateway.remote_exec(FREE_SOURCE)
+    channel.send(free)
+    channel.waitclose()
+    free.receive()
+    free.waitclose()
 
 
 def _hint(spec: XSpec) -> str:

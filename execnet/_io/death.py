@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from execnet._output.streams import Outputs
     from execnet.xspec import XSpec
 
 # Seconds a process has for ending after its connection, and its last words for arriving. Whoever waits on a
@@ -49,6 +50,9 @@ def died(io: Any, spec: XSpec, gateway_id: str, end: EOFError) -> GatewayDied:
     exit_status = getattr(io, "exit_status", None)
     returncode = exit_status(REAP_TIME) if exit_status else None
     pid = getattr(getattr(io, "popen", io), "pid", None)
+    outputs = getattr(io, "outputs", None)
+    if outputs is not None:
+        outputs.settle_last()
     stderr = stderr_of(io, REAP_TIME)
     text = f"gateway {gateway_id!r} ({spec}) died: {_what_happened(io, spec, pid, returncode)}{cut_short(end)}"
     if stderr:
@@ -83,8 +87,8 @@ def tell_people(error: GatewayDied, io: Any, spec: XSpec) -> None:
     signalled = any(getattr(process, "signalled", False) for process in (io, getattr(io, "popen", None)))
     if signalled or returncode in BY_CTRL_C:
         return
-    is_mid_line = getattr(io, "is_mid_line", None)
-    begin = "\n" if is_mid_line and is_mid_line() else ""
+    outputs = getattr(io, "outputs", None)
+    begin = "\n" if outputs is not None and outputs.is_mid_line() else ""
     with suppress(Exception):  # there may be no stderr, or it is closed: no reason for the receiver to end
         sys.stderr.write(f"{begin}execnet: {text}\n")
         sys.stderr.flush()
@@ -113,9 +117,9 @@ def _what_happened(io: Any, spec: XSpec, pid: int | None, returncode: int | None
 
 
 def stderr_of(io: Any, timeout: float) -> str:
-    """The last lines of a captured stderr, waiting at most ``timeout`` seconds for its end; else empty."""
-    last_words = getattr(io, "stderr_tail", None)
-    return last_words(timeout) if last_words else ""
+    """The last lines of a captured stderr, waiting at most ``timeout`` seconds for what has come; else empty."""
+    outputs: Outputs | None = getattr(io, "outputs", None)
+    return "" if outputs is None else outputs.last_words(timeout)
 
 
 def _out_of_memory(number: int) -> str:

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from execnet._output.streams import Outputs
     from execnet.gateway_base import Channel, ExecModel
 
 
@@ -31,6 +32,7 @@ class ProxyIO:
     #: As those of Popen2IOMaster.
     noise = b""
     quiet_time: float | None = QUIET_TIME
+    outputs: Outputs | None = None
 
     def __init__(self, proxy_channel: Channel, execmodel: ExecModel) -> None:
         self.execmodel = execmodel
@@ -47,14 +49,17 @@ class ProxyIO:
     def __repr__(self) -> str:
         return f"<ProxyIO via {self._proxy.gateway.id!r}>"
 
-    def start(self, args: Sequence[str | None], env: dict[str, str] | None = None) -> None:
-        """Have the process started, with ``env`` added to its environment.
+    def start(
+        self, args: Sequence[str | None], env: dict[str, str] | None = None, outputs: dict[str, int] | None = None
+    ) -> None:
+        """Have the process started, with ``env`` added to its environment, and descriptors there for its outputs.
 
         None as ``args[0]`` is the proxying interpreter itself.
         """
         self.args = list(args)
         try:
-            self._proxy.send((self.args, self._data, self._control, *([env] if env else [])))
+            more: list[object] = [env or {}, outputs] if outputs else [env] if env else []
+            self._proxy.send((self.args, self._data, self._control, *more))
         except BaseException:
             # The far side waits no longer for what to run, and nobody here for what becomes of it.
             for channel in (self._proxy, self._data, self._control):
@@ -93,7 +98,10 @@ class ProxyIO:
 
     def wait(self) -> int | None:
         """Wait for the process's end; its exit status, None where the proxying gateway is gone."""
-        return self.exit_status(None)
+        returncode = self.exit_status(None)
+        if self.outputs is not None:
+            self.outputs.finish()
+        return returncode
 
     def reap(self) -> None:
         """As Popen2IOMaster.reap: note the status that the far side tells."""
@@ -145,6 +153,8 @@ class ProxyIO:
             self.kill()
             self.exit_status(KILL_TIME)
         self._control.close()
+        if self.outputs is not None:
+            self.outputs.finish()
         return output, returncode
 
     def _last_words(self, deadline: float) -> bytes:

@@ -16,8 +16,10 @@ def process(start: Start) -> Any:
     """Start a process of this machine."""
     from execnet import gateway_io  # lazy: start-up speed
 
-    shared = {} if start.connection is None else {"connection": start.connection}
-    return gateway_io.create_io(start.spec, execmodel=start.group.execmodel, **shared)
+    options: dict[str, Any] = {} if start.connection is None else {"connection": start.connection}
+    if gateway_io.starts_as_usual():
+        options.update(start.output_options)
+    return gateway_io.create_io(start.spec, execmodel=start.group.execmodel, **options)
 
 
 def popen(start: Start) -> Any:
@@ -30,7 +32,8 @@ def popen(start: Start) -> Any:
         if sys.platform != "win32" and preload is not None:
             from execnet._transport import warm as warm_starts  # lazy: start-up speed
 
-            return warm_starts.create_io(start.spec, start.group, preload)  # type: ignore[arg-type, unused-ignore]
+            group: Any = start.group
+            return warm_starts.create_io(start.spec, group, preload, **start.output_options)
     return process(start)
 
 
@@ -43,14 +46,16 @@ def warm(start: Start) -> Any:
         raise ValueError(f"warm needs {lacks}, which {sys.platform} does not have: {str(start.spec)!r}")
     from execnet._transport import warm as warm_starts  # lazy: start-up speed
 
-    return warm_starts.create_io(start.spec, start.group)  # type: ignore[arg-type, unused-ignore]
+    group: Any = start.group
+    return warm_starts.create_io(start.spec, group, None, **start.output_options)
 
 
 def via(start: Start) -> Any:
     """Have another gateway start a process."""
     from execnet import gateway_io  # lazy: start-up speed
 
-    return gateway_io.create_proxy_io(start.spec, start.way(start.spec.via or ""), start.group.execmodel)
+    way = start.way(start.spec.via or "")
+    return gateway_io.create_proxy_io(start.spec, way, start.group.execmodel, **start.output_options)
 
 
 def socket(start: Start) -> Any:

@@ -15,7 +15,7 @@ from execnet._io.reaping import send_signal
 from execnet._io.waiting import wait_readable
 from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
-from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, process_options, start_variables
+from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, start_variables
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import IO, Any
 
+    from execnet._output.streams import Outputs
     from execnet.gateway_base import ExecModel
     from execnet.multi import Group
     from execnet.xspec import XSpec
@@ -58,7 +59,7 @@ class Preload:
         return (self.names, self.folders)
 
 
-def create_io(spec: XSpec, group: Group, preload: Preload | None = None) -> WarmIO:
+def create_io(spec: XSpec, group: Group, preload: Preload | None = None, outputs: Outputs | None = None) -> WarmIO:
     """Have a worker forked by a fork server of the group, without waiting for it; that one is started where needed.
 
     With ``preload`` the spec need not ask for it. Raises ValueError for a spec that can't be started so, OSError naming
@@ -70,7 +71,7 @@ def create_io(spec: XSpec, group: Group, preload: Preload | None = None) -> Warm
     args = popen_args(spec)
     process = WarmProcess(group.execmodel)
     try:
-        process.fork(_forkserver(preload, args, _environment(spec), group, process), spec)
+        process.fork(_forkserver(preload, args, _environment(spec), group, process), spec, outputs)
         return WarmIO(process, group.execmodel)
     except BaseException as error:
         process.give_up()
@@ -310,7 +311,7 @@ def _close_stdin(popen: subprocess.Popen[bytes]) -> None:
 class WarmProcess:
     """A process forked from a fork server: what gateways and their users need of a `subprocess.Popen`.
 
-    ``stdin``, ``stdout`` and, if it is captured, ``stderr`` are this side's ends of its pipes. ``returncode`` is
+    ``stdin`` and ``stdout`` are this side's ends of its pipes. ``returncode`` is
     None while it runs; when its fork server was killed meanwhile, it is STATUS_LOST, and ``status_lost`` is true.
     ``failure`` says why the fork server did not fork it, ``signalled`` whether this program has signalled it.
 
@@ -336,16 +337,17 @@ class WarmProcess:
         self._start: _Connection | None = None
         self._ending: _Connection | None = None
 
-    def fork(self, forkserver: ForkServer, spec: XSpec) -> None:
+    def fork(self, forkserver: ForkServer, spec: XSpec, outputs: Outputs | None) -> None:
         """Ask ``forkserver`` for the process, without waiting for it."""
         assert forkserver.popen is not None
         self.args = forkserver.popen.args
-        options = process_options(spec)
-        capture_stderr = options.get("capture_stderr", False)
+        # Closed by whoever has made the outputs.
+        stderr, worker_stdout = (None, None) if outputs is None else (outputs.stderr_end(), outputs.stdout_end())
         request = {
             "id": f"{spec.id}-worker",
             "execmodel": spec.execmodel or "thread",
-            "newsession": options.get("newsession", False),
+            "newsession": bool(spec.newsession),
+            "output": worker_stdout is not None,
             "blocked": sorted(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())),
             "environment": _changes(forkserver.environment, _environment(spec)),
         }
@@ -360,11 +362,12 @@ class WarmProcess:
             near: list[FileIO] = [near_stdin, near_stdout]
             far: list[_Connection | FileIO] = [far_start, far_ending, stdin, stdout]
             descriptors = [*(file.fileno() for file in far), folder]
-            if capture_stderr:
-                self.stderr, stderr = _pipe()
-                near.append(self.stderr)
-                far.append(stderr)
-                descriptors.append(stderr.fileno())
+            if worker_stdout is not None:
+                assert outputs is not None
+                descriptors.append(worker_stdout)
+                outputs.is_done("stdout")
+            if stderr is not None:
+                descriptors.append(stderr)
             elif _is_inheritable(STDERR):
                 descriptors.append(STDERR)
             for stack, files in ((ours, near), (theirs, far)):

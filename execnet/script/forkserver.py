@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 # A request: TOKEN on the common connection, with descriptors: a connection for its start, one for what is told of its
-# end, the worker's stdin, stdout and working directory, and its stderr unless that is closed. On the first of them, the
-# size of a value and the value, a dict for become_worker() and work(). Tokens come whole, and each value on its own:
-# so threads and signal handlers of the initiator are never in each other's way.
+# end, the worker's stdin, stdout and working directory, what its code gets as stdout if that is not to lead nowhere
+# (the value says so), and its stderr unless that is closed. On the first of them, the size of a value and the value, a
+# dict for become_worker() and work(). Tokens come whole, and each value on its own: so threads and signal handlers of
+# the initiator are never in each other's way.
 TOKEN = b"+"
 SIZE = struct.Struct("!I")
-LEAST_DESCRIPTORS, MOST_DESCRIPTORS = 5, 6
+LEAST_DESCRIPTORS, MOST_DESCRIPTORS = 5, 7
 CHUNK = 1 << 16
 
 # What is told on the connection for the start, one line. The initiator shuts it down to have no worker.
@@ -39,6 +40,7 @@ FAILED = "failed"  # and why it was not started
 MOST_TOLD = 4096  # bytes of either: the initiator looks at them and leaves them where they are
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+OUTPUT = 3  # what the worker's code gets as stdout, among the worker's descriptors
 
 assert sys.platform != "win32"  # where nothing imports this: execnet._transport.creating says so
 
@@ -85,6 +87,9 @@ def work(request: dict[str, Any]) -> None:
     """Do what the start text of gateway_bootstrap has any other worker do."""
     io = gateway_base.init_popen_io(gateway_base.get_execmodel(request["execmodel"]))
     io.zero_copy = True
+    if request["output"]:
+        os.dup2(request["output"], STDOUT)
+        os.close(request["output"])
     io.write(gateway_base.ANSWER)
     status = gateway_base.serve(io, id=request["id"]) or 0
     leaving.leave(status)
@@ -258,6 +263,8 @@ class _ForkServer:
         # Open until the worker ends: should the fork server be gone then, it is this that tells.
         os.set_inheritable(ending, False)
         _close_in_children(ending)
+        if value["output"]:
+            value["output"] = descriptors.pop(OUTPUT)
         _take_descriptors(*descriptors)
         if value["newsession"]:
             os.setsid()

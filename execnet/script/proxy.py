@@ -146,16 +146,28 @@ def killer(process, mutex):
     return kill
 
 
-def serve(channel):
-    """Receive ``(args, data, control)``, perhaps with ``env``; answer the pid, or ``(errno, text, file name)``.
+def options_for(outputs):
+    """What a process is started with to have these outputs."""
+    options = {}
+    if "stderr" in outputs:
+        options["stderr"] = outputs["stderr"]
+    if "stdout" in outputs and sys.version_info[0] > 2 and os.name == "posix":
+        options["pass_fds"] = (outputs["stdout"],)
+    return options
 
-    ``args[0]`` None stands for this interpreter; ``env`` is added to the process's environment. ``data`` carries the
-    process's stdin and stdout, an empty item closes stdin. An item on ``control`` kills; its exit status is answered
-    there.
+
+def serve(channel):
+    """Receive ``(args, data, control)``, perhaps with ``env`` and ``outputs``.
+
+    Answers the pid, or ``(errno, text, file name)``. ``args[0]`` None stands for this interpreter; ``env`` is added to
+    the process's environment. ``data`` carries the process's stdin and stdout, an empty item closes stdin. An item on
+    ``control`` kills; its exit status is answered there. ``outputs`` has descriptors of this process: the started one
+    gets that of ``stderr`` as its own, that of ``stdout`` by its number where it can.
     """
     order = channel.receive()
     args, data, control = order[:3]
     env = order[3] if len(order) > 3 else {}
+    outputs = order[4] if len(order) > 4 else {}
     execmodel = channel.gateway.execmodel
     try:
         process = execmodel.subprocess.Popen(
@@ -164,12 +176,16 @@ def serve(channel):
             stdout=plain_subprocess.PIPE,
             env=dict(os.environ, **{native(name): native(env[name]) for name in env}) if env else None,
             close_fds=os.name == "posix",  # Python 2 would hand on the pipes of its siblings
+            **options_for(outputs),
         )
     except OSError as error:
         channel.send((error.errno, error.strerror, error.filename))
         close(data)
         close(control)
         return
+    finally:
+        for number in outputs.values():
+            os.close(number)
     mutex = execmodel.Lock()
     control.setcallback(killer(process, mutex))
     answered, drained = execmodel.Event(), execmodel.Event()

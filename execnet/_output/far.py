@@ -1,0 +1,115 @@
+"""The initiator's end of output that a worker sends (`execnet.script.output`)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from execnet._output.carrier import Stream
+from execnet._output.modes import NULL
+from execnet.gateway_base import Message, dumps_internal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from execnet._output.carrier import Carrier
+    from execnet._output.sinks import Sink
+    from execnet._output.streams import Outputs
+    from execnet.gateway import Gateway
+    from execnet.gateway_base import OneShotEvent
+
+# Bytes written after which the worker is told so: a part of its window, which it may have used up.
+TELL = 64 * 1024
+# Execution models of workers that can send while who prints waits.
+WITH_THREADS = ("thread", "main_thread_only")
+
+
+class Sent(Stream):
+    """Output that comes as items of a channel, without a `Channel`: to the gateway's status there is none.
+
+    The receiver does nothing with an item but order that it be written. No more of them are under way than the worker's
+    window allows.
+    """
+
+    def __init__(self, gateway: Gateway, carrier: Carrier, sink: Sink) -> None:
+        super().__init__(carrier, sink)
+        self._gateway = gateway
+        self._untold = 0
+        channel = gateway.newchannel()
+        carrier.order(carrier.expect, self)
+        channel.setcallback(self._receive, None)
+        self.data_id = channel.id
+        self.written_id: int = next(gateway._channelfactory._ids)
+
+    def _receive(self, data: bytes | None) -> None:
+        if data is None:
+            self._carrier.order(self.end)
+        else:
+            self._carrier.order(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        if self.ended.is_set():
+            return
+        self.write(data)
+        self._untold += len(data)
+        if self._untold >= TELL:
+            untold, self._untold = self._untold, 0
+            self._tell(Message.CHANNEL_DATA, dumps_internal(untold))
+
+    def _tell(self, code: int, data: bytes = b"") -> None:
+        with suppress(OSError):  # the worker is gone
+            self._gateway._send(code, self.written_id, data)
+
+    def end(self) -> None:
+        """Expect no more."""
+        self._carrier.forget(self)
+        if not self.ended.is_set():
+            self._tell(Message.CHANNEL_CLOSE)
+        super().end()
+
+
+class Relayed(Sent):
+    """As Sent, of a process that another gateway has started: its end is told when nobody can write any more."""
+
+    linger = 1.0  # what it has written may wait for the window
+
+    def settle_last(self) -> OneShotEvent:
+        """What is set when there is nothing more of a process that has ended."""
+        return self.ended
+
+
+def set_up(gateway: Gateway, outputs: Outputs) -> None:
+    """Have the worker send those of its outputs that are left."""
+    if gateway.spec.execmodel not in WITH_THREADS:
+        outputs.refuse(f"with execmodel={gateway.spec.execmodel} there is no thread that could send it")
+        return
+    _ask(gateway, False, {name: _stream(gateway, outputs, name, Sent) for name in outputs.left()})
+
+
+def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tuple[int, int, int]]:
+    """Have ``gateway`` make pipes for a process that it is to start: how it knows the ends for that."""
+    if gateway.spec.execmodel not in WITH_THREADS:
+        return {}
+    known: dict[str, tuple[int, int, int]] = _ask(
+        gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names}
+    )
+    return known
+
+
+def _stream(gateway: Gateway, outputs: Outputs, name: str, kind: type[Sent]) -> tuple[int, int] | None:
+    """The ids of the channels for that output; None where it leads nowhere."""
+    if outputs.mode(name) == NULL:
+        return None
+    stream = outputs.carry(name, partial(kind, gateway))
+    return stream.data_id, stream.written_id
+
+
+def _ask(gateway: Gateway, relays: bool, wanted: dict[str, tuple[int, int] | None]) -> Any:
+    from execnet.script import output  # lazy: only for what is far
+
+    channel = gateway.remote_exec(output)
+    channel.send((relays, wanted))
+    answer = channel.receive()
+    channel.waitclose()
+    return answer
