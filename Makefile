@@ -62,8 +62,10 @@ coverage: $(VENV)/installed-strict $(VENV)/requirements
 lint: $(VENV)/installed-strict $(VENV)/requirements $(VENV)/actionlint.log
 	+$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-types lint-docs lint-dist lint-source
 
+# The tests and all around them run on Linux.
 lint-types:
-	for platform in linux darwin win32; do $(BIN)/mypy --strict --platform $$platform execnet || exit 1; done
+	$(BIN)/mypy --platform linux
+	for platform in darwin win32; do $(BIN)/mypy --platform $$platform execnet || exit 1; done
 
 lint-docs:
 	$(BIN)/python -m sphinx -q -W -E -b html doc $(VENV)/lint/html

@@ -8,6 +8,9 @@ This text runs on every Python from 2.7 on: imported as ``execnet.gateway_base``
 What runs for every message or value exists twice: here, and in C in ``execnet._core``.  Where the C core
 is at hand it takes over at the bottom of this file (values), in ``Channel`` (sending and receiving) and
 in ``BaseGateway`` (the connection).
+
+In this order: tracing, errors, execution models, running tasks, input and output, sending, channels, gateways, values,
+the start of a worker, names that are made when they are first asked for.
 """
 
 import _collections
@@ -2972,8 +2975,8 @@ class Unserializer(object):
     def _load_until_stop(self, functions, read):
         if self._data and functions == _FUNCTIONS:  # nobody replaced one
             self._load_ahead(self._data, functions)
-        op = read(1)
-        while op != b"Q":
+        op, stop = read(1), opcode.STOP
+        while op != stop:
             function = functions.get(op)
             if function is None:
                 if op:
@@ -3315,7 +3318,7 @@ def _serialized(obj, chunks, gateway=None):
         chunks.append(_saved_by_methods(obj, gateway))
     else:
         _save(obj, chunks.append, gateway)
-    chunks.append(b"Q")
+    chunks.append(opcode.STOP)
     return b"".join(chunks)
 
 
@@ -3649,17 +3652,15 @@ _LATE_NAMES = ("Event", "IO", "ReadIO", "WriteIO", "_Serializer")
 
 
 def __getattr__(name):
-    if name not in _LATE_NAMES:
-        raise AttributeError("module %r has no attribute %r" % (__name__, name))
-    if name == "_Serializer":
-        from execnet._serializer import serializer_class
+    if name in _LATE_NAMES:
+        try:
+            from execnet._compat import made
 
-        globals()[name] = serializer_class(sys.modules[__name__])
-    else:
-        from execnet import _abstract
-
-        globals()[name] = getattr(_abstract, name)
-    return globals()[name]
+            globals()[name] = made(name, sys.modules[__name__])
+            return globals()[name]
+        except ImportError:
+            pass  # this is a far side, which has been sent no more than this text
+    raise AttributeError("module %r has no attribute %r" % (__name__, name))
 
 
 def __dir__():

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, Protocol, overload, type_check_only
 
 from execnet import _core as _c
-from execnet._serializer import Noticing
+from execnet._compat.serializer import Noticing
 
 # What the classes here ask of what they are given.
 

@@ -1,6 +1,6 @@
 """The first bytes of a connection: what text is sent, the answer, and errors that say why there is none.
 
-The far side executes one line, answers the byte ``1``, which `execnet.gateway_noise` finds behind what others
+The far side executes one line, answers the byte ``1``, which `execnet._io.noise` finds behind what others
 write, and from then on speaks messages. A local interpreter of our own imports execnet from where we have it;
 every other one is sent the source of ``gateway_base``, stripped for the wire and compressed.
 """
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 
-from execnet import gateway_base
+from execnet._io.death import signal_name, stderr_of, watch_memory
+from execnet._io.noise import ACCEPTED, warn_of_noise
 from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
-from execnet.gateway_died import signal_name, stderr_of, watch_memory
 from execnet.gateway_io import named_error, runs_this_interpreter
-from execnet.gateway_noise import ACCEPTED, warn_of_noise
 from execnet.xspec import XSpec
 
 TYPE_CHECKING = False
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 # The folder our worker imports execnet from.
 importdir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-SHIPPED_NAME = "<execnet.gateway_base>"  # the file name that far tracebacks show
 
 # What starting makes lives as long as the process: meanwhile no search for garbage finds any, and frozen,
 # it costs no later one, nor the process's end. Of the instructions of a worker that has nothing to do, those of
@@ -65,10 +62,6 @@ if collects:
 del collects
 raise SystemExit(serve(io, id={id}))
 """
-SHIPPED_START = """\
-import binascii, zlib
-exec(compile(zlib.decompress(binascii.a2b_base64('{text}')), '{name}', 'exec'))
-"""
 SOCKET_START = """\
 execmodel = get_execmodel({execmodel})
 if execmodel.backend in ('gevent', 'eventlet'):
@@ -78,13 +71,6 @@ io = Popen2IO(clientsock.makefile('wb'), clientsock.makefile('rb'), execmodel)
 io.write(b'1')
 serve(io, id={id})
 """
-
-# Comments, docstrings that have their lines to themselves, and the strings in which either would be something else.
-STRIPPED = (
-    r'^(?P<indent> *)(?P<docstring>"""(?:.|\n)*?""")$|"""(?:.|\n)*?"""'
-    r"""|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'| *#.*"""
-)
-_shipped: dict[str, str] = {}
 
 
 class GatewayStartError(OSError):
@@ -109,43 +95,9 @@ class HostNotFound(GatewayStartError):
     """The host of a gateway can't be found or reached."""
 
 
-def shipped_text() -> str:
-    """The source of gateway_base without comments and texts of docstrings, its line numbers kept.
-
-    Made once per process.
-    """
-    if "text" not in _shipped:
-        loader: Any = gateway_base.__spec__.loader
-        _shipped["text"] = strip_source(loader.get_source(gateway_base.__name__))
-    return _shipped["text"]
-
-
-def strip_source(source: str) -> str:
-    """``source`` without comments, line for line, its docstrings empty; only what is quoted by ``\"\"\"`` is one."""
-    import re  # lazy: start-up speed
-
-    def stripped(part: re.Match[str]) -> str:
-        if part["docstring"]:
-            return part["indent"] + '""' + "\n" * part["docstring"].count("\n")
-        return "" if part[0].lstrip().startswith("#") else part[0]
-
-    return re.sub(STRIPPED, stripped, source, flags=re.MULTILINE)
-
-
 def sendexec(io: StartIO, *sources: str) -> None:
     """Send ``sources`` to be executed as one text, before the other side serves messages."""
     io.write((ascii("\n".join(sources)) + "\n").encode("ascii"))
-
-
-def _packed_text() -> str:
-    if "packed" not in _shipped:
-        import binascii  # lazy: start-up speed
-        import zlib  # lazy: start-up speed
-
-        # Not base64, which imports re on the far side.
-        packed = binascii.b2a_base64(zlib.compress(shipped_text().encode("ascii"), 9), newline=False)
-        _shipped["packed"] = SHIPPED_START.format(text=packed.decode("ascii"), name=SHIPPED_NAME)
-    return _shipped["packed"]
 
 
 def _filled(start: str, spec: XSpec) -> str:
@@ -162,11 +114,15 @@ def _import_text(spec: XSpec) -> str:
 
 
 def _exec_text(spec: XSpec) -> str:
-    return QUIET_START + _packed_text() + _filled(POPEN_START, spec)
+    from execnet._source import shipped  # lazy: a local worker is sent none
+
+    return QUIET_START + shipped.packed_text() + _filled(POPEN_START, spec)
 
 
 def _socket_text(spec: XSpec) -> str:
-    return _packed_text() + _filled(SOCKET_START, spec)
+    from execnet._source import shipped  # lazy: a local worker is sent none
+
+    return shipped.packed_text() + _filled(SOCKET_START, spec)
 
 
 def _send(io: StartIO, spec: XSpec, text: str) -> None:

@@ -7,39 +7,31 @@ import os
 import sys
 
 from execnet._group.ahead import Ahead
-from execnet._group.calls import Deadline, run_apart, safe_terminate
+from execnet._group.calls import run_apart
+from execnet._group.calls import safe_terminate as safe_terminate
 from execnet._group.ending import END_TIMEOUT, Ending
 from execnet._group.membership import Membership
+from execnet._group.multichannel import MultiChannel as MultiChannel
 from execnet._group.starting import Starts
-from execnet.gateway_base import (
-    NO_ENDMARKER_WANTED,
-    DataFormatError,
-    RemoteError,
-    TimeoutError,
-    get_execmodel,
-)
+from execnet.gateway_base import NO_ENDMARKER_WANTED as NO_ENDMARKER_WANTED  # for programs
+from execnet.gateway_base import get_execmodel
 from execnet.xspec import XSpec, multiplied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from queue import Queue
     from types import TracebackType
     from typing import Any, Literal, overload
 
     from execnet._output.carrier import Carrier
     from execnet._output.streams import Outputs
     from execnet.gateway import Gateway
-    from execnet.gateway_base import Channel, ExecModel
+    from execnet.gateway_base import ExecModel
 
     if sys.platform == "win32":
         ForkServer = Any
     else:
-        from execnet.gateway_warm import ForkServer
-
-
-# What `Channel.receive` raises.
-RECEIVE_ERRORS = (RemoteError, EOFError, OSError, DataFormatError)
+        from execnet._transport.warm import ForkServer
 
 
 class Group:
@@ -299,9 +291,9 @@ class Group:
     def _end_forkservers(self) -> None:
         """End what warm workers are forked from, unless there are any: one that a start just claimed stays with it."""
         if sys.platform != "win32" and self._forkservers and not self._gateways and not self._gateways_to_join:
-            from execnet import gateway_warm  # lazy: start-up speed
+            from execnet._transport import warm  # lazy: start-up speed
 
-            run_apart(self._execmodel, lambda: gateway_warm.end_forkservers(self._forkservers))
+            run_apart(self._execmodel, lambda: warm.end_forkservers(self._forkservers))
 
     def _cleanup_atexit(self) -> None:
         self._disown_in_forked_child()
@@ -323,112 +315,6 @@ class Group:
         for table in (self._membership, self._ahead, self._forkservers, self._carriers):
             table.clear()
         self._lock = self._execmodel.Lock()
-
-
-class MultiChannel:
-    """Several channels, addressed together."""
-
-    def __init__(self, channels: Iterable[Channel]) -> None:
-        self._channels = list(channels)
-        self._queue: Queue[tuple[Channel, Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._channels)
-
-    def __iter__(self) -> Iterator[Channel]:
-        return iter(self._channels)
-
-    def __getitem__(self, key: int) -> Channel:
-        return self._channels[key]
-
-    def __contains__(self, channel: object) -> bool:
-        return channel in self._channels
-
-    def send_each(self, item: object) -> None:
-        """Send ``item`` on every channel, in order."""
-        for channel in self._channels:
-            channel.send(item)
-
-    def receive_each(
-        self, withchannel: bool = False, timeout: float | None = None, return_errors: bool = False
-    ) -> list[Any]:
-        """Receive one item from every channel, in order.
-
-        Returns the items, or ``(channel, item)`` pairs if ``withchannel``. Raises what
-        `Channel.receive` raises, TimeoutError where not all have come within ``timeout``
-        seconds; what was received before is lost then. With ``return_errors`` the
-        exception is in the place of the item instead.
-        """
-        deadline = Deadline(timeout)
-        items = [self._receive(channel, deadline, return_errors) for channel in self._channels]
-        return list(zip(self._channels, items)) if withchannel else items
-
-    @staticmethod
-    def _receive(channel: Channel, deadline: Deadline, return_errors: bool) -> Any:
-        try:
-            if deadline.timeout is None:
-                return channel.receive()
-            try:
-                return channel.receive(deadline.remaining())
-            except TimeoutError:
-                text = f"no item of gateway {channel.gateway.id!r} after {deadline.timeout} seconds"
-                raise TimeoutError(text) from None
-        except RECEIVE_ERRORS as error:
-            if not return_errors:
-                raise
-            return error
-
-    def make_receive_queue(self, endmarker: object = NO_ENDMARKER_WANTED) -> Queue[tuple[Channel, Any]]:
-        """Return the one queue that collects ``(channel, item)`` of every channel.
-
-        With an ``endmarker``, the end of each channel puts ``(channel, endmarker)``.
-        Later calls return the same queue.
-        """
-        if self._queue is None:
-            self._queue = self._new_queue()
-            for channel in self._channels:
-                put = _putter(self._queue, channel)
-                if endmarker is NO_ENDMARKER_WANTED:
-                    channel.setcallback(put)
-                else:
-                    channel.setcallback(put, endmarker=endmarker)
-        return self._queue
-
-    def _new_queue(self) -> Queue[tuple[Channel, Any]]:
-        if self._channels:
-            queue = self._channels[0].gateway.execmodel.queue
-        else:
-            import queue  # lazy: start-up speed
-        collected: Queue[tuple[Channel, Any]] = queue.Queue()
-        return collected
-
-    def waitclose(self, timeout: float | None = None) -> None:
-        """Wait until every channel has closed, at most ``timeout`` seconds for all of them.
-
-        Raises the first RemoteError seen, else a TimeoutError that names the gateways whose
-        channels have not closed, else the first EOFError of a lost connection.
-        """
-        errors: list[Exception] = []
-        late: list[str] = []
-        deadline = Deadline(timeout)
-        for channel in self._channels:
-            try:
-                if timeout is None:
-                    channel.waitclose()
-                else:
-                    channel.waitclose(deadline.remaining())
-            except (RemoteError, EOFError) as exc:
-                errors.append(exc)
-            except TimeoutError:
-                late.append(repr(channel.gateway.id))
-        if late:
-            errors.insert(0, TimeoutError(f"channels of {', '.join(late)} not closed after {timeout} seconds"))
-        if errors:
-            raise next((exc for exc in errors if isinstance(exc, RemoteError)), errors[0])
-
-
-def _putter(queue: Queue[Any], channel: Channel) -> Callable[[object], None]:
-    return lambda item: queue.put((channel, item))
 
 
 default_group = Group()

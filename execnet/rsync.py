@@ -7,8 +7,9 @@ import sys
 from contextlib import suppress
 
 from execnet import rsync_remote
+from execnet._group.multichannel import putter
+from execnet._source.tree import Source, chunks
 from execnet.gateway_base import RemoteError
-from execnet.rsync_source import Source, chunks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class RSync:
             # A green model's queue must be its own; the stand-by of __init__ serves until a model is known.
             self._receivequeue = gateway.execmodel.queue.Queue()
         channel = gateway.remote_exec(rsync_remote)
-        channel.setcallback(_putter(self._receivequeue, channel), endmarker=None)
+        channel.setcallback(putter(self._receivequeue, channel), endmarker=None)
         destination = (os.fsencode(destdir), bool(delete))
         channel.send((*destination, True) if dry_run else destination)
         if dry_run:
@@ -252,7 +253,3 @@ class _Target:
         except EOFError as error:
             return error
         return self.failure or EOFError(f"{self.channel.gateway}: the target ended before it was complete")
-
-
-def _putter(queue: Queue[Any], channel: Channel) -> Callable[[object], None]:
-    return lambda item: queue.put((channel, item))

@@ -10,7 +10,7 @@ import os
 import pkgutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,7 +103,7 @@ def pytest_runtest_setup(item: pytest.Function) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     marker = item.get_closest_marker("timeout")
     seconds = float(marker.args[0]) if marker and marker.args else float(item.config.getini("timeout") or 120)
     faulthandler.dump_traceback_later(seconds + STUCK_SECONDS, exit=True, file=item.config.stash[STDERR])

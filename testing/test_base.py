@@ -413,7 +413,8 @@ def test_a_pool_may_be_used_by_what_interrupts_it(base: ModuleType, execmodel: A
 
 
 def test_calls_of_many_threads_all_run_beside_a_primary_thread(base: ModuleType, execmodel: Any) -> None:
-    pool, done = base.WorkerPool(execmodel, hasprimary=True), []
+    pool = base.WorkerPool(execmodel, hasprimary=True)
+    done: list[object] = []
 
     def spawn() -> None:
         for _ in range(200):
@@ -778,7 +779,8 @@ def test_an_error_that_nobody_received_is_printed(
 
 
 def test_a_callback_gets_what_waits_and_what_comes_and_its_end_marker(base: ModuleType, factory: Any) -> None:
-    channel, items, end = factory.new(), [], object()
+    channel, end = factory.new(), object()
+    items: list[object] = []
     factory._local_receive(channel.id, base.dumps_internal(1))
     factory._local_receive(channel.id, base.dumps_internal(2))
     channel.setcallback(items.append, endmarker=end)
@@ -804,7 +806,8 @@ def test_a_callback_gets_what_waits_and_what_comes_and_its_end_marker(base: Modu
 def test_an_end_marker_comes_once_however_the_channel_ends(
     base: ModuleType, factory: Any, end: str, marker: object
 ) -> None:
-    channel, items = factory.new(), []
+    channel = factory.new()
+    items: list[object] = []
     if end == "before":
         factory._local_close(channel.id)
     channel.setcallback(items.append, endmarker=marker)
@@ -819,7 +822,8 @@ def test_an_end_marker_comes_once_however_the_channel_ends(
 
 
 def test_without_end_marker_the_callback_gets_only_items(base: ModuleType, factory: Any) -> None:
-    channel, items = factory.new(), []
+    channel = factory.new()
+    items: list[object] = []
     channel.setcallback(items.append)
     factory._local_receive(channel.id, base.dumps_internal(1))
     factory._local_close(channel.id)
@@ -878,7 +882,8 @@ def test_the_id_of_a_dropped_channel_can_be_made_again(base: ModuleType, factory
 
 
 def test_what_a_callback_does_to_its_own_channel_comes_before_the_end_marker(base: ModuleType, factory: Any) -> None:
-    channel, items = factory.new(), []
+    channel = factory.new()
+    items: list[object] = []
 
     def callback(item: object) -> None:
         if item == 1:
@@ -892,7 +897,8 @@ def test_what_a_callback_does_to_its_own_channel_comes_before_the_end_marker(bas
 
 def test_malformed_tasks_close_their_channel(base: ModuleType, execmodel: Any) -> None:
     gateway = base.WorkerGateway(base.Popen2IO(Recorder(), Dribble(b"", 1), execmodel), "worker")
-    for task in ((), None, ("source",), (None, None, None, {}), ("1/0", None, None, {})):
+    tasks: list[Any] = [(), None, ("source",), (None, None, None, {}), ("1/0", None, None, {})]
+    for task in tasks:
         channel = gateway.newchannel()
         gateway.executetask((channel, task))
         assert channel.isclosed()
@@ -921,7 +927,12 @@ def test_nobody_is_asked_how_values_are_written_unless_the_serializer_is_changed
     called: list[object] = []
     value = ["text", b"bytes" * 20000, {1: (2.0, None)}, {True}]
     expected = base.dumps(value)
-    monkeypatch.setattr(base, "_saved_by_methods", lambda obj, gateway: called.append(obj) or b"L")
+
+    def noted(obj: object, gateway: object) -> bytes:
+        called.append(obj)
+        return b"L"
+
+    monkeypatch.setattr(base, "_saved_by_methods", noted)
     assert base.dumps(value) == expected
     with pytest.raises(base.DumpError, match=r"at \[0\]"):
         base.dumps([Own()])

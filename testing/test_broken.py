@@ -463,7 +463,8 @@ def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(envi
 @both_cores
 def test_a_channel_that_goes_while_the_interpreter_takes_modules_apart_says_nothing(environ: dict[str, str]) -> None:
     script = """
-    channel = Peer(execnet).gateway.newchannel()
+    peer = Peer(execnet)  # kept: its going is the connection's end
+    channel = peer.gateway.newchannel()
     names = vars(execnet.gateway_base)
     kept = dict(names)
     for name in kept:

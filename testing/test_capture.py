@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.initiator import is_running
@@ -26,11 +28,12 @@ channel.send(child.pid)
 """
 
 
-def in_threads(function, count):
+def in_threads(function: Callable[[], object], count: int) -> list[Exception]:
     """Run the function so many times at once; what it raised. AssertionError if it does not return."""
-    failures, meet = [], threading.Barrier(count)
+    failures: list[Exception] = []
+    meet = threading.Barrier(count)
 
-    def run():
+    def run() -> None:
         meet.wait(SECONDS)
         try:
             function()
@@ -48,7 +51,7 @@ def in_threads(function, count):
 
 class TestChildHoldsIt:
     @pytest.fixture(params=["popen", "popen//warm"])
-    def held(self, group, request):
+    def held(self, group: execnet.Group, request: pytest.FixtureRequest) -> Iterator[list[execnet.Gateway]]:
         """Two members with such a child each, and one that other members go through."""
         children = []
         for _ in range(2):
@@ -62,7 +65,9 @@ class TestChildHoldsIt:
                 os.kill(child, signal.SIGKILL)
 
     @pytest.mark.parametrize(("threads", "timeout"), [(1, 0.01), (1, SECONDS), (2, SECONDS), (4, 0.05)])
-    def test_terminate_ends_all(self, group, held, threads, timeout):
+    def test_terminate_ends_all(
+        self, group: execnet.Group, held: list[execnet.Gateway], threads: int, timeout: float
+    ) -> None:
         popens = [gateway._io.popen for gateway in held if hasattr(gateway._io, "popen")]
         assert in_threads(lambda: group.terminate(timeout), threads) == []
         assert len(group) == 0
@@ -70,11 +75,11 @@ class TestChildHoldsIt:
             assert popen.wait(SECONDS) is not None and not is_running(popen.pid)
 
     @pytest.mark.parametrize(("threads", "wait"), [(1, 0.01), (2, SECONDS)])
-    def test_exit_ends_it(self, held, threads, wait):
+    def test_exit_ends_it(self, held: list[execnet.Gateway], threads: int, wait: float) -> None:
         assert in_threads(lambda: held[0].exit(wait=wait), threads) == []
         assert held[0]._io.popen.wait(SECONDS) is not None
 
-    def test_its_last_words_are_told_soon(self, held):
+    def test_its_last_words_are_told_soon(self, held: list[execnet.Gateway]) -> None:
         channel = held[1].remote_exec("import os; os.write(2, b'the end'); os._exit(3)")
         began = time.monotonic()
         with pytest.raises(execnet.GatewayDied, match="the end"):
@@ -84,7 +89,9 @@ class TestChildHoldsIt:
 
 @pytest.mark.parametrize("spec", ["popen//stderr=capture", "popen//warm//stderr=capture"])
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0>&- 1>&- 2>&-"])
-def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(tmp_path, closed, spec):
+def test_where_standard_error_is_closed_nothing_is_written_to_a_file_that_has_its_number(
+    tmp_path: Path, closed: str, spec: str
+) -> None:
     source = f"""
 import os
 import execnet
@@ -108,26 +115,24 @@ open({str(tmp_path / "told")!r}, "w").write(repr(told))
 
 class TestCarrier:
     @pytest.fixture
-    def carrier(self):
+    def carrier(self) -> Iterator[Carrier]:
         carrier = Carrier()
         yield carrier
         carrier.join()
 
     @pytest.fixture
-    def pipe(self, carrier):
-        """The pipe of a process, and its writing end."""
-        read, write = os.pipe()
+    def pipe(self, carrier: Carrier) -> Iterator[Pipe]:
+        """The pipe of a process, which has written nothing."""
+        read, self.write_end = os.pipe()
         pipe = Pipe(carrier, Kept(None), read)
-        yield pipe, write
-        with suppress(OSError):
-            os.close(write)
+        yield pipe
+        os.close(self.write_end)
         assert pipe.ended.wait(SECONDS)
 
-    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, pipe):
-        pipe, _ = pipe
-        opened = []
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, pipe: Pipe) -> None:
+        opened: list[int] = []
 
-        def finish():
+        def finish() -> None:
             pipe.finish()
             assert pipe.ended.wait(SECONDS)
             opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
@@ -137,17 +142,16 @@ class TestCarrier:
         for descriptor in opened:
             os.close(descriptor)
 
-    def test_what_came_before_is_there_once_it_has_settled(self, pipe):
-        pipe, write = pipe
+    def test_what_came_before_is_there_once_it_has_settled(self, pipe: Pipe) -> None:
         for number in range(200):
-            os.write(write, b"x" * 100)
+            os.write(self.write_end, b"x" * 100)
             assert pipe.settle().wait(SECONDS)
             assert pipe.carried == 100 * (number + 1)
 
-    def test_orders_of_many_threads_are_all_done_while_its_thread_comes_and_goes(self, carrier):
-        done = []
+    def test_orders_of_many_threads_are_all_done_while_its_thread_comes_and_goes(self, carrier: Carrier) -> None:
+        done: list[int] = []
 
-        def order():
+        def order() -> None:
             for number in range(200):
                 carrier.order(done.append, number)
                 time.sleep(0.0001 * (number % 3))
@@ -158,12 +162,12 @@ class TestCarrier:
             time.sleep(0.01)
         assert sorted(done) == sorted(list(range(200)) * 8)
 
-    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, monkeypatch):
-        def refused(*args):
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*args: object) -> None:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr("_thread.start_new_thread", refused)
         descriptors = os.listdir("/proc/self/fd")
         with pytest.raises(RuntimeError):
-            Carrier().order(len, ())
+            Carrier().order(refused)
         assert len(os.listdir("/proc/self/fd")) == len(descriptors)

@@ -610,7 +610,7 @@ def test_reading_more_than_there_is_gives_what_is_there(pair: execnet.Gateway) -
 
 
 def test_other_modes_are_refused(pair: execnet.Gateway) -> None:
-    channel = pair.newchannel()
+    channel: Any = pair.newchannel()
     for mode in ("rw", "a", "x", ""):
         with pytest.raises(ValueError, match="mode"):
             channel.makefile(mode)
@@ -672,7 +672,8 @@ def make_and_close(gateway: Any) -> None:
 
 
 def set_a_callback(gateway: Any) -> None:
-    channel, items = gateway.remote_exec("channel.send(1); channel.send(2)"), []
+    channel = gateway.remote_exec("channel.send(1); channel.send(2)")
+    items: list[object] = []
     channel.waitclose(SECONDS)
     channel.setcallback(items.append, endmarker=None)
     assert items == [1, 2, None]

@@ -20,16 +20,16 @@ def only_there(*args: Any, **more: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("outcome", ["failed", "error", "skipped", "unfinished", None])
-def test_a_test_that_passes_only_there_is_told(outcome):
+def test_a_test_that_passes_only_there_is_told(outcome: str | None) -> None:
     here = {"b": "passed"} | ({"a": outcome} if outcome else {})
     assert only_there({"a": "passed", "b": "passed"}, here) == ["a"]
 
 
-def test_a_test_that_fails_on_both_sides_is_not():
+def test_a_test_that_fails_on_both_sides_is_not() -> None:
     assert only_there({"a": "failed"}, {"a": "error"}) == []
 
 
-def test_a_test_that_passes_alone_on_both_sides_is_remarked_but_does_not_count():
+def test_a_test_that_passes_alone_on_both_sides_is_remarked_but_does_not_count() -> None:
     found = result({"a": "passed"}, {"a": "failed"}, alone={"a": {"2.1.2": "passed", "ours": "passed"}})
     assert table.only_there(found, "2.1.2", "ours") == []
     assert table.row("name", found)[4:] == ("0", "0")
@@ -37,16 +37,16 @@ def test_a_test_that_passes_alone_on_both_sides_is_remarked_but_does_not_count()
     assert "failed over this execnet, passed when run again alone" in remark
 
 
-def test_what_a_side_did_not_come_to_in_its_time_is_not_compared():
+def test_what_a_side_did_not_come_to_in_its_time_is_not_compared() -> None:
     assert only_there({"a": "passed", "b": "passed"}, {"b": "unfinished"}, cut=["ours"]) == []
     assert only_there({"a": "passed"}, {"a": "failed"}, cut=["ours"]) == ["a"]
 
 
-def test_the_page_is_what_the_results_give():
+def test_the_page_is_what_the_results_give() -> None:
     assert table.PAGE.read_text("utf-8") == table.page([client.name for client in run.CLIENTS])
 
 
-def test_every_outcome_is_noted(pytester, monkeypatch):
+def test_every_outcome_is_noted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makepyfile("""
         import pytest
         def test_passed(): pass

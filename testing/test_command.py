@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from support.interpreters import Interpreter
@@ -26,7 +27,7 @@ from execnet._command import common
 SECONDS = 60.0
 PROGRAM = [sys.executable, "-m", "execnet"]
 COMMANDS = ("show", "run", "shell", "rsync", "serve")
-ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+ASCII: dict[str, Any] = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
 Result = subprocess.CompletedProcess[str]
 
 
@@ -86,8 +87,8 @@ def test_show_is_what_there_is_without_a_command() -> None:
     ],
 )
 def test_a_spec_that_cannot_be_right_is_wrong_use(name: str, spec: str, said: str, tmp_path: Path) -> None:
-    arguments = {"run": [spec, "--", "1"], "shell": [spec], "rsync": [tmp_path, f"{spec}:x"]}[name]
-    assert says(execnet(name, *arguments), 2, f"^python -m execnet {name}: .*{re.escape(said)}")
+    arguments: dict[str, list[object]] = {"run": [spec, "--", "1"], "shell": [spec], "rsync": [tmp_path, f"{spec}:x"]}
+    assert says(execnet(name, *arguments[name]), 2, f"^python -m execnet {name}: .*{re.escape(said)}")
 
 
 @pytest.mark.parametrize("arguments", ["run popen//execmodel=gevent -- 1", "shell popen//execmodel=gevent"])
@@ -106,8 +107,9 @@ def test_a_green_model_is_refused_where_output_is_waited_for(arguments: str) -> 
     ],
 )
 def test_a_gateway_that_does_not_start_is_named(name: str, spec: str, said: str, tmp_path: Path) -> None:
-    arguments = {"run": [spec, "--", "1"], "shell": [spec], "rsync": [tmp_path, f"{spec}:{tmp_path}/x"]}[name]
-    assert says(execnet(name, *arguments), 1, f"^python -m execnet {name}: .*{said}")
+    target = f"{spec}:{tmp_path}/x"
+    arguments: dict[str, list[object]] = {"run": [spec, "--", "1"], "shell": [spec], "rsync": [tmp_path, target]}
+    assert says(execnet(name, *arguments[name]), 1, f"^python -m execnet {name}: .*{said}")
 
 
 WRONG = """

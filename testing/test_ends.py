@@ -10,17 +10,24 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.blocked import Call, interrupted_after
 from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
-from support.processes import stop, wait_until
+from support.interpreters import Interpreter
+from support.peer import Peer
+from support.processes import pid_of, stop, wait_until
+from support.socketserver import SocketServer
+from support.sshd import SshServer
 from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
 import execnet
-from execnet import GatewayDied, gateway_died
+from execnet import GatewayDied
+from execnet._io import death
 
 SECONDS = 20.0
 WAKE_SECONDS = 0.05
@@ -28,7 +35,7 @@ INTERRUPT_SECONDS = 0.02
 # Beside the times that are promised: what a loaded machine takes to run and reap some dozen processes.
 SLACK = 0.5
 
-CORES = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
+CORES: dict[str, dict[str, Any]] = {"c": {}, "portable": {"EXECNET_PURE": "1"}}
 WORK = {
     "idle": IDLE,
     "sleeping": SLEEPING,
@@ -66,7 +73,7 @@ ENDS = {
 }
 
 
-def orphans_after(how, seconds, **environ):
+def orphans_after(how: str, seconds: float, **environ: Any) -> list[str]:
     """Start workers at all kinds of work, end their initiator, and return those that still run after the seconds."""
     with Initiator(ORPHANS + ENDS[how], **environ) as initiator:
         pids, child = initiator.hear()
@@ -84,14 +91,14 @@ def orphans_after(how, seconds, **environ):
 @pytest.mark.timing
 @pytest.mark.parametrize("core", CORES)
 class TestInitiatorDies:
-    def test_no_worker_outlives_it_by_more_than_the_lost_times(self, core):
+    def test_no_worker_outlives_it_by_more_than_the_lost_times(self, core: str) -> None:
         assert orphans_after("SIGKILL", 3.0 + SLACK, **CORES[core]) == []
 
     @pytest.mark.parametrize("how", ENDS)
-    def test_however_it_dies_and_with_times_of_ones_own(self, core, how):
+    def test_however_it_dies_and_with_times_of_ones_own(self, core: str, how: str) -> None:
         assert orphans_after(how, 0.6 + SLACK, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) == []
 
-    def test_a_task_that_ends_by_itself_is_not_interrupted(self, core, tmp_path):
+    def test_a_task_that_ends_by_itself_is_not_interrupted(self, core: str, tmp_path: Path) -> None:
         source = f"""
 gateway = execnet.makegateway()
 channel = gateway.remote_exec('''
@@ -112,7 +119,7 @@ time.sleep(1000)
             assert wait_for_end([worker], 3.0 + SLACK) == []
         assert (tmp_path / "done").exists()
 
-    def test_a_sleeping_task_is_interrupted_after_the_first_time(self, core, tmp_path):
+    def test_a_sleeping_task_is_interrupted_after_the_first_time(self, core: str, tmp_path: Path) -> None:
         source = f"""
 gateway = execnet.makegateway()
 channel = gateway.remote_exec('''
@@ -132,7 +139,7 @@ time.sleep(1000)
             assert wait_for_end([worker], 0.1 + SLACK) == []
         assert (tmp_path / "interrupted").exists()
 
-    def test_in_the_middle_of_a_termination(self, core):
+    def test_in_the_middle_of_a_termination(self, core: str) -> None:
         source = f"""
 gateway = execnet.makegateway()
 gateway.remote_exec({SWALLOWING!r}).receive(20)
@@ -145,7 +152,7 @@ time.sleep(1000)
             initiator.kill()
             assert wait_for_end([worker], 0.2 + 0.6 + SLACK) == []
 
-    def test_workers_behind_others_go_as_well(self, core):
+    def test_workers_behind_others_go_as_well(self, core: str) -> None:
         source = """
 group = execnet.Group(["popen//id=a", "popen//id=b//via=a", "socket//id=c//installvia=a"])
 source = "import os, time; channel.send(os.getpid()); time.sleep(1000)"
@@ -159,11 +166,12 @@ time.sleep(1000)
 
 
 class TestWorkerDies:
-    def test_a_signal_is_named(self, pair):
+    def test_a_signal_is_named(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         with pytest.raises(EOFError) as caught:
             channel.receive(SECONDS)
-        died, pid = caught.value, pair._io.popen.pid
+        died: Any = caught.value
+        pid = pair._io.popen.pid
         assert type(died).__name__ == "GatewayDied"
         assert (died.gateway_id, died.spec, died.pid, died.returncode) == ("gw0", str(pair.spec), pid, -signal.SIGKILL)
         assert died.stderr == ""
@@ -171,13 +179,13 @@ class TestWorkerDies:
         assert (pair.pid, pair.returncode) == (pid, -signal.SIGKILL)
         assert pair._error is died and channel._getremoteerror() is died
 
-    def test_an_exit_status_is_told(self, pair):
+    def test_an_exit_status_is_told(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("import os; os._exit(7)")
         with pytest.raises(EOFError, match=f"died: its process {pair.pid} exited with status 7$"):
             channel.receive(SECONDS)
         assert pair.returncode == 7
 
-    def test_a_message_cut_off_is_told(self, gw):
+    def test_a_message_cut_off_is_told(self, gw: execnet.Gateway) -> None:
         channel = gw.remote_exec(
             "import os, select, threading\n"
             "output = channel.gateway._io.outfile.fileno()\n"
@@ -198,7 +206,7 @@ class TestWorkerDies:
         with pytest.raises(GatewayDied, match="in the middle of a message: expected 67108"):
             channel.waitclose(SECONDS)
 
-    def test_all_later_calls_give_the_same_error_or_a_clear_one(self, pair):
+    def test_all_later_calls_give_the_same_error_or_a_clear_one(self, pair: execnet.Gateway) -> None:
         channel, other = pair.remote_exec("import os; os._exit(7)"), pair.newchannel()
         for _ in range(3):
             with pytest.raises(EOFError, match="status 7"):
@@ -214,11 +222,11 @@ class TestWorkerDies:
                 call()
         assert list(channel) == []
 
-    def test_an_alive_gateway_has_a_pid_and_no_returncode(self, pair):
+    def test_an_alive_gateway_has_a_pid_and_no_returncode(self, pair: execnet.Gateway) -> None:
         assert pair.pid == pair.remote_exec("import os; channel.send(os.getpid())").receive(SECONDS)
         assert pair.returncode is None
 
-    def test_of_a_gateway_told_to_exit_nobody_says_it_died(self, pair):
+    def test_of_a_gateway_told_to_exit_nobody_says_it_died(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("channel.receive()")
         pair.exit()
         with pytest.raises(EOFError, match="'gw0' was told to exit") as caught:
@@ -226,7 +234,7 @@ class TestWorkerDies:
         assert type(caught.value) is EOFError
 
     @pytest.mark.timing
-    def test_a_child_of_the_worker_does_not_hide_its_death(self, pair):
+    def test_a_child_of_the_worker_does_not_hide_its_death(self, pair: execnet.Gateway) -> None:
         source = "import subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)"
         child = pair.remote_exec(source).receive(SECONDS)
         try:
@@ -238,11 +246,13 @@ class TestWorkerDies:
         finally:
             os.kill(child, signal.SIGKILL)
 
-    def test_memory_is_suspected_where_the_kernel_counts_a_kill(self, makegateway, monkeypatch, tmp_path):
+    def test_memory_is_suspected_where_the_kernel_counts_a_kill(
+        self, makegateway: Callable[..., execnet.Gateway], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         counts = tmp_path / "memory.events"
         counts.write_text("low 0\noom 2\noom_kill 2\n")
-        monkeypatch.setattr(gateway_died, "_OOM_COUNTS", (str(counts),))
-        monkeypatch.setattr(gateway_died, "_seen_oom_kills", [])
+        monkeypatch.setattr(death, "_OOM_COUNTS", (str(counts),))
+        monkeypatch.setattr(death, "_seen_oom_kills", [])
         first, second = makegateway(), makegateway()
         channels = [gateway.remote_exec("channel.receive()") for gateway in (first, second)]
         counts.write_text("low 0\noom 3\noom_kill 3\n")
@@ -253,7 +263,7 @@ class TestWorkerDies:
         with pytest.raises(GatewayDied, match=r"SIGKILL$"):
             channels[1].receive(SECONDS)
 
-    def test_a_via_gateways_process(self, group):
+    def test_a_via_gateways_process(self, group: execnet.Group) -> None:
         group.makegateways(["popen//id=a", "popen//id=b//via=a"])
         channel = group["b"].remote_exec("import os; channel.send(os.getpid()); os.kill(os.getpid(), 15)")
         pid = channel.receive(SECONDS)
@@ -262,7 +272,7 @@ class TestWorkerDies:
         assert (caught.value.pid, caught.value.returncode) == (pid, -signal.SIGTERM)
         assert (group["b"].pid, group["b"].returncode) == (pid, -signal.SIGTERM)
 
-    def test_what_a_gateway_goes_through(self, group):
+    def test_what_a_gateway_goes_through(self, group: execnet.Group) -> None:
         a, b = group.makegateways(["popen//id=a", "popen//id=b//via=a"])
         channel = b.remote_exec("channel.receive()")
         a._io.popen.kill()
@@ -270,7 +280,7 @@ class TestWorkerDies:
             channel.receive(SECONDS)
         assert b.returncode is None
 
-    def test_a_socket_gateways_connection(self, group):
+    def test_a_socket_gateways_connection(self, group: execnet.Group) -> None:
         a, c = group.makegateways(["popen//id=a", "socket//id=c//installvia=a"])
         channel = c.remote_exec("channel.receive()")
         a._io.popen.kill()
@@ -278,7 +288,9 @@ class TestWorkerDies:
             channel.receive(SECONDS)
         assert (caught.value.pid, caught.value.returncode, c.pid, c.returncode) == (None, None, None, None)
 
-    def test_an_ssh_client_that_was_killed(self, makegateway, ssh_server):
+    def test_an_ssh_client_that_was_killed(
+        self, makegateway: Callable[..., execnet.Gateway], ssh_server: SshServer
+    ) -> None:
         gateway = makegateway(ssh_server.spec())
         channel = gateway.remote_exec("channel.receive()")
         gateway._io.popen.kill()
@@ -286,7 +298,7 @@ class TestWorkerDies:
             channel.receive(SECONDS)
         assert caught.value.returncode == -signal.SIGKILL
 
-    def test_the_far_process_of_ssh(self, makegateway, ssh_server):
+    def test_the_far_process_of_ssh(self, makegateway: Callable[..., execnet.Gateway], ssh_server: SshServer) -> None:
         gateway = makegateway(ssh_server.spec())
         channel = gateway.remote_exec("import os; os._exit(5)")
         with pytest.raises(GatewayDied, match=rf"ssh \(pid {gateway.pid}\) exited with status 5"):
@@ -316,7 +328,7 @@ sys.stdin.readline()
 class TestPeopleAreTold:
     """One line on stderr, of a death that the program has not brought about itself."""
 
-    def told(self, source, **environ):
+    def told(self, source: str, **environ: Any) -> str:
         """All that a program writes to stderr."""
         with Initiator(source, **environ) as initiator:
             initiator.tell()
@@ -324,16 +336,16 @@ class TestPeopleAreTold:
 
     @pytest.mark.parametrize("core", CORES)
     @pytest.mark.parametrize("kind", MORTALS)
-    def test_at_once_and_once(self, kind, core):
+    def test_at_once_and_once(self, kind: str, core: str) -> None:
         source = DYING.format(specs=MORTALS[kind], death="import os; os.kill(os.getpid(), 11)")
         with Initiator(source, **CORES[core]) as initiator:
             pid = initiator.hear()
             line = f"execnet: gateway 'mortal' ({MORTALS[kind][-1]}) died: its process {pid} was killed by SIGSEGV\n"
-            assert initiator.process.stderr.readline().decode() == line
+            assert initiator.stderr.readline().decode() == line
             initiator.tell()
             assert initiator.end() == (0, [], "")
 
-    def test_in_one_write(self, tmp_path):
+    def test_in_one_write(self, tmp_path: Path) -> None:
         connect = "import socket\nsock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nsock.connect(%r)\n"
         dying = DYING.format(specs=["popen//id=mortal"], death="import os; os._exit(3)")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stderr:  # keeps one write apart from the next
@@ -348,11 +360,11 @@ class TestPeopleAreTold:
                 initiator.end()
 
     @pytest.mark.parametrize("kind", MORTALS)
-    def test_quiet(self, kind):
+    def test_quiet(self, kind: str) -> None:
         source = DYING.format(specs=MORTALS[kind], death="import os; os._exit(3)")
         assert self.told(source, EXECNET_QUIET="1") == ""
 
-    def test_before_who_waits_is_woken(self):
+    def test_before_who_waits_is_woken(self) -> None:
         source = """
 try:
     execnet.makegateway("popen").remote_exec("import os; os._exit(3)").receive(20)
@@ -361,7 +373,7 @@ except EOFError:
 """
         assert re.fullmatch(r"execnet: gateway 'gw0' .* exited with status 3\n", self.told(source))
 
-    def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(self):
+    def test_a_stderr_that_nobody_reads_keeps_nobody_waiting(self) -> None:
         source = """
 os.set_blocking(2, False)
 try:
@@ -378,16 +390,16 @@ sys.stdin.readline()
             assert initiator.hear() == "woken"
             read = b""
             while b"exited with status 3" not in read:
-                read += os.read(initiator.process.stderr.fileno(), 65536)
+                read += os.read(initiator.stderr.fileno(), 65536)
             initiator.tell()
             assert initiator.end() == (0, [], "")
 
-    def test_of_a_connection(self, socket_server):
+    def test_of_a_connection(self, socket_server: SocketServer) -> None:
         spec = f"{socket_server.spec()}//id=mortal"
         line = f"execnet: gateway 'mortal' ({spec}) died: the connection to {socket_server.hostport} ended\n"
         assert self.told(DYING.format(specs=[spec], death="import os; os._exit(3)")) == line
 
-    def test_what_goes_through_it_is_not_told_as_well(self):
+    def test_what_goes_through_it_is_not_told_as_well(self) -> None:
         source = """
 group = execnet.Group(["popen//id=a", "popen//id=b//via=a", "socket//id=c//installvia=a"])
 group["a"].remote_exec("import os; os._exit(3)")
@@ -396,7 +408,7 @@ for gateway in group: gateway.join(20)
         (line,) = self.told(source).splitlines()
         assert line.startswith("execnet: gateway 'a' (popen//id=a) died: ")
 
-    def test_a_closed_stderr_disturbs_nobody(self):
+    def test_a_closed_stderr_disturbs_nobody(self) -> None:
         source = "os.close(2)\n" + DYING.format(specs=["popen//id=mortal"], death="import os; os._exit(3)")
         with Initiator(source) as initiator:
             initiator.hear()
@@ -420,7 +432,7 @@ for gateway in group: gateway.join(20)
             "sys.exit(0)",
         ],
     )
-    def test_nobody_is_told_what_the_program_does_itself(self, end, core):
+    def test_nobody_is_told_what_the_program_does_itself(self, end: str, core: str) -> None:
         source = f"""
 group = execnet.Group(["popen//id=a", "popen//via=a", "popen//warm", "popen", "socket//installvia=a"])
 popens = [group[2]._io.popen, group[3]._io.popen]
@@ -428,7 +440,7 @@ popens = [group[2]._io.popen, group[3]._io.popen]
 """
         assert self.told(source, **CORES[core]) == ""
 
-    def test_nor_of_starts_that_were_given_up(self):
+    def test_nor_of_starts_that_were_given_up(self) -> None:
         source = """
 try:
     execnet.makegateway("popen//chdir=/proc//timeout=0.5//python=sh -c 'exec sleep 1000'")
@@ -438,7 +450,7 @@ except OSError:
         assert self.told(source) == ""
 
     @pytest.mark.parametrize("core", CORES)
-    def test_nor_by_ctrl_c(self, core):
+    def test_nor_by_ctrl_c(self, core: str) -> None:
         source = """
 group = execnet.Group(["popen", "popen//warm", "popen//via=gw0", "popen//execmodel=main_thread_only"])
 busy = group[3].remote_exec("channel.send(1); import time; time.sleep(1000)")
@@ -462,7 +474,9 @@ except KeyboardInterrupt:
 
 
 class TestStderr:
-    def test_the_last_words_are_kept_and_passed_through(self, makegateway, capfd):
+    def test_the_last_words_are_kept_and_passed_through(
+        self, makegateway: Callable[..., execnet.Gateway], capfd: pytest.CaptureFixture[str]
+    ) -> None:
         gateway = makegateway("popen//stderr=capture")
         channel = gateway.remote_exec(
             "import os, sys\n"
@@ -478,7 +492,9 @@ class TestStderr:
         told = f"execnet: {str(died).partition('; its last')[0]}\n"
         assert capfd.readouterr().err == "".join(f"line {number}\n" for number in range(100)) + f"no newline\n{told}"
 
-    def test_a_long_output_costs_a_bounded_tail(self, makegateway, capfd):
+    def test_a_long_output_costs_a_bounded_tail(
+        self, makegateway: Callable[..., execnet.Gateway], capfd: pytest.CaptureFixture[str]
+    ) -> None:
         gateway = makegateway("popen//stderr=capture")
         channel = gateway.remote_exec("import os\nfor _ in range(300): os.write(2, b'x' * 10000)\nos._exit(3)")
         with pytest.raises(GatewayDied) as caught:
@@ -489,7 +505,9 @@ class TestStderr:
         assert len(passed) == 3000000 and told.endswith(f"died: its process {gateway.pid} exited with status 3")
 
     @pytest.mark.timing
-    def test_a_child_that_keeps_stderr_open_keeps_nobody_waiting(self, makegateway):
+    def test_a_child_that_keeps_stderr_open_keeps_nobody_waiting(
+        self, makegateway: Callable[..., execnet.Gateway]
+    ) -> None:
         gateway = makegateway("popen//stderr=capture")
         channel = gateway.remote_exec(
             "import os, subprocess; channel.send(subprocess.Popen(['sleep', '1000']).pid)\n"
@@ -505,14 +523,16 @@ class TestStderr:
         finally:
             os.kill(child, signal.SIGKILL)
 
-    def test_the_traceback_of_a_crash(self, makegateway):
+    def test_the_traceback_of_a_crash(self, makegateway: Callable[..., execnet.Gateway]) -> None:
         gateway = makegateway("popen//stderr=capture//faulthandler")
         channel = gateway.remote_exec("def crash():\n    import faulthandler; faulthandler._sigsegv()\ncrash()")
         with pytest.raises(GatewayDied, match="killed by SIGSEGV") as caught:
             channel.receive(SECONDS)
         assert "Segmentation fault" in caught.value.stderr and "in crash" in caught.value.stderr
 
-    def test_of_a_crash_all_lines_are_kept_however_deep_its_stacks(self, makegateway):
+    def test_of_a_crash_all_lines_are_kept_however_deep_its_stacks(
+        self, makegateway: Callable[..., execnet.Gateway]
+    ) -> None:
         gateway = makegateway("popen//stderr=capture")
         channel = gateway.remote_exec(
             "import os, sys\n"
@@ -523,18 +543,22 @@ class TestStderr:
             channel.receive(SECONDS)
         assert caught.value.stderr.splitlines() == ["Fatal Python error: Aborted"] + ["  Binary file"] * 100
 
-    def test_without_capture_it_is_inherited(self, makegateway, capfd):
+    def test_without_capture_it_is_inherited(
+        self, makegateway: Callable[..., execnet.Gateway], capfd: pytest.CaptureFixture[str]
+    ) -> None:
         gateway = makegateway("popen//faulthandler")
         with pytest.raises(GatewayDied) as caught:
             gateway.remote_exec("import faulthandler; faulthandler._sigsegv()").receive(SECONDS)
         assert caught.value.stderr == ""
         assert "Segmentation fault" in capfd.readouterr().err
 
-    def test_a_start_that_fails_tells_it(self, makegateway, capfd):
+    def test_a_start_that_fails_tells_it(
+        self, makegateway: Callable[..., execnet.Gateway], capfd: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(OSError, match=r"No such file or directory|can't open file"):
             makegateway("popen//stderr=capture//python=python3 /does/not/exist")
 
-    def test_other_values_and_places_are_refused(self, group):
+    def test_other_values_and_places_are_refused(self, group: execnet.Group) -> None:
         with pytest.raises(ValueError, match="stderr=keep is not known"):
             group.makegateway("popen//stderr=keep")
         group.makegateway("popen//id=a")
@@ -543,14 +567,15 @@ class TestStderr:
 
 
 @pytest.mark.timing
-def test_every_waiter_wakes(pair):
-    woken, each, ENDED = {}, 8, object()
+def test_every_waiter_wakes(pair: execnet.Gateway) -> None:
+    woken: dict[str, list[float]] = {}
+    each, ENDED = 8, object()
 
-    def note(kind):
+    def note(kind: str) -> None:
         woken.setdefault(kind, []).append(time.monotonic())
 
-    def blocked(kind, call):
-        def run():
+    def blocked(kind: str, call: Callable[[], object]) -> Call:
+        def run() -> None:
             try:
                 call()
             except EOFError as error:
@@ -575,7 +600,7 @@ def test_every_waiter_wakes(pair):
     for call in calls:
         call.await_blocked()
     for channel in channels[-each:]:
-        channel.setcallback(lambda item: note(item is ENDED and "endmarker"), endmarker=ENDED)
+        channel.setcallback(lambda item: note("endmarker" if item is ENDED else "item"), endmarker=ENDED)
     pair._io.popen.kill()
     killed = time.monotonic()
     for call in calls:
@@ -587,7 +612,7 @@ def test_every_waiter_wakes(pair):
 
 
 class TestOneGateway:
-    def test_exit_with_wait_reaps_it(self, pair):
+    def test_exit_with_wait_reaps_it(self, pair: execnet.Gateway) -> None:
         popen = pair._io.popen
         pair.exit(wait=SECONDS)
         assert (popen.returncode, pair.returncode, pair.hasreceiver()) == (0, 0, False)
@@ -595,34 +620,34 @@ class TestOneGateway:
         pair.exit()
 
     @pytest.mark.timing
-    def test_exit_with_wait_ends_a_stuck_one_and_leaves_the_others(self, group):
+    def test_exit_with_wait_ends_a_stuck_one_and_leaves_the_others(self, group: execnet.Group) -> None:
         stuck, other = group.makegateways(["popen"] * 2)
         stuck.remote_exec(SWALLOWING).receive(SECONDS)
         started = time.monotonic()
         stuck.exit(wait=0.3)
         assert time.monotonic() - started < 0.3 + SLACK
-        assert stuck.returncode is not None and not is_running(stuck.pid)
+        assert stuck.returncode is not None and not is_running(pid_of(stuck))
         assert list(group) == [other]
         assert other.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
-    def test_exit_then_exit_with_wait(self, gw):
+    def test_exit_then_exit_with_wait(self, gw: execnet.Gateway) -> None:
         gw.exit()
         gw.exit(wait=SECONDS)
         assert gw.returncode == 0
 
-    def test_exit_with_wait_of_a_dead_one(self, gw):
+    def test_exit_with_wait_of_a_dead_one(self, gw: execnet.Gateway) -> None:
         gw._io.popen.kill()
         gw.exit(wait=SECONDS)
         assert gw.returncode == -signal.SIGKILL
 
-    def test_what_others_go_through(self, group):
+    def test_what_others_go_through(self, group: execnet.Group) -> None:
         a, b = group.makegateways(["popen//id=a", "popen//id=b//via=a"])
-        pid = b.pid
+        pid = pid_of(b)
         b.exit(wait=SECONDS)
         assert not is_running(pid) and b.returncode == 0
         assert a.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
-    def test_with_a_gateway(self, group):
+    def test_with_a_gateway(self, group: execnet.Group) -> None:
         with group.makegateway() as gateway:
             assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
         assert gateway.returncode == 0 and list(group) == []
@@ -630,7 +655,7 @@ class TestOneGateway:
             raise ZeroDivisionError
         assert gateway.returncode == 0
 
-    def test_what_is_used_after_the_end_says_so(self, pair):
+    def test_what_is_used_after_the_end_says_so(self, pair: execnet.Gateway) -> None:
         channel = pair.newchannel()
         pair.exit(wait=SECONDS)
         for call in (pair.newchannel, pair.remote_status, lambda: pair.remote_exec("")):
@@ -655,7 +680,7 @@ os.kill(pids[0], signal.SIGSTOP)
 @pytest.mark.parametrize("core", CORES)
 class TestOneDeadline:
     @pytest.mark.timing
-    def test_stopped_swallowing_and_looping_in_c(self, core):
+    def test_stopped_swallowing_and_looping_in_c(self, core: str) -> None:
         source = f"""
 group = execnet.Group()
 {STUCK}
@@ -674,7 +699,7 @@ say([took, [os.path.exists("/proc/%d" % pid) for pid in pids], len(os.listdir("/
             assert initiator.end() == (0, [], "")
 
     @pytest.mark.timing
-    def test_at_interpreter_exit(self, core):
+    def test_at_interpreter_exit(self, core: str) -> None:
         with Initiator(f"group = execnet.Group()\n{STUCK}\nsay(pids)", **CORES[core]) as initiator:
             pids = initiator.hear()
             started = time.monotonic()
@@ -682,7 +707,7 @@ say([took, [os.path.exists("/proc/%d" % pid) for pid in pids], len(os.listdir("/
             assert time.monotonic() - started < 1.5 + SLACK
             assert not any(map(is_running, pids))
 
-    def test_at_interpreter_exit_with_threads_that_wait(self, core):
+    def test_at_interpreter_exit_with_threads_that_wait(self, core: str) -> None:
         source = """
 gateway = execnet.makegateway()
 for wait in ("receive", "waitclose"):
@@ -703,12 +728,12 @@ say(gateway.pid)
         with Initiator("threading.excepthook = lambda args: None\n" + source, **CORES[core]) as initiator:
             worker = initiator.hear()
             status = initiator.process.wait(SECONDS)
-            said, err = initiator.process.stdout.read(), initiator.process.stderr.read()
+            said, err = initiator.stdout.read(), initiator.stderr.read()
             assert (status, err.decode()) == (0, "") and said in (b"", b"None\n")
             assert not is_running(worker)
 
 
-def test_interpreter_exit_of_every_python_is_silent(other_python):
+def test_interpreter_exit_of_every_python_is_silent(other_python: Interpreter) -> None:
     if other_python.implementation != "cpython" or other_python.version < (3, 9):
         return
     source = f"group = execnet.Group()\n{STUCK}\nsay(pids)"
@@ -750,7 +775,7 @@ say(apart.receive(20))
 @pytest.mark.timing
 class TestCtrlC:
     @pytest.mark.parametrize("core", CORES)
-    def test_nothing_is_left_and_a_session_of_its_own_is_not_disturbed(self, core):
+    def test_nothing_is_left_and_a_session_of_its_own_is_not_disturbed(self, core: str) -> None:
         with Initiator(INTERRUPTED, session=True, **CORES[core]) as initiator:
             a, b, apart, session = initiator.hear()
             assert apart == session
@@ -763,7 +788,7 @@ class TestCtrlC:
             assert time.monotonic() - interrupted <= 2.0
 
     @pytest.mark.parametrize("core", CORES)
-    def test_a_program_that_does_not_catch_it(self, core):
+    def test_a_program_that_does_not_catch_it(self, core: str) -> None:
         source = INTERRUPTED.partition("try:\n    say(pids)")[0] + "say(pids); sleeping.receive(); sleeping.receive()"
         with Initiator(source, session=True, **CORES[core]) as initiator:
             pids = initiator.hear()[:3]
@@ -773,7 +798,7 @@ class TestCtrlC:
             assert wait_for_end(pids, 0) == []
             assert time.monotonic() - interrupted <= 2.0
 
-    def test_from_a_terminal(self):
+    def test_from_a_terminal(self) -> None:
         source = "import fcntl, termios\nfcntl.ioctl(int(sys.stdin.readline()), termios.TIOCSCTTY, 0)\n" + INTERRUPTED
         master, slave = pty.openpty()
         os.set_inheritable(slave, True)
@@ -797,7 +822,7 @@ class TestCtrlC:
 @pytest.mark.timing
 class TestInterruptedWaits:
     @pytest.mark.parametrize("wait", ["receive", "receive with a timeout", "waitclose", "iteration"])
-    def test_of_a_channel(self, pair, wait):
+    def test_of_a_channel(self, pair: execnet.Gateway, wait: str) -> None:
         channel = pair.remote_exec("channel.receive(); channel.send(1)")
         calls = {
             "receive": channel.receive,
@@ -809,37 +834,39 @@ class TestInterruptedWaits:
         channel.send(1)
         assert channel.receive(SECONDS) == 1
 
-    def test_a_blocked_send(self, pair):
+    def test_a_blocked_send(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("channel.send(len(channel.receive()))")
-        stop(pair.pid)
+        stop(pid_of(pair))
         try:
             assert interrupted_after(channel.send, b"x" * (64 << 20)) <= INTERRUPT_SECONDS
         finally:
-            os.kill(pair.pid, signal.SIGCONT)
+            os.kill(pid_of(pair), signal.SIGCONT)
         assert channel.receive(SECONDS) == 64 << 20
         assert pair.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
 
 @pytest.mark.timing
-def test_a_goodbye_behind_an_interrupted_send_is_heard(pair):
+def test_a_goodbye_behind_an_interrupted_send_is_heard(pair: execnet.Gateway) -> None:
     channel = pair.remote_exec("channel.send(len(channel.receive()))")
-    stop(pair.pid)
+    stop(pid_of(pair))
     try:
         interrupted_after(channel.send, b"x" * (64 << 20))
         pair.exit()
     finally:
-        os.kill(pair.pid, signal.SIGCONT)
+        os.kill(pid_of(pair), signal.SIGCONT)
     started = time.monotonic()
     pair._group.terminate(SECONDS)
     assert time.monotonic() - started < 3.0 and pair.returncode == 0
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_a_callback_that_interrupts_the_receiver_ends_all_waits(pair, error):
+def test_a_callback_that_interrupts_the_receiver_ends_all_waits(
+    pair: execnet.Gateway, error: type[BaseException]
+) -> None:
     channel, other = pair.remote_exec("channel.receive(); channel.send(1)"), pair.remote_exec("channel.receive()")
     ends = []
 
-    def callback(item):
+    def callback(item: object) -> None:
         if item == 1:
             raise error("enough")
         ends.append(item)
@@ -860,14 +887,14 @@ class TestHandlers:
     """Signal handlers in the main thread, which is in the middle of something."""
 
     @pytest.fixture(autouse=True)
-    def alarm(self):
+    def alarm(self) -> Iterator[None]:
         before = signal.getsignal(signal.SIGALRM)
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    def call_after(self, seconds, function):
-        called = []
+    def call_after(self, seconds: float, function: Callable[[], object]) -> list[object]:
+        called: list[object] = []
         signal.signal(signal.SIGALRM, lambda number, frame: called.append(function()))
         signal.setitimer(signal.ITIMER_REAL, seconds)
         return called
@@ -881,16 +908,16 @@ class TestHandlers:
         channel.receive()
     """
 
-    def test_one_that_receives_during_a_blocked_send(self, pair):
+    def test_one_that_receives_during_a_blocked_send(self, pair: execnet.Gateway) -> None:
         channel, echo = pair.remote_exec(self.SLOW), pair.remote_exec("for item in channel: channel.send(item)")
         slow = channel.receive(SECONDS)
 
-        def handler():
-            os.kill(pair.pid, signal.SIGCONT)
+        def handler() -> tuple[Any, int]:
+            os.kill(pid_of(pair), signal.SIGCONT)
             echo.send(b"y" * 100_000)
             return echo.receive(SECONDS), pair.remote_status().numexecuting
 
-        stop(pair.pid)
+        stop(pid_of(pair))
         called = self.call_after(0.1, handler)
         slow.send(b"x" * (4 << 20))
         assert called == [(b"y" * 100_000, 2)]
@@ -898,11 +925,11 @@ class TestHandlers:
         echo.send("after")
         assert echo.receive(SECONDS) == "after"
 
-    def test_one_that_ends_the_gateway_during_a_blocked_send(self, pair):
+    def test_one_that_ends_the_gateway_during_a_blocked_send(self, pair: execnet.Gateway) -> None:
         slow = pair.remote_exec(self.SLOW).receive(SECONDS)
         slow.send(None)
 
-        def handler():
+        def handler() -> bool:
             pair.exit()
             pair.join(SECONDS)
             return pair.hasreceiver()
@@ -912,17 +939,17 @@ class TestHandlers:
             slow.send(b"x" * (4 << 20))
         assert called == [False]
 
-    def test_one_that_uses_the_gateway_during_a_receive(self, pair):
+    def test_one_that_uses_the_gateway_during_a_receive(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("import time; time.sleep(0.3); channel.send(1)")
 
-        def handler():
+        def handler() -> tuple[Any, str]:
             return pair.remote_exec("channel.send(2)").receive(SECONDS), pair.remote_status().execmodel
 
         called = self.call_after(0.1, handler)
         assert channel.receive(SECONDS) == 1
         assert called == [(2, "thread")]
 
-    def test_one_that_terminates_the_group_during_a_receive(self, pair):
+    def test_one_that_terminates_the_group_during_a_receive(self, pair: execnet.Gateway) -> None:
         channel = pair.remote_exec("channel.receive()")
         called = self.call_after(0.1, lambda: pair._group.terminate(SECONDS))
         started = time.monotonic()
@@ -936,7 +963,7 @@ class TestFullPipe:
     """Nobody reads at the other side."""
 
     @pytest.fixture
-    def blocked(self, peer):
+    def blocked(self, peer: Peer) -> Iterator[Peer]:
         channel = peer.gateway.newchannel()
         sender = Call(channel.send, b"x" * (8 << 20)).await_blocked()
         yield peer
@@ -944,7 +971,7 @@ class TestFullPipe:
         with suppress(OSError):
             sender.result()
 
-    def test_dropping_channels_does_not_wait_and_is_told_later(self, blocked):
+    def test_dropping_channels_does_not_wait_and_is_told_later(self, blocked: Peer) -> None:
         channels = [blocked.gateway.newchannel() for _ in range(999)]
         ids = {channel.id for channel in channels}
         started = time.monotonic()
@@ -955,14 +982,14 @@ class TestFullPipe:
         assert {code for code, _, _ in closed} == {blocked.CLOSE}
         assert {id for _, id, _ in closed} == ids
 
-    def test_ctrl_c_is_heard_while_a_dropped_channels_message_waits(self, blocked):
+    def test_ctrl_c_is_heard_while_a_dropped_channels_message_waits(self, blocked: Peer) -> None:
         blocked.gateway.newchannel()
         channel = blocked.gateway.newchannel()
         assert interrupted_after(channel.send, 1) <= INTERRUPT_SECONDS
         assert blocked.message()[0] == blocked.DATA
         assert blocked.message()[0] == blocked.CLOSE
 
-    def test_what_the_receiver_answers_does_not_keep_it_from_receiving(self, blocked):
+    def test_what_the_receiver_answers_does_not_keep_it_from_receiving(self, blocked: Peer) -> None:
         channel, failing = blocked.gateway.newchannel(), blocked.gateway.newchannel()
         failing.setcallback(lambda item: 1 / item)
         blocked.send(failing, 0)
@@ -1018,7 +1045,7 @@ def reap(pid):
 """
 
 
-def run_forking(source, core, **environ):
+def run_forking(source: str, core: str, **environ: Any) -> list[Any]:
     """Run a program that forks; it must end well and silently, its workers gone."""
     environ = {**FORKING_ENVIRON, **CORES[core], **environ}
     with Initiator(FORKING + source + "\nsay(gateway.pid)", **environ) as initiator:
@@ -1030,22 +1057,22 @@ def run_forking(source, core, **environ):
 
 @pytest.mark.parametrize("core", CORES)
 class TestFork:
-    def test_the_child_is_refused_and_the_parent_goes_on(self, core):
+    def test_the_child_is_refused_and_the_parent_goes_on(self, core: str) -> None:
         run_forking("reap(in_child(use_what_is_the_parents))", core)
 
-    def test_a_child_that_ends_as_a_program_does(self, core):
+    def test_a_child_that_ends_as_a_program_does(self, core: str) -> None:
         run_forking("reap(in_child(use_what_is_the_parents, sys.exit))", core)
 
-    def test_what_ends_gateways_ends_none_of_the_parents(self, core):
+    def test_what_ends_gateways_ends_none_of_the_parents(self, core: str) -> None:
         work = "def work():\n    gateway.exit(); gateway.exit(wait=1); group.terminate(1); echo.close()\n"
         run_forking(work + "reap(in_child(work)); reap(in_child(work, sys.exit))", core)
 
-    def test_dropping_channels_in_the_child(self, core):
+    def test_dropping_channels_in_the_child(self, core: str) -> None:
         names = "echo, gateway, group"
         work = f"def work():\n    global {names}\n    del {names}\n    import gc; gc.collect()\n"
         run_forking(work + "reap(in_child(work)); reap(in_child(work, sys.exit))", core)
 
-    def test_a_gateway_of_the_childs_own(self, core):
+    def test_a_gateway_of_the_childs_own(self, core: str) -> None:
         work = """
 def work():
     with execnet.Group(["popen"]) as own:
@@ -1053,7 +1080,7 @@ def work():
 """
         run_forking(work + "reap(in_child(work)); reap(in_child(work, sys.exit))", core)
 
-    def test_multiprocessing(self, core):
+    def test_multiprocessing(self, core: str) -> None:
         source = """
 import multiprocessing
 context = multiprocessing.get_context("fork")
@@ -1069,7 +1096,7 @@ assert echo.receive(20) == 3
 """
         run_forking(source, core)
 
-    def test_inside_a_callback(self, core):
+    def test_inside_a_callback(self, core: str) -> None:
         source = """
 channel = gateway.remote_exec("for item in channel: channel.send(item); channel.send(0)")
 pids, items, called = [], [], threading.Event()
@@ -1102,7 +1129,7 @@ assert echo.receive(20) == 3
             status, said, err = initiator.end()
         assert (status, said, err) == (0, ["child"], "")
 
-    def test_while_other_threads_receive_and_send(self, core):
+    def test_while_other_threads_receive_and_send(self, core: str) -> None:
         source = """
 stop = threading.Event()
 pairs = [gateway.remote_exec("for item in channel: channel.send(item)") for _ in range(3)]
@@ -1135,7 +1162,7 @@ back.close()
         run_forking(source, core)
 
     @pytest.mark.timing
-    def test_a_child_does_not_hide_the_workers_death(self, core):
+    def test_a_child_does_not_hide_the_workers_death(self, core: str) -> None:
         source = """
 child = in_child(lambda: time.sleep(19))
 started = time.monotonic()
@@ -1151,7 +1178,7 @@ os.waitpid(child, 0)
         run_forking(source, core)
 
     @pytest.mark.timing
-    def test_a_child_does_not_hide_the_initiators_death(self, core):
+    def test_a_child_does_not_hide_the_initiators_death(self, core: str) -> None:
         source = FORKING + "say([in_child(lambda: time.sleep(19)), gateway.pid])\ntime.sleep(1000)"
         with Initiator(source, EXECNET_LOST_TIMES="0.2,0.6", **CORES[core]) as initiator:
             child, worker = initiator.hear()
@@ -1161,7 +1188,7 @@ os.waitpid(child, 0)
             finally:
                 os.kill(child, signal.SIGKILL)
 
-    def test_inside_a_task(self, core, tmp_path):
+    def test_inside_a_task(self, core: str, tmp_path: Path) -> None:
         source = f"""
 forking = gateway.remote_exec('''
 import os
@@ -1182,7 +1209,7 @@ assert echo.receive(20) == 3
         run_forking(source, core)
         assert "forked" in (tmp_path / "refused").read_text()
 
-    def test_multiprocessing_inside_a_task(self, core):
+    def test_multiprocessing_inside_a_task(self, core: str) -> None:
         source = """
 forking = gateway.remote_exec('''
 import multiprocessing
@@ -1197,7 +1224,7 @@ assert echo.receive(20) == 3
         run_forking(source, core)
 
     @pytest.mark.timing
-    def test_a_child_of_a_task_hides_neither_death(self, core):
+    def test_a_child_of_a_task_hides_neither_death(self, core: str) -> None:
         source = """
 FORK = '''
 import os, time
@@ -1231,7 +1258,7 @@ sys.stdin.readline()
                     os.kill(pid, signal.SIGKILL)
 
 
-def test_nothing_of_a_connection_is_inherited(pair):
+def test_nothing_of_a_connection_is_inherited(pair: execnet.Gateway) -> None:
     script = "import os; print(sorted(os.listdir('/proc/self/fd'), key=int))"
     output = f"subprocess.check_output([sys.executable, '-c', {script!r}], close_fds=False)"
     source = f"import subprocess, sys; channel.send({output})"
@@ -1247,5 +1274,5 @@ def test_nothing_of_a_connection_is_inherited(pair):
             assert target not in mine or not os.get_inheritable(int(fd))
 
 
-def test_the_package_has_the_error():
+def test_the_package_has_the_error() -> None:
     assert execnet.GatewayDied is GatewayDied and issubclass(GatewayDied, EOFError)

@@ -12,6 +12,7 @@ import signal
 import sys
 import types
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,27 +61,27 @@ def annotated(channel: "execnet.Channel", item: "ModuleType | None" = None) -> "
 
 
 # fmt: off
-def annotated_with_what_is_here(channel: execnet.Channel, item: Path = 3, *rest: Any, key: Undefined = 4) -> (  # noqa: F821
+def annotated_with_what_is_here(channel: execnet.Channel, item: Path = 3, *rest: Any, key: Undefined = 4) -> (  # type: ignore[assignment, name-defined]  # noqa: F821
     Call | None
 ):
-    result: Undefined[  # noqa: F821
+    result: Undefined[  # type: ignore[name-defined]  # noqa: F821
         Any] = item + key
 
     def inner(other: Path, plain: int) -> Call:
-        return other
+        return other  # type: ignore[return-value]
 
     channel.send((inner(result, 1), sorted(inner.__annotations__), inner.__annotations__["plain"] is int))
     raise IndexError("the line is told")
 
 
-def annotated_ünicodely(channel: "Ωmega | execnet.Channel", ж: Path = "ж", ю: int = 1): channel.send(ж)  # noqa: F821, UP037
+def annotated_ünicodely(channel: "Ωmega | execnet.Channel", ж: Path = "ж", ю: int = 1): channel.send(ж)  # type: ignore[assignment, name-defined, no-untyped-def]  # noqa: F821, UP037
 # fmt: on
 
 
 def uses_many_globals(channel, factor):
     import math
 
-    channel.send((mathematics.pi, math.e, multiply, SECONDS, Path, nowhere, signal.SIGINT))  # noqa: F821
+    channel.send((mathematics.pi, math.e, multiply, SECONDS, Path, nowhere, signal.SIGINT))  # type: ignore[name-defined]  # noqa: F821
 
 
 async def asynchronous(channel):
@@ -148,9 +149,10 @@ def test_a_gateway_has_what_programs_use(pair: execnet.Gateway, pair_group: exec
     assert "ValueError: text" in pair._geterrortext(ValueError("text"))
     with pair._receivelock, pair._receivelock:
         pass
-    pair.node = "set by a program"  # type: ignore[attr-defined]
-    pair.remote_exec = lambda source: source  # type: ignore[assignment,method-assign,misc]
-    assert pair.remote_exec("replaced") == "replaced"
+    changed: Any = pair
+    changed.node = "set by a program"
+    changed.remote_exec = lambda source: source
+    assert changed.remote_exec("replaced") == "replaced"
     with pytest.raises(AttributeError):
         _ = pair.remoteaddress
 
@@ -223,8 +225,9 @@ def test_rinfo_tells_of_the_other_interpreter_and_is_cached(pair: execnet.Gatewa
     pair.exit()
     pair.join(SECONDS)
     assert pair._rinfo().pid == info.pid
-    pair._cache_rinfo = "set"  # type: ignore[assignment]
-    assert pair._rinfo() == "set"
+    changed: Any = pair
+    changed._cache_rinfo = "set"
+    assert changed._rinfo() == "set"
 
 
 def test_rinfo_source_stands_alone(pair: execnet.Gateway, local: ModuleType) -> None:
@@ -605,7 +608,7 @@ def test_exit_never_raises_for_a_dead_peer(pair: execnet.Gateway) -> None:
 def test_a_gateway_that_nobody_holds_goes_with_its_channels(pair: execnet.Gateway, pair_group: execnet.Group) -> None:
     gateway = pair_group.makegateway("popen")
     channel = gateway.remote_exec("channel.receive()")
-    refs = [weakref.ref(gateway), weakref.ref(channel)]
+    refs: list[weakref.ref[Any]] = [weakref.ref(gateway), weakref.ref(channel)]
     gateway.exit(wait=SECONDS)
     del gateway, channel
     gc.collect()
@@ -625,14 +628,15 @@ def test_a_worker_that_ends_tells_its_channels_in_order(pair: execnet.Gateway) -
 
 
 def test_the_source_of_a_function_keeps_its_lines() -> None:
-    source = _source_of_function(fail_here)
+    source_of: Callable[[Any], str] = _source_of_function
+    source = source_of(fail_here)
     assert source.splitlines().index("def fail_here(channel):") + 1 == line_of("def fail_here(channel):")
     assert source.lstrip("\n").startswith("def fail_here(")
 
-    def nested(channel):  # type: ignore[no-untyped-def]
+    def nested(channel):
         channel.send(1)
 
-    assert _source_of_function(nested).lstrip("\n").startswith("def nested(channel):")
+    assert source_of(nested).lstrip("\n").startswith("def nested(channel):")
 
 
 @pytest.mark.parametrize(

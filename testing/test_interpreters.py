@@ -14,7 +14,8 @@ import pytest
 from support.interpreters import Interpreter
 
 import execnet
-from execnet import gateway_base, gateway_bootstrap
+from execnet import gateway_base
+from execnet._source import shipped
 
 SECONDS = 30
 PACKAGE = Path(gateway_base.__file__).parent
@@ -120,7 +121,7 @@ def test_text_arrives_as_unicode_or_native_string_as_configured(
     assert channel.receive(SECONDS) == ("str" if is_python_2 else b"bytes")
 
 
-def add(channel, first, second):  # type: ignore[no-untyped-def]
+def add(channel, first, second):
     channel.send(first + second)
 
 
@@ -138,7 +139,7 @@ def test_modules_run_there(other: execnet.Gateway, tmp_path: Path, monkeypatch: 
     assert other.remote_exec(module).receive(SECONDS) in (2, 3)
 
 
-def fail(channel):  # type: ignore[no-untyped-def]
+def fail(channel):
     raise ValueError("from there")
 
 
@@ -196,7 +197,7 @@ def test_the_shipped_text_with_lines_appended_runs_as_main(
     other_python: Interpreter, tmp_path: Path, form: str
 ) -> None:
     path = tmp_path / "text.py"
-    text = Path(gateway_base.__file__).read_text("utf-8") if form == "as written" else gateway_bootstrap.shipped_text()
+    text = Path(gateway_base.__file__).read_text("utf-8") if form == "as written" else shipped.shipped_text()
     path.write_text(text + USE_OF_THE_TEXT, "utf-8")
     assert run_elsewhere(other_python, [str(path)], tmp_path) == "works\n"
 
@@ -219,8 +220,8 @@ def run_elsewhere(python: str, arguments: list[str], cwd: Path) -> str:
 
 
 def test_the_sent_text_is_small_enough_for_one_write_to_a_pipe() -> None:
-    assert len(gateway_bootstrap._packed_text().encode()) < 65 * 1024 // 2
-    assert gateway_bootstrap.shipped_text() is gateway_bootstrap.shipped_text()
+    assert len(shipped.packed_text().encode()) < 65 * 1024 // 2
+    assert shipped.shipped_text() is shipped.shipped_text()
 
 
 BARE_IMPORT = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ import execnet
 SECONDS = 20.0
 SLACK = 0.5
 KINDS = ["popen", "popen//warm"]
+Ended = Callable[..., "tuple[int | None, str, str]"]
 
 
 @pytest.fixture(params=KINDS)
-def ended(request, group, tmp_path, monkeypatch):
+def ended(
+    request: pytest.FixtureRequest, group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Ended:
     """A function: runs a task in a worker, ends that, and returns its exit status and what it has left in a file."""
 
-    def run(source, **modules):
+    def run(source: str, **modules: str) -> tuple[int | None, str, str]:
         for name, text in modules.items():
             (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -39,11 +43,11 @@ def say(text, append=open):
     return run
 
 
-def test_nothing_special(ended):
+def test_nothing_special(ended: Ended) -> None:
     assert ended("") == (0, "", "")
 
 
-def test_exit_handlers_run_last_first_after_the_threads_that_are_waited_for(ended):
+def test_exit_handlers_run_last_first_after_the_threads_that_are_waited_for(ended: Ended) -> None:
     source = """
 def thread():
     time.sleep(0.2)
@@ -55,12 +59,12 @@ atexit.register(say, "second")
     assert ended(source) == (0, "thread;second;first;", "")
 
 
-def test_an_exit_handler_that_fails_is_told_of_and_others_run(ended):
+def test_an_exit_handler_that_fails_is_told_of_and_others_run(ended: Ended) -> None:
     status, said, stderr = ended("atexit.register(say, 'first')\natexit.register(lambda: 1 / 0)")
     assert (status, said) == (0, "first;") and "ZeroDivisionError" in stderr
 
 
-def test_daemon_threads_are_no_hindrance(ended):
+def test_daemon_threads_are_no_hindrance(ended: Ended) -> None:
     source = """
 def thread():
     while True:
@@ -72,7 +76,7 @@ atexit.register(say, "handler")
     assert ended(source) == (0, "handler;", "")
 
 
-def test_pools_are_ended(ended):
+def test_pools_are_ended(ended: Ended) -> None:
     source = """
 from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(2)
@@ -82,7 +86,7 @@ pool.submit(say, "job")
     assert ended(source) == (0, "job;", "")
 
 
-def test_standard_streams_are_flushed(ended):
+def test_standard_streams_are_flushed(ended: Ended) -> None:
     assert ended("sys.stderr = open(2, 'w', buffering=1000, closefd=False); sys.stderr.write('buffered')") == (
         0,
         "",
@@ -106,7 +110,7 @@ def work(say, folder):
 """
 
 
-def test_what_its_own_modules_hold_is_finalized(ended, tmp_path):
+def test_what_its_own_modules_hold_is_finalized(ended: Ended, tmp_path: Path) -> None:
     import gzip
 
     assert ended(f"import own; own.work(say, {str(tmp_path)!r})", own=OWN) == (0, "finalized;", "")
@@ -115,13 +119,13 @@ def test_what_its_own_modules_hold_is_finalized(ended, tmp_path):
     assert list(tmp_path.glob("temporary*")) == []
 
 
-def test_files_that_shared_modules_hold_are_flushed(ended, tmp_path):
+def test_files_that_shared_modules_hold_are_flushed(ended: Ended, tmp_path: Path) -> None:
     path = str(tmp_path / "held")
     assert ended(f"sys.held = open({path!r}, 'w'); sys.held.write('text')") == (0, "", "")
     assert Path(path).read_text() == "text"
 
 
-def test_a_file_that_can_not_be_flushed_is_no_hindrance(ended):
+def test_a_file_that_can_not_be_flushed_is_no_hindrance(ended: Ended) -> None:
     source = """
 import io
 class Broken(io.IOBase):
@@ -134,11 +138,11 @@ sys.held[1].write("x")
     assert ended(source)[0] == 0
 
 
-def test_a_broken_output_is_told_by_the_exit_status(ended):
+def test_a_broken_output_is_told_by_the_exit_status(ended: Ended) -> None:
     assert ended("sys.stdout = open('/dev/full', 'w'); sys.stdout.write('x')")[0] == 120
 
 
-def test_c_code_runs_its_exit_handlers(ended):
+def test_c_code_runs_its_exit_handlers(ended: Ended) -> None:
     if execnet.gateway_base.core != "c":
         pytest.skip("only C code can run them without the interpreter's end")
     # What a library in C has in its buffers is written by such a handler.
@@ -152,7 +156,9 @@ libc.fputs(b"buffered", libc.fdopen(os.dup(2), b"w"))
     assert ended(source) == (0, "", "buffered")
 
 
-def test_what_is_shared_is_not_taken_apart(group, tmp_path, monkeypatch):
+def test_what_is_shared_is_not_taken_apart(
+    group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "shared.py").write_text("class Held:\n    def __del__(self): self.say('taken apart')\nheld = Held()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     gateway = group.makegateway("popen//warm//preload=shared")
@@ -164,7 +170,7 @@ def test_what_is_shared_is_not_taken_apart(group, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_worker_that_fails_has_the_status_of_one(kind, group):
+def test_a_worker_that_fails_has_the_status_of_one(kind: str, group: execnet.Group) -> None:
     gateway = group.makegateway(f"{kind}//stderr=capture")
     source = "import execnet.gateway_base as base\nbase.WorkerGateway.join = lambda self, timeout=None: 1 / 0"
     gateway.remote_exec(source).waitclose(SECONDS)
@@ -173,7 +179,7 @@ def test_a_worker_that_fails_has_the_status_of_one(kind, group):
 
 
 @pytest.mark.timing
-def test_a_worker_without_threads_leaves_at_once(group):
+def test_a_worker_without_threads_leaves_at_once(group: execnet.Group) -> None:
     gateway = group.makegateway("popen//warm")
     assert gateway.remote_exec("import sys; channel.send(sys.version_info[0])").receive(SECONDS) == sys.version_info[0]
     began = time.monotonic()

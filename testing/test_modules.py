@@ -15,6 +15,7 @@ import pytest
 
 import execnet
 from execnet import gateway_bootstrap
+from execnet._source import shipped
 from execnet.xspec import XSpec
 
 MakeGateway = Callable[..., execnet.Gateway]
@@ -118,7 +119,7 @@ def test_a_start_is_one_round_trip(spec: str) -> None:
 
 def test_the_line_over_ssh_is_compressed_and_small() -> None:
     line = started("ssh=host//id=gw0").sent
-    assert len(line) < 32_000 < len(gateway_bootstrap.shipped_text())
+    assert len(line) < 32_000 < len(shipped.shipped_text())
     assert len(zlib.compress(line)) > 0.7 * len(line)
 
 
@@ -139,13 +140,13 @@ def test_nothing_is_compiled_twice(spec: str) -> None:
 
 
 def test_packing_is_done_once() -> None:
-    assert gateway_bootstrap._packed_text() is gateway_bootstrap._packed_text()
+    assert shipped.packed_text() is shipped.packed_text()
 
 
 # threading, which a worker does not load before somebody wants it
 
 
-def second_importer(channel):  # type: ignore[no-untyped-def]
+def second_importer(channel):
     import _thread
     import os
     import sys

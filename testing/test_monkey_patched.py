@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -131,17 +132,17 @@ TWO = "import execnet; group = execnet.Group(); group.makegateway(); group.makeg
 
 
 @LIBRARIES
-def test_a_process_that_is_patched_first(library):
+def test_a_process_that_is_patched_first(library: str) -> None:
     run(library, PATCHES[library], TWO)
 
 
 @LIBRARIES
-def test_a_process_that_is_patched_after_execnet_was_imported(library):
+def test_a_process_that_is_patched_after_execnet_was_imported(library: str) -> None:
     run(library, "import execnet; execnet.gateway_base", PATCHES[library], TWO)
 
 
 @LIBRARIES
-def test_a_process_that_is_patched_while_gateways_exist(library):
+def test_a_process_that_is_patched_while_gateways_exist(library: str) -> None:
     run(library, TWO, PATCHES[library], then="group.makegateway(); use_all(group)")
 
 
@@ -165,12 +166,12 @@ def send_side_by_side(gateway):
 
 
 @LIBRARIES
-def test_green_threads_send_side_by_side_over_a_gateway_from_before_the_patch(library):
+def test_green_threads_send_side_by_side_over_a_gateway_from_before_the_patch(library: str) -> None:
     run(library, TWO, PATCHES[library], MANY_SEND, then="send_side_by_side(group[0]); group.terminate(5.0)")
 
 
 @LIBRARIES
-def test_a_channel_that_is_dropped_in_the_event_loop_closes_the_other_side(library):
+def test_a_channel_that_is_dropped_in_the_event_loop_closes_the_other_side(library: str) -> None:
     """Its message waits for a green thread: the loop itself may not wait."""
     program = """
 gateway = group.makegateway("popen//via=" + group[0].id)
@@ -192,18 +193,18 @@ group.terminate(5.0)
 
 @LIBRARIES
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-def test_warm_starts_of_a_patched_process(library):
+def test_warm_starts_of_a_patched_process(library: str) -> None:
     run(library, PATCHES[library], TWO.replace("makegateway()", "makegateway('popen//warm')"))
 
 
 @LIBRARIES
-def test_gateways_behind_another_one_and_over_sockets(library):
+def test_gateways_behind_another_one_and_over_sockets(library: str) -> None:
     specs = ["popen//id=one", "popen//via=one", "socket//installvia=one"]
     program = f"import execnet; group = execnet.Group()\nfor spec in {specs}: group.makegateway(spec)"
     run(library, PATCHES[library], program, then="use(group[1]); use(group[2]); group.terminate(5.0)")
 
 
-def test_threads_that_something_else_starts_are_none_of_green_ones():
+def test_threads_that_something_else_starts_are_none_of_green_ones() -> None:
     program = """
 import _thread, sys
 start = _thread.start_new_thread
@@ -218,9 +219,10 @@ group.terminate(5.0)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_to_ask_imports_nothing():
+def test_to_ask_imports_nothing() -> None:
     program = """
 import sys
+from pathlib import Path
 from execnet import gateway_base
 assert not gateway_base.threads_are_green()
 assert not {"threading", "gevent", "eventlet"} & set(sys.modules)
@@ -244,7 +246,7 @@ def test_it(number):
 
 
 @LIBRARIES
-def test_a_conftest_that_patches_every_process_of_pytest_xdist(library, tmp_path):
+def test_a_conftest_that_patches_every_process_of_pytest_xdist(library: str, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST.format(PATCHES[library]))
     (tmp_path / "test_patched.py").write_text(TESTS)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
@@ -261,7 +263,7 @@ def test_a_conftest_that_patches_every_process_of_pytest_xdist(library, tmp_path
     assert "20 passed" in done.stdout
 
 
-def test_the_main_thread_stays_the_main_thread_of_threading():
+def test_the_main_thread_stays_the_main_thread_of_threading() -> None:
     program = """
 import execnet
 group = execnet.Group(["popen"])

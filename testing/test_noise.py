@@ -6,13 +6,15 @@ import os
 import re
 import sys
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from support.sshd import SshServer
 
 import execnet
-from execnet import gateway_base, gateway_bootstrap, gateway_io, gateway_noise
+from execnet import gateway_base, gateway_bootstrap, gateway_io
+from execnet._io import noise as gateway_noise
 from execnet.gateway_bootstrap import GatewayStartError
 from execnet.xspec import XSpec
 
@@ -209,7 +211,7 @@ def test_a_far_side_that_answers_with_the_one_byte(
 
 def test_the_answer_begins_with_its_byte_and_is_otherwise_a_message_that_means_nothing() -> None:
     assert ANSWER[:1] == gateway_noise.ACCEPTED == b"1"
-    message = gateway_base.Message.from_io(gateway_base.BytesIO(ANSWER[1:]))
+    message = gateway_base.Message.from_io(BytesIO(ANSWER[1:]))
     assert repr(message) == "<Message CHANNEL_LAST_MESSAGE channel=0 lendata=0>"
 
 

@@ -63,7 +63,7 @@ class ValueServer:
             cwd=cwd,
         )
 
-    def ask(self, operation: str, argument: object) -> tuple[str, Any]:
+    def ask(self, operation: str, argument: Any) -> tuple[str, Any]:
         """The outcome: ("value", the value) or ("error", (type name, text))."""
         assert self.process.stdin is not None and self.process.stdout is not None
         # Version 2 has no references, which would depend on what else the process holds.

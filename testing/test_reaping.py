@@ -20,7 +20,7 @@ from support.lines import AtLine, functions_of
 from support.processes import wait_until
 
 import execnet
-from execnet import gateway_reaping
+from execnet._io import reaping
 from execnet.gateway_io import Popen2IOMaster
 
 SECONDS = 20.0
@@ -235,7 +235,7 @@ class TestSignals:
 
         descriptor = os.pidfd_open(popen.pid)
         try:
-            with AtLine(line, end_and_reap, functions_of(gateway_reaping.__file__)):
+            with AtLine(line, end_and_reap, functions_of(reaping.__file__)):
                 popen.terminate()
             assert sent == []
         finally:

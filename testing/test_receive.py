@@ -40,7 +40,13 @@ one_transport = pytest.mark.parametrize("transport", ["pipe"], indirect=True)
 def test_messages_may_come_byte_by_byte(peer: Peer) -> None:
     channel = peer.gateway.newchannel()
     items = [None, 1, "text", b"bytes", [1, [2]], {"a": (1, 2)}] * 5
-    writer = Call(lambda: [peer.write(bytes([byte])) for item in items for byte in peer.item(channel, item)])
+
+    def write() -> None:
+        for item in items:
+            for byte in peer.item(channel, item):
+                peer.write(bytes([byte]))
+
+    writer = Call(write)
     assert [channel.receive(SECONDS) for _ in items] == items
     writer.result()
 
@@ -91,7 +97,12 @@ def test_messages_of_any_size_cut_anywhere_come_whole_and_in_order(peer: Peer) -
     items = [(number, b"b" * size if isinstance(empty, bytes) else "s" * size) for number, empty, size in sent]
     stream = b"".join(peer.item(channels[number], item) for number, item in items)
     cuts = sorted(chance.randrange(len(stream)) for _ in range(200))
-    writer = Call(lambda: [peer.write(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, None])])
+
+    def write() -> None:
+        for begin, end in zip([0, *cuts], [*cuts, None]):
+            peer.write(stream[begin:end])
+
+    writer = Call(write)
     for number, item in items:
         assert channels[number].receive(SECONDS) == item
     writer.result()
@@ -346,7 +357,7 @@ def test_a_callback_is_called_while_another_thread_waits_on_another_channel(peer
     channel.setcallback(items.append)
     for number in range(10):
         peer.send(channel, number)
-        wait_until(lambda number=number: items == list(range(number + 1)), SECONDS, "the callback")
+        wait_until(lambda: items == list(range(number + 1)), SECONDS, "the callback")  # noqa: B023 -- called at once
     assert waiting.thread.is_alive()
     peer.send(other, "other")
     assert waiting.result() == "other"
@@ -368,17 +379,22 @@ def test_a_callback_set_while_another_thread_waits_on_the_same_channel_takes_ove
     wait_until(lambda: items == [1, 2, end], SECONDS, "the end marker")
 
 
+def send_numbers(peer: Peer, channel: execnet.Channel) -> None:
+    for number in range(300):
+        peer.send(channel, number)
+
+
 @both_transports
 def test_items_around_the_moment_of_setcallback_come_once_and_in_order(peer: Peer) -> None:
     for _ in range(10):
         channel = peer.gateway.newchannel()
-        writer = Call(lambda channel=channel: [peer.send(channel, number) for number in range(300)])
+        writer = Call(send_numbers, peer, channel)
         items: list[object] = []
-        wait_until(lambda channel=channel: peer.unread() or True, SECONDS, "some bytes")
+        wait_until(lambda: peer.unread() or True, SECONDS, "some bytes")
         channel.setcallback(items.append, endmarker="end")
         writer.result()
         peer.end(channel)
-        wait_until(lambda items=items: items[-1:] == ["end"], SECONDS, "the end")
+        wait_until(lambda: items[-1:] == ["end"], SECONDS, "the end")  # noqa: B023 -- called at once
         assert items == [*range(300), "end"]
 
 
@@ -653,7 +669,7 @@ def test_a_signal_handler_that_returns_does_not_end_a_wait(peer: Peer, monkeypat
     def disturb() -> None:
         for count in range(5):
             signal.pthread_kill(main, signal.SIGUSR1)
-            wait_until(lambda count=count: len(handled) > count, SECONDS, "the handler")
+            wait_until(lambda: len(handled) > count, SECONDS, "the handler")  # noqa: B023 -- called at once
         peer.send(channel, "item")
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -14,42 +15,53 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
 
 import execnet
-from execnet import RSync, rsync, rsync_remote, rsync_source
+from execnet import RSync, rsync, rsync_remote
+from execnet._source import tree as rsync_source
 
 SECONDS = 10.0
+Sync = Callable[..., "list[str]"]
+Become = Callable[[Path], object]
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def dest(tmp_path):
+def dest(tmp_path: Path) -> Path:
     return tmp_path / "dest"
 
 
 @pytest.fixture
-def sync(gw, source, dest):
+def sync(gw: execnet.Gateway, source: Path, dest: Path) -> Sync:
     """Bring dest up to date; returns the relative paths that were sent."""
 
-    def sync(callback=None, top=source, filter=lambda path: True, **options):
-        sent, keep = [], filter
+    def sync(
+        callback: Callable[..., object] | None = None,
+        top: Path = source,
+        filter: Callable[[str], bool] = lambda path: True,
+        **options: Any,
+    ) -> list[str]:
+        sent, keep = list[str](), filter
 
         class Noting(RSync):
-            def _report_send_file(self, gateway, modified_rel_path):
+            def _report_send_file(self, gateway: execnet.Gateway, modified_rel_path: str) -> None:
                 assert gateway is gw
                 sent.append(modified_rel_path)
 
-            def filter(self, path):
+            def filter(self, path: str) -> bool:
                 return keep(path)
 
         rsync = Noting(top, callback=callback)
@@ -82,7 +94,7 @@ def mode(path: Path) -> int:
 
 
 class TestContent:
-    def test_a_tree_arrives(self, sync, source, dest):
+    def test_a_tree_arrives(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"hello")
         (source / "empty").touch()
         (source / "sub" / "deeper").mkdir(parents=True)
@@ -91,12 +103,12 @@ class TestContent:
         assert sync() == ["a", "empty", "sub/deeper/b"]
         assert tree(dest) == tree(source)
 
-    def test_nothing_travels_the_second_time(self, sync, source):
+    def test_nothing_travels_the_second_time(self, sync: Sync, source: Path) -> None:
         (source / "a").write_bytes(b"hello")
         assert sync() == ["a"]
         assert sync() == []
 
-    def test_a_change_of_size_or_content_travels(self, sync, source, dest):
+    def test_a_change_of_size_or_content_travels(self, sync: Sync, source: Path, dest: Path) -> None:
         for name in "abc":
             (source / name).write_bytes(b"hello")
         sync()
@@ -106,14 +118,16 @@ class TestContent:
         assert sync() == ["a", "b"]
         assert tree(dest) == tree(source)
 
-    def test_equal_content_with_another_time_does_not_travel_but_gets_the_time(self, sync, source, dest):
+    def test_equal_content_with_another_time_does_not_travel_but_gets_the_time(
+        self, sync: Sync, source: Path, dest: Path
+    ) -> None:
         (source / "a").write_bytes(b"hello")
         sync()
         os.utime(source / "a", ns=(0, 10**18 + 1))
         assert sync() == []
         assert (dest / "a").stat().st_mtime_ns == 10**18 + 1
 
-    def test_size_and_time_are_trusted(self, sync, source, dest):
+    def test_size_and_time_are_trusted(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"hello")
         sync()
         (dest / "a").write_bytes(b"HELLO")
@@ -121,7 +135,7 @@ class TestContent:
         assert sync() == []
         assert (dest / "a").read_bytes() == b"HELLO"
 
-    def test_mode_and_time_are_kept(self, sync, source, dest):
+    def test_mode_and_time_are_kept(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"#!")
         (source / "a").chmod(0o751)
         os.utime(source / "a", ns=(0, 1234567890123456789))
@@ -131,7 +145,7 @@ class TestContent:
         assert sync() == []
         assert mode(dest / "a") == 0o640
 
-    def test_folders_are_owner_writable(self, sync, source, dest):
+    def test_folders_are_owner_writable(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "a").touch()
         (source / "sub").chmod(0o555)
@@ -142,31 +156,33 @@ class TestContent:
     @pytest.mark.parametrize(
         "size", [rsync_source.CHUNK - 1, rsync_source.CHUNK, rsync_source.CHUNK + 1, 3 * rsync.WINDOW_BYTES + 5]
     )
-    def test_large_files_travel_in_parts(self, sync, source, dest, size):
+    def test_large_files_travel_in_parts(self, sync: Sync, source: Path, dest: Path, size: int) -> None:
         content = os.urandom(1000) * (size // 1000 + 1)
         (source / "large").write_bytes(content[:size])
         sync()
         assert (dest / "large").read_bytes() == content[:size]
 
-    def test_many_files(self, sync, source, dest):
+    def test_many_files(self, sync: Sync, source: Path, dest: Path) -> None:
         for number in range(rsync.ENTRIES_PER_MESSAGE * 2 + 1):
             (source / str(number)).write_text(str(number))
         assert len(sync()) == rsync.ENTRIES_PER_MESSAGE * 2 + 1
         assert tree(dest) == tree(source)
 
-    def test_a_single_file(self, sync, source, dest):
+    def test_a_single_file(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"hello")
         assert sync(top=source / "a") == [""]
         assert dest.read_bytes() == b"hello"
 
-    def test_a_source_given_through_a_link_or_relative(self, sync, source, dest, monkeypatch, tmp_path):
+    def test_a_source_given_through_a_link_or_relative(
+        self, sync: Sync, source: Path, dest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         (source / "a").write_bytes(b"hello")
         (tmp_path / "link").symlink_to(source)
         monkeypatch.chdir(tmp_path)
         sync(top="link")
         assert tree(dest) == {"a": b"hello"}
 
-    def test_missing_parents_of_the_target_are_made(self, gw, source, tmp_path):
+    def test_missing_parents_of_the_target_are_made(self, gw: execnet.Gateway, source: Path, tmp_path: Path) -> None:
         (source / "a").write_bytes(b"hello")
         for top, to, made in [(source, "x/y", "x/y/a"), (source / "a", "z/b", "z/b")]:
             rsync = RSync(top, verbose=False)
@@ -175,7 +191,9 @@ class TestContent:
             assert (tmp_path / made).read_bytes() == b"hello"
 
     @pytest.mark.parametrize("name", ["grün".encode(), b"\xff\xfe", b"new\nline", b"-rf *"])
-    def test_any_file_name(self, gw, source, dest, name, capsys):
+    def test_any_file_name(
+        self, gw: execnet.Gateway, source: Path, dest: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(b"hello")
         os.symlink(name, os.fsencode(source) + b"/link")
         rsync = RSync(source)
@@ -185,7 +203,7 @@ class TestContent:
         assert os.readlink(os.fsencode(dest) + b"/link") == name
         assert name.decode(errors="replace") in capsys.readouterr().out
 
-    def test_on_every_python(self, group, other_python, source, dest):
+    def test_on_every_python(self, group: execnet.Group, other_python: Interpreter, source: Path, dest: Path) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "grün").write_bytes(b"hello" * 100000)
         (source / "link").symlink_to(source / "sub" / "grün")
@@ -202,7 +220,7 @@ class TestContent:
         assert (dest / "link").read_bytes() == b"hello" * 100000
 
     @pytest.mark.parametrize("backend", ["gevent", "eventlet"])
-    def test_with_a_green_model(self, source, dest, backend):
+    def test_with_a_green_model(self, source: Path, dest: Path, backend: str) -> None:
         (source / "a").write_bytes(b"hello" * 1000000)
         program = f"""
 import execnet
@@ -217,7 +235,7 @@ group.terminate(5)
         subprocess.run([sys.executable, "-c", program], timeout=60, env=environ, check=True)
         assert tree(dest.with_name("destgw0")) == tree(dest.with_name("destgw1")) == tree(source)
 
-    def test_memory_stays_bounded(self, source, dest):
+    def test_memory_stays_bounded(self, source: Path, dest: Path) -> None:
         with (source / "sparse").open("wb") as stream:
             stream.truncate(128 << 20)
         program = f"""
@@ -234,7 +252,7 @@ print(peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN) - befo
         assert max(int(mebibytes) for mebibytes in output.split()) < 32
         assert (dest / "sparse").stat().st_size == 128 << 20
 
-    def test_through_a_via(self, group, source, dest):
+    def test_through_a_via(self, group: execnet.Group, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"hello" * 1000000)
         group.makegateways(["popen//id=a", "popen//id=b//via=a"])
         rsync = RSync(source, verbose=False)
@@ -244,14 +262,14 @@ print(peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN) - befo
 
 
 class TestWhatIsInTheWay:
-    def test_without_delete_nothing_is_removed(self, sync, source, dest):
+    def test_without_delete_nothing_is_removed(self, sync: Sync, source: Path, dest: Path) -> None:
         (dest / "sub").mkdir(parents=True)
         (dest / "sub" / "extra").touch()
         (source / "sub").mkdir()
         sync()
         assert tree(dest) == {"sub": None, "sub/extra": b""}
 
-    def test_with_delete_everything_else_is_removed(self, sync, source, dest):
+    def test_with_delete_everything_else_is_removed(self, sync: Sync, source: Path, dest: Path) -> None:
         (dest / "sub" / "folder").mkdir(parents=True)
         (dest / "sub" / "folder" / "extra").touch()
         (dest / "extra").touch()
@@ -261,7 +279,7 @@ class TestWhatIsInTheWay:
         sync(delete=True)
         assert tree(dest) == tree(source)
 
-    def test_what_delete_removes_is_not_followed(self, sync, dest, tmp_path):
+    def test_what_delete_removes_is_not_followed(self, sync: Sync, dest: Path, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "keep").touch()
         dest.mkdir()
@@ -270,7 +288,7 @@ class TestWhatIsInTheWay:
         assert tree(dest) == {}
         assert (tmp_path / "other" / "keep").exists()
 
-    def test_a_folder_takes_the_place_of_a_file_and_the_reverse(self, sync, source, dest):
+    def test_a_folder_takes_the_place_of_a_file_and_the_reverse(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").mkdir()
         (source / "b").write_bytes(b"hello")
         (source / "c").symlink_to("b")
@@ -280,7 +298,9 @@ class TestWhatIsInTheWay:
         sync()
         assert tree(dest) == tree(source)
 
-    def test_links_in_the_target_lead_nothing_outside(self, sync, source, dest, tmp_path):
+    def test_links_in_the_target_lead_nothing_outside(
+        self, sync: Sync, source: Path, dest: Path, tmp_path: Path
+    ) -> None:
         other = tmp_path / "other"
         other.mkdir()
         (other / "file").write_bytes(b"keep")
@@ -294,14 +314,16 @@ class TestWhatIsInTheWay:
         assert tree(dest) == tree(source)
         assert tree(other) == {"file": b"keep"}
 
-    def test_a_target_that_is_a_link_to_a_folder_stays_one(self, sync, source, dest, tmp_path):
+    def test_a_target_that_is_a_link_to_a_folder_stays_one(
+        self, sync: Sync, source: Path, dest: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "other").mkdir()
         dest.symlink_to(tmp_path / "other")
         (source / "a").touch()
         sync()
         assert dest.is_symlink() and tree(tmp_path / "other") == {"a": b""}
 
-    def test_a_full_folder_is_not_replaced_by_a_single_file(self, sync, source, dest):
+    def test_a_full_folder_is_not_replaced_by_a_single_file(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").touch()
         dest.mkdir()
         (dest / "precious").touch()
@@ -309,14 +331,14 @@ class TestWhatIsInTheWay:
             sync(top=source / "a")
         assert tree(dest) == {"precious": b""}
 
-    def test_no_temporary_file_stays(self, sync, source, dest):
+    def test_no_temporary_file_stays(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").write_bytes(b"hello")
         sync()
         assert os.listdir(dest) == ["a"]
 
 
 class TestLinks:
-    def test_links_into_the_tree_follow_it(self, sync, source, dest):
+    def test_links_into_the_tree_follow_it(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "a").write_bytes(b"hello")
         (source / "absolute").symlink_to(source / "sub" / "a")
@@ -330,13 +352,13 @@ class TestLinks:
     @pytest.mark.parametrize(
         "target", ["sub/a", "nowhere", "../elsewhere", "/etc/passwd", "{source}x/a", "{source}/../a"]
     )
-    def test_other_links_are_sent_as_they_are(self, sync, source, dest, target):
+    def test_other_links_are_sent_as_they_are(self, sync: Sync, source: Path, dest: Path, target: str) -> None:
         target = target.format(source=source)
         (source / "link").symlink_to(target)
         sync()
         assert os.readlink(dest / "link") == target
 
-    def test_links_are_put_right(self, sync, source, dest):
+    def test_links_are_put_right(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "link").symlink_to("one")
         sync()
         (source / "link").unlink()
@@ -344,7 +366,7 @@ class TestLinks:
         sync()
         assert os.readlink(dest / "link") == "two"
 
-    def test_a_relative_target_gets_links_that_work(self, group, source, tmp_path):
+    def test_a_relative_target_gets_links_that_work(self, group: execnet.Group, source: Path, tmp_path: Path) -> None:
         (source / "a").write_bytes(b"hello")
         (source / "link").symlink_to(source / "a")
         gateway = group.makegateway(f"popen//chdir={tmp_path / 'there'}")
@@ -355,23 +377,28 @@ class TestLinks:
 
 
 class TestFilterAndReports:
-    def test_the_filter_is_asked_about_all_but_the_top(self, sync, source, dest):
+    def test_the_filter_is_asked_about_all_but_the_top(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "a").touch()
         (source / "out").mkdir()
         (source / "out" / "b").touch()
-        asked = []
-        sync(filter=lambda path: asked.append(path) or not path.endswith("out"))
+        asked: list[str] = []
+
+        def keep(path: str) -> bool:
+            asked.append(path)
+            return not path.endswith("out")
+
+        sync(filter=keep)
         assert sorted(asked) == [str(source / name) for name in ("out", "sub", "sub/a")]
         assert tree(dest) == {"sub": None, "sub/a": b""}
 
-    def test_what_is_filtered_is_removed_with_delete(self, sync, source, dest):
+    def test_what_is_filtered_is_removed_with_delete(self, sync: Sync, source: Path, dest: Path) -> None:
         (source / "a").touch()
         sync()
         sync(filter=lambda path: False, delete=True)
         assert tree(dest) == {}
 
-    def test_callbacks_tell_the_bytes(self, sync, source):
+    def test_callbacks_tell_the_bytes(self, sync: Sync, source: Path) -> None:
         (source / "a").write_bytes(b"x" * 10)
         (source / "b").write_bytes(b"y" * rsync_source.CHUNK * 3)
         events = []
@@ -381,7 +408,7 @@ class TestFilterAndReports:
         ]  # fmt: skip
         assert all(isinstance(channel, execnet.Channel) for _, _, channel in events)
 
-    def test_files_found_equal_by_checksum_are_listed_and_acknowledged(self, sync, source):
+    def test_files_found_equal_by_checksum_are_listed_and_acknowledged(self, sync: Sync, source: Path) -> None:
         (source / "a").write_bytes(b"x" * 10)
         sync()
         os.utime(source / "a", ns=(0, 0))
@@ -389,7 +416,9 @@ class TestFilterAndReports:
         assert sync(callback=lambda *event: events.append(event[:2])) == []
         assert events == [("list", 10), ("ack", 10)]
 
-    def test_verbose_prints_what_is_sent(self, gw, source, dest, capsys):
+    def test_verbose_prints_what_is_sent(
+        self, gw: execnet.Gateway, source: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "a").touch()
         for verbose, told in [(True, "gw0 <= sub/a\n"), (False, "")]:
@@ -399,7 +428,14 @@ class TestFilterAndReports:
             assert capsys.readouterr().out == told
             (dest / "sub" / "a").unlink()
 
-    def test_a_dry_run_changes_nothing_and_reports_what_would_be_done(self, group, other_python, source, dest, capsys):
+    def test_a_dry_run_changes_nothing_and_reports_what_would_be_done(
+        self,
+        group: execnet.Group,
+        other_python: Interpreter,
+        source: Path,
+        dest: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         gateway = group.makegateway(f"popen//id=far//python={other_python}")
         (source / "new" / "sub").mkdir(parents=True)
         (source / "new" / "sub" / "grün").write_bytes(b"123")
@@ -430,7 +466,9 @@ class TestFilterAndReports:
         assert snapshot(dest) == before
         assert (finished, events[0], sorted(events[1:])) == ([1], ("list", 10), [("ack", 2), ("ack", 3), ("ack", 5)])
 
-    def test_a_dry_run_makes_no_folder_for_what_is_not_there(self, gw, source, dest, capsys):
+    def test_a_dry_run_makes_no_folder_for_what_is_not_there(
+        self, gw: execnet.Gateway, source: Path, dest: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (source / "a").touch()
         for top, told in [(source, "gw0 <= a\n"), (source / "a", "gw0 <= \n")]:
             rsync = RSync(top)
@@ -439,7 +477,9 @@ class TestFilterAndReports:
             assert capsys.readouterr().out == told
         assert not dest.exists()
 
-    def test_the_finishedcallback_is_called_when_the_target_is_complete(self, gw, source, dest):
+    def test_the_finishedcallback_is_called_when_the_target_is_complete(
+        self, gw: execnet.Gateway, source: Path, dest: Path
+    ) -> None:
         (source / "a").touch()
         calls = []
         rsync = RSync(source, verbose=False)
@@ -449,19 +489,19 @@ class TestFilterAndReports:
 
 
 class TestTargets:
-    def test_several_at_once(self, group, source, tmp_path):
+    def test_several_at_once(self, group: execnet.Group, source: Path, tmp_path: Path) -> None:
         (source / "a").write_bytes(b"hello")
         (source / "large").write_bytes(os.urandom(3 * rsync.WINDOW_BYTES))
         dests = [tmp_path / f"dest{number}" for number in range(3)]
-        finished = []
+        finished: list[Path] = []
         rsync_ = RSync(source, verbose=False)
         for dest, gateway in zip(dests, group.makegateways(["popen"] * 3)):
-            rsync_.add_target(gateway, dest, finishedcallback=lambda dest=dest: finished.append(dest))
+            rsync_.add_target(gateway, dest, finishedcallback=functools.partial(finished.append, dest))
         rsync_.send()
         assert sorted(finished) == dests
         assert [tree(dest) for dest in dests] == [tree(source)] * 3
 
-    def test_two_on_one_gateway(self, gw, source, tmp_path):
+    def test_two_on_one_gateway(self, gw: execnet.Gateway, source: Path, tmp_path: Path) -> None:
         (source / "a").write_bytes(b"hello")
         rsync = RSync(source, verbose=False)
         for name in "xy":
@@ -469,12 +509,14 @@ class TestTargets:
         rsync.send()
         assert tree(tmp_path / "x") == tree(tmp_path / "y") == {"a": b"hello"}
 
-    def test_a_checksum_is_computed_once_for_all(self, group, source, tmp_path, monkeypatch):
+    def test_a_checksum_is_computed_once_for_all(
+        self, group: execnet.Group, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (source / "a").write_bytes(b"hello")
         gateways = group.makegateways(["popen"] * 3)
-        opened = []
+        opened: list[int] = []
 
-        def noting_open(self, index):
+        def noting_open(self: rsync_source.Source, index: int) -> Any:
             opened.append(index)
             return source_open(self, index)
 
@@ -488,11 +530,11 @@ class TestTargets:
             monkeypatch.setattr(rsync_source.Source, "open", noting_open)
         assert len(opened) == 1
 
-    def test_without_target(self, gw, source, dest):
+    def test_without_target(self, gw: execnet.Gateway, source: Path, dest: Path) -> None:
         rsync = RSync(source, verbose=False)
         with pytest.raises(OSError, match="no targets"):
             rsync.send()
-        assert rsync.send(raises=False) is None
+        assert rsync.send(raises=False) is None  # type: ignore[func-returns-value]
         rsync.add_target(gw, dest)
         rsync.send()
         with pytest.raises(OSError, match="no targets"):
@@ -500,13 +542,15 @@ class TestTargets:
         rsync.add_target(gw, dest)
         rsync.send()
 
-    def test_no_other_option_is_taken(self, gw, source, dest):
+    def test_no_other_option_is_taken(self, gw: execnet.Gateway, source: Path, dest: Path) -> None:
+        unknown: Any = {"compress": True}
         rsync = RSync(source)
         with pytest.raises(TypeError, match="compress"):
-            rsync.add_target(gw, dest, compress=True)
+            rsync.add_target(gw, dest, **unknown)
 
-    def test_its_attributes(self, gw, source, dest):
-        rsync = RSync(sourcedir=source, callback=None, verbose=2)
+    def test_its_attributes(self, gw: execnet.Gateway, source: Path, dest: Path) -> None:
+        verbose: Any = 2
+        rsync = RSync(sourcedir=source, callback=None, verbose=verbose)
         assert (rsync._sourcedir, rsync._verbose, rsync._channels) == (str(source), 2, {})
         assert rsync._receivequeue.empty()
         rsync.add_target(gw, dest)
@@ -514,7 +558,7 @@ class TestTargets:
         rsync.send()
         assert rsync._channels == {} and rsync._receivequeue.empty()
 
-    def test_main_thread_only_workers(self, group, source, tmp_path):
+    def test_main_thread_only_workers(self, group: execnet.Group, source: Path, tmp_path: Path) -> None:
         (source / "a").write_bytes(b"hello")
         group.set_execmodel("main_thread_only")
         gateway = group.makegateway("popen")
@@ -526,7 +570,9 @@ class TestTargets:
 
 
 class TestFailures:
-    def test_a_target_that_cannot_be_written_fails_and_the_others_are_completed(self, gw, source, dest, tmp_path):
+    def test_a_target_that_cannot_be_written_fails_and_the_others_are_completed(
+        self, gw: execnet.Gateway, source: Path, dest: Path, tmp_path: Path
+    ) -> None:
         (source / "a").write_bytes(b"hello")
         (tmp_path / "file").touch()
         rsync = RSync(source, verbose=False)
@@ -537,7 +583,7 @@ class TestFailures:
         assert tree(dest) == {"a": b"hello"}
         assert rsync._channels == {}
 
-    def test_a_worker_that_dies(self, group, source, dest):
+    def test_a_worker_that_dies(self, group: execnet.Group, source: Path, dest: Path) -> None:
         (source / "large").write_bytes(os.urandom(10 * rsync.WINDOW_BYTES))
         gateway = group.makegateway("popen")
         rsync_ = RSync(source, verbose=False, callback=lambda *event: gateway._io.popen.kill())
@@ -545,7 +591,9 @@ class TestFailures:
         with pytest.raises(EOFError):
             rsync_.send()
 
-    def test_a_missing_source_is_an_error_and_deletes_nothing(self, gw, source, dest):
+    def test_a_missing_source_is_an_error_and_deletes_nothing(
+        self, gw: execnet.Gateway, source: Path, dest: Path
+    ) -> None:
         dest.mkdir()
         (dest / "precious").touch()
         rsync = RSync(source / "nix", verbose=False)
@@ -554,24 +602,26 @@ class TestFailures:
             rsync.send()
         assert tree(dest) == {"precious": b""}
 
-    def test_what_cannot_be_sent_is_named(self, sync, source):
+    def test_what_cannot_be_sent_is_named(self, sync: Sync, source: Path) -> None:
         os.mkfifo(source / "pipe")
         with pytest.raises(ValueError, match=r"cannot sync .*pipe"):
             sync()
 
-    def test_the_gateway_is_usable_after_a_failure(self, gw, sync, source):
+    def test_the_gateway_is_usable_after_a_failure(self, gw: execnet.Gateway, sync: Sync, source: Path) -> None:
         os.mkfifo(source / "pipe")
         with pytest.raises(ValueError):
             sync()
         assert gw.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
     @pytest.mark.parametrize("vanishing", ["a", "sub"])
-    def test_what_vanishes_while_it_is_listed_is_left_out(self, sync, source, dest, vanishing):
+    def test_what_vanishes_while_it_is_listed_is_left_out(
+        self, sync: Sync, source: Path, dest: Path, vanishing: str
+    ) -> None:
         (source / "sub").mkdir()
         for name in ("a", "b", "sub/c"):
             (source / name).touch()
 
-        def remove(path):
+        def remove(path: str) -> bool:
             if path == str(source / vanishing):
                 os.system(f"rm -r '{path}'")
             return True
@@ -579,12 +629,12 @@ class TestFailures:
         sync(filter=remove)
         assert tree(dest) == tree(source)
 
-    def test_what_vanishes_before_it_is_sent_is_left_out(self, sync, source, dest):
+    def test_what_vanishes_before_it_is_sent_is_left_out(self, sync: Sync, source: Path, dest: Path) -> None:
         for name in "abc":
             (source / name).write_bytes(b"hello")
         acknowledged = []
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             acknowledged.append(what)
             (source / "b").unlink(missing_ok=True)
 
@@ -592,26 +642,26 @@ class TestFailures:
         assert tree(dest) == tree(source)
         assert acknowledged == ["list", "ack", "ack", "ack"]
 
-    def test_an_error_in_a_callback_is_raised(self, sync, source):
+    def test_an_error_in_a_callback_is_raised(self, sync: Sync, source: Path) -> None:
         (source / "a").touch()
         with pytest.raises(ZeroDivisionError):
             sync(callback=lambda *event: 1 / 0)
 
 
 @pytest.fixture(params=[True, False], ids=["by descriptor", "by path"])
-def way(request, monkeypatch):
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to read a source: that of POSIX, and that of platforms without it."""
     if request.param and not rsync_source.BY_DESCRIPTOR:
         pytest.skip("this platform only knows paths")
     monkeypatch.setattr(rsync_source, "BY_DESCRIPTOR", request.param)
 
 
-def become_socket(path):
+def become_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Become] = {
     "link": lambda path: path.symlink_to(path.parents[1] / "outside"),
     "fifo": os.mkfifo,
     "socket": become_socket,
@@ -625,12 +675,12 @@ class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-def interrupt():
+def interrupt() -> None:
     raise Interrupt
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_open(source):
+def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_open(source: Path) -> None:
     (source / "folder" / "inner").mkdir(parents=True)
     (source / "folder" / "inner" / "file").write_bytes(b"content")
     (source / "folder" / "link").symlink_to("inner")
@@ -644,7 +694,9 @@ def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_ope
             read = rsync_source.Source(str(source), lambda path: True)
             for index in read.sizes:
                 read.checksum(index)
-                file, _ = read.open(index)
+                opened = read.open(index)
+                assert opened is not None
+                file, _ = opened
         if file is not None:
             file.close()
         assert os.listdir("/proc/self/fd") == before, at_line.where
@@ -655,17 +707,17 @@ def test_an_interrupt_at_any_line_of_reading_the_source_leaves_no_descriptor_ope
 
 class TestWhatChangesMeanwhile:
     @pytest.fixture(autouse=True)
-    def outside(self, tmp_path):
+    def outside(self, tmp_path: Path) -> Path:
         (tmp_path / "outside").write_bytes(b"secret")
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "b").write_bytes(b"secret")
         return tmp_path / "elsewhere"
 
     @staticmethod
-    def replaced(path, become):
+    def replaced(path: Path, become: Become) -> Callable[[str, int, execnet.Channel], None]:
         """A callback that puts something else in the place of a file, once all files are listed."""
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             if what == "list":
                 path.unlink()
                 become(path)
@@ -674,7 +726,9 @@ class TestWhatChangesMeanwhile:
 
     @pytest.mark.parametrize("become", REPLACEMENTS.values(), ids=REPLACEMENTS)
     @pytest.mark.parametrize("there", [None, b"hullo"], ids=["new", "to compare"])
-    def test_a_file_that_turns_into_something_else_is_left_out(self, sync, source, dest, become, there):
+    def test_a_file_that_turns_into_something_else_is_left_out(
+        self, sync: Sync, source: Path, dest: Path, become: Become, there: bytes | None
+    ) -> None:
         for name in "abc":
             (source / name).write_bytes(b"hello")
         if there is not None:
@@ -685,19 +739,23 @@ class TestWhatChangesMeanwhile:
         assert tree(dest) == {name: content for name, content in expected.items() if content is not None}
 
     @pytest.mark.parametrize("become", [REPLACEMENTS[name] for name in ("fifo", "socket", "folder", "nothing")])
-    def test_a_single_file_that_turns_into_something_else_is_left_out(self, sync, source, dest, become):
+    def test_a_single_file_that_turns_into_something_else_is_left_out(
+        self, sync: Sync, source: Path, dest: Path, become: Become
+    ) -> None:
         (source / "a").write_bytes(b"hello")
         assert sync(top=source / "a", callback=self.replaced(source / "a", become)) == []
         assert not dest.exists()
 
-    def test_a_folder_that_turns_into_a_link_has_nothing_sent_from_where_it_leads(self, sync, source, dest, outside):
+    def test_a_folder_that_turns_into_a_link_has_nothing_sent_from_where_it_leads(
+        self, sync: Sync, source: Path, dest: Path, outside: Path
+    ) -> None:
         (source / "sub" / "deeper").mkdir(parents=True)
         (source / "sub" / "deeper" / "b").write_bytes(b"hello")
         (source / "a").write_bytes(b"hello")
         (outside / "deeper").mkdir()
         (outside / "deeper" / "b").write_bytes(b"secret")
 
-        def callback(what, size, channel):
+        def callback(what: str, size: int, channel: execnet.Channel) -> None:
             if what == "list":
                 (source / "sub").rename(source / "moved")
                 (source / "sub").symlink_to(outside)
@@ -708,18 +766,20 @@ class TestWhatChangesMeanwhile:
         assert tree(dest) == {"a": b"hello", "sub": None, "sub/deeper": None}
 
     @pytest.mark.parametrize("become", ["link", "file", "fifo", "nothing"])
-    def test_a_folder_that_is_replaced_before_it_is_listed_is_empty(self, sync, source, dest, outside, become):
+    def test_a_folder_that_is_replaced_before_it_is_listed_is_empty(
+        self, sync: Sync, source: Path, dest: Path, outside: Path, become: str
+    ) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "b").write_bytes(b"hello")
         (source / "z").write_bytes(b"hello")
-        replace = {
+        replace: dict[str, Become] = {
             "link": lambda path: path.symlink_to(outside),
             "file": Path.touch,
             "fifo": os.mkfifo,
             "nothing": lambda path: None,
         }
 
-        def keep(path):
+        def keep(path: str) -> bool:
             if path == str(source / "z"):
                 (source / "sub").rename(source / "zz")
                 replace[become](source / "sub")
@@ -728,11 +788,13 @@ class TestWhatChangesMeanwhile:
         sync(filter=keep)
         assert tree(dest) == {"sub": None, "z": b"hello"}
 
-    def test_a_growing_file_is_sent_up_to_the_size_it_had_when_opened(self, source):
+    def test_a_growing_file_is_sent_up_to_the_size_it_had_when_opened(self, source: Path) -> None:
         (source / "log").write_bytes(b"x" * (2 * rsync_source.CHUNK + 1))
         tree = rsync_source.Source(str(source), lambda path: True)
         (source / "log").write_bytes(b"y" * (3 * rsync_source.CHUNK))
-        stream, size = tree.open(1)
+        opened = tree.open(1)
+        assert opened is not None
+        stream, size = opened
         parts = []
         with stream, (source / "log").open("ab") as log:
             for part in rsync_source.chunks(stream, size):
@@ -743,12 +805,12 @@ class TestWhatChangesMeanwhile:
         assert b"".join(chunk for chunk, _ in parts) == b"y" * (3 * rsync_source.CHUNK)
 
     @pytest.mark.parametrize("left", [0, 1, rsync_source.CHUNK, rsync_source.CHUNK + 1])
-    def test_a_shrinking_file_ends_where_it_ends(self, sync, source, dest, left):
+    def test_a_shrinking_file_ends_where_it_ends(self, sync: Sync, source: Path, dest: Path, left: int) -> None:
         (source / "a").write_bytes(b"x" * 3 * rsync_source.CHUNK)
         sync(callback=lambda *event: os.truncate(source / "a", left))
         assert (dest / "a").read_bytes() == b"x" * left
 
-    def test_what_changed_meanwhile_is_put_right_by_the_next_sync(self, sync, source, dest):
+    def test_what_changed_meanwhile_is_put_right_by_the_next_sync(self, sync: Sync, source: Path, dest: Path) -> None:
         for name in "ab":
             (source / name).write_bytes(b"hello")
         sync(callback=lambda *event: (source / "b").write_bytes(b"HELLO"))
@@ -757,7 +819,7 @@ class TestWhatChangesMeanwhile:
 
 
 @pytest.fixture
-def everyones():
+def everyones() -> Iterator[Path]:
     """A folder that any user can reach and write to; pytest's own are for one user alone."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
@@ -765,7 +827,7 @@ def everyones():
 
 
 @pytest.fixture
-def users_gateway(gw, everyones):
+def users_gateway(gw: execnet.Gateway, everyones: Path) -> execnet.Gateway:
     """A gateway whose other side is no longer root, if it was."""
     (everyones / "first").mkdir()
     # What is imported late might be in a place that the user can't read.
@@ -782,13 +844,13 @@ def users_gateway(gw, everyones):
 class TestOrdinaryUsers:
     """What root may do anyway."""
 
-    def sync(self, gateway, source, dest, **options):
+    def sync(self, gateway: execnet.Gateway, source: Path, dest: Path, **options: Any) -> None:
         rsync_ = RSync(source, verbose=False)
         rsync_.add_target(gateway, dest, **options)
         rsync_.send()
 
     @pytest.fixture
-    def dest(self, users_gateway, everyones):
+    def dest(self, users_gateway: execnet.Gateway, everyones: Path) -> Path:
         """Has two levels of folders that their owner may not write to, or even list."""
         dest = everyones / "dest"
         program = f"""
@@ -802,18 +864,24 @@ os.chmod({str(dest / "old")!r}, 0o555)
         users_gateway.remote_exec(program).waitclose(SECONDS)
         return dest
 
-    def test_delete_removes_folders_that_may_not_be_written_to(self, users_gateway, source, dest):
+    def test_delete_removes_folders_that_may_not_be_written_to(
+        self, users_gateway: execnet.Gateway, source: Path, dest: Path
+    ) -> None:
         (source / "new").write_bytes(b"hello")
         self.sync(users_gateway, source, dest, delete=True)
         assert tree(dest) == {"new": b"hello"}
 
     @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("x")], ids=["file", "link"])
-    def test_such_a_folder_gives_way(self, users_gateway, source, dest, make):
+    def test_such_a_folder_gives_way(
+        self, users_gateway: execnet.Gateway, source: Path, dest: Path, make: Become
+    ) -> None:
         make(source / "old")
         self.sync(users_gateway, source, dest)
         assert tree(dest) == tree(source)
 
-    def test_folders_are_made_usable_for_their_owner(self, users_gateway, source, dest):
+    def test_folders_are_made_usable_for_their_owner(
+        self, users_gateway: execnet.Gateway, source: Path, dest: Path
+    ) -> None:
         (source / "old" / "inner").mkdir(parents=True)
         (source / "old" / "inner" / "file").write_bytes(b"hello")
         (source / "old" / "inner").chmod(0o055)
@@ -821,7 +889,7 @@ os.chmod({str(dest / "old")!r}, 0o555)
         assert mode(dest / "old" / "inner") == 0o755
         assert (dest / "old" / "inner" / "file").read_bytes() == b"hello"
 
-    def test_files_that_may_not_be_read_are_left_out_and_folders_an_error(self, everyones):
+    def test_files_that_may_not_be_read_are_left_out_and_folders_an_error(self, everyones: Path) -> None:
         program = f"""
 import os, execnet
 def sync(group):
@@ -860,7 +928,7 @@ with execnet.Group(["popen//chdir={everyones}"]) as group:
 class TestAtTheSameTime:
     """Others in the same folders; no result may pass for right that is not."""
 
-    def test_two_that_sync_to_the_same_folder(self, group, source, dest):
+    def test_two_that_sync_to_the_same_folder(self, group: execnet.Group, source: Path, dest: Path) -> None:
         (source / "link").symlink_to("a")
         (source / "sub").mkdir()
         for number in range(30):
@@ -884,10 +952,10 @@ with execnet.Group(["popen", "popen"]) as group:
         assert (run.returncode, run.stderr) == (0, "")
         assert tree(dest) == tree(source)
 
-    def test_what_another_process_puts_in_the_place_of_what_is_to_go_may_stay(self, dest):
+    def test_what_another_process_puts_in_the_place_of_what_is_to_go_may_stay(self, dest: Path) -> None:
         dest.touch()
 
-        def keep(found):
+        def keep(found: os.stat_result) -> bool:
             if stat.S_ISREG(found.st_mode):
                 dest.unlink()
                 (dest / "inside").mkdir(parents=True)  # now, before the file is removed
@@ -896,7 +964,9 @@ with execnet.Group(["popen", "popen"]) as group:
         rsync_remote.remove(str(dest), keep)
         assert tree(dest) == {"inside": None}
 
-    def test_delete_spares_the_unfinished_files_of_others_and_removes_those_left_behind(self, sync, dest, monkeypatch):
+    def test_delete_spares_the_unfinished_files_of_others_and_removes_those_left_behind(
+        self, sync: Sync, dest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         fresh = dest / f"{rsync_remote.TEMPORARY}fresh"
         dest.mkdir()
         fresh.touch()
@@ -909,13 +979,13 @@ with execnet.Group(["popen", "popen"]) as group:
         receiver.remove_others()
         assert tree(dest) == {}
 
-    def test_a_target_file_that_is_longer_by_now_is_not_taken_for_the_same(self, dest):
+    def test_a_target_file_that_is_longer_by_now_is_not_taken_for_the_same(self, dest: Path) -> None:
         dest.write_bytes(b"hello, and more")
         assert rsync_remote.sha256(str(dest), 5) is None
         assert rsync_remote.sha256(str(dest), 15) == hashlib.sha256(b"hello, and more").hexdigest()
         assert rsync_remote.sha256(str(dest), 16) is None
 
-    def test_a_fifo_or_link_in_the_target_is_not_read(self, dest, tmp_path):
+    def test_a_fifo_or_link_in_the_target_is_not_read(self, dest: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         dest.symlink_to(tmp_path / "file")
         with pytest.raises(OSError):
@@ -924,7 +994,7 @@ with execnet.Group(["popen", "popen"]) as group:
         os.mkfifo(dest)
         assert rsync_remote.sha256(str(dest), 0) is None
 
-    def test_a_source_that_never_stands_still(self, sync, source, dest, tmp_path):
+    def test_a_source_that_never_stands_still(self, sync: Sync, source: Path, dest: Path, tmp_path: Path) -> None:
         program = """
 import os, random, sys, time
 os.chdir(sys.argv[1])
@@ -951,6 +1021,7 @@ while True:
         outside.mkdir()
         (outside / "secret").write_bytes(b"secret")
         with subprocess.Popen([sys.executable, "-c", program, source, outside], stdout=subprocess.PIPE) as restless:
+            assert restless.stdout is not None
             restless.stdout.readline()
             try:
                 ended = 0
@@ -972,7 +1043,9 @@ while True:
         sync(delete=True)
         assert tree(dest) == tree(source)
 
-    def test_targets_killed_at_any_moment_are_put_right_by_the_next_sync(self, group, source, dest):
+    def test_targets_killed_at_any_moment_are_put_right_by_the_next_sync(
+        self, group: execnet.Group, source: Path, dest: Path
+    ) -> None:
         for number in range(40):
             (source / str(number)).write_bytes(os.urandom(20000))
         for moment in range(12):
@@ -997,7 +1070,9 @@ while True:
             del found[name]
         assert found == tree(source)
 
-    def test_a_full_disk_fails_its_own_target_by_name_and_leaves_nothing_half(self, group, source, tmp_path):
+    def test_a_full_disk_fails_its_own_target_by_name_and_leaves_nothing_half(
+        self, group: execnet.Group, source: Path, tmp_path: Path
+    ) -> None:
         (source / "small").write_bytes(b"hello")
         (source / "large").write_bytes(bytes(3 * rsync_source.CHUNK))
         full, roomy = group.makegateways(["popen//id=full", "popen"])
@@ -1013,7 +1088,7 @@ while True:
 
 
 class TestNastyTrees:
-    def test_folders_nested_deeper_than_python_recurses(self, sync, source, dest):
+    def test_folders_nested_deeper_than_python_recurses(self, sync: Sync, source: Path, dest: Path) -> None:
         depth = sys.getrecursionlimit() + 100
         subprocess.run(["mkdir", "-p", "d/" * depth], cwd=source, check=True)
         (source / "d" / "d" / "a").write_bytes(b"hello")
@@ -1023,7 +1098,7 @@ class TestNastyTrees:
         finally:
             subprocess.run(["rm", "-r", source / "d", dest], check=True)
 
-    def test_what_names_modes_and_holes_there_are(self, sync, source, dest):
+    def test_what_names_modes_and_holes_there_are(self, sync: Sync, source: Path, dest: Path) -> None:
         names = [b"n" * 255, b"new\nline", b"\xff\xfe\x80", b" ", b"-", b"~", b"...", b"\\", b"a:b", "ä".encode() * 127]
         for name in names:
             Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(name)
@@ -1045,7 +1120,7 @@ class TestNastyTrees:
         assert mode(dest / "sticky") == 0o1777
         assert sync(delete=True) == []
 
-    def test_names_that_stdout_cannot_show(self, source, dest):
+    def test_names_that_stdout_cannot_show(self, source: Path, dest: Path) -> None:
         (source / "grün").touch()
         program = f"""
 import execnet
@@ -1064,7 +1139,7 @@ class TestRemoteSide:
     """What the receiving side does with a description that is no tree."""
 
     @pytest.fixture
-    def receiver(self, dest):
+    def receiver(self, dest: Path) -> rsync_remote.Tree:
         receiver = rsync_remote.Tree(str(dest), False)
         receiver.add("dir", -1, b"", 0o755)
         return receiver
@@ -1073,22 +1148,24 @@ class TestRemoteSide:
     @pytest.mark.parametrize(
         "facts", [("dir", 0o755), ("file", 0o644, 0, 0), ("link", b"x", False)], ids=lambda f: f[0]
     )
-    def test_names_that_lead_elsewhere_are_refused(self, receiver, name, facts):
+    def test_names_that_lead_elsewhere_are_refused(
+        self, receiver: rsync_remote.Tree, name: bytes, facts: tuple[Any, ...]
+    ) -> None:
         kind, *rest = facts
         with pytest.raises(ValueError, match="refused"):
             receiver.add(kind, 0, name, *rest)
 
     @pytest.mark.parametrize("parent", [-1, 1, 7])
-    def test_only_folders_have_something_inside(self, receiver, parent):
+    def test_only_folders_have_something_inside(self, receiver: rsync_remote.Tree, parent: int) -> None:
         receiver.add("link", 0, b"link", b"/", False)
         with pytest.raises(ValueError, match="refused"):
             receiver.add("file", parent, b"x", 0o644, 0, 0)
 
-    def test_unknown_kinds_are_refused(self, receiver):
+    def test_unknown_kinds_are_refused(self, receiver: rsync_remote.Tree) -> None:
         with pytest.raises(ValueError, match="'door'"):
             receiver.add("door", 0, b"x")
 
-    def test_an_initiator_that_gives_up_leaves_no_part_of_a_file(self, gw, dest):
+    def test_an_initiator_that_gives_up_leaves_no_part_of_a_file(self, gw: execnet.Gateway, dest: Path) -> None:
         channel = gw.remote_exec(rsync_remote)
         channel.send((os.fsencode(dest), False))
         channel.send([("dir", -1, b"", 0o755), ("file", 0, b"a", 0o644, 10, 0)])
@@ -1101,18 +1178,18 @@ class TestRemoteSide:
         gw._io.popen.wait(SECONDS)
         assert os.listdir(dest) == []
 
-    def test_serve_rsync_over_any_channel(self, dest):
+    def test_serve_rsync_over_any_channel(self, dest: Path) -> None:
         class Scripted:
-            def __init__(self, *items):
-                self.items, self.sent = list(items), []
+            def __init__(self, *items: object) -> None:
+                self.items, self.sent = list(items), list[object]()
                 self.send = self.sent.append
 
-            def receive(self):
+            def receive(self) -> object:
                 return self.items.pop(0)
 
         dest.mkdir()
         (dest / "a").write_bytes(b"HELLO")
-        channel = Scripted(
+        channel: Any = Scripted(
             (os.fsencode(dest), False),
             [("dir", -1, b"", 0o755), ("file", 0, b"a", 0o644, 5, 7 * 10**9), ("file", 0, b"b", 0o644, 3, 0)],
             None, ("same",), ("gone",), ("end",),
@@ -1125,7 +1202,7 @@ class TestRemoteSide:
         assert (dest / "a").stat().st_mtime == 7
 
 
-def test_mode_and_time_are_never_set_through_a_link(tmp_path):
+def test_mode_and_time_are_never_set_through_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"")
     before = outside.stat()

@@ -48,7 +48,7 @@ def rounds(short: int, rare: int = 1) -> int:
     return max(short, LONG * rare)
 
 
-def environment(core: str, **extra: str) -> dict[str, str]:
+def environment(core: str, **extra: str) -> dict[str, Any]:
     """The environment of a program, and of its workers, over that core."""
     environ = {name: value for name, value in os.environ.items() if name != "EXECNET_PURE"}
     paths = [str(Path(execnet.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -662,7 +662,8 @@ def test_what_arrives_at_any_line_of_setcallback_is_called_back(peer: Peer, arri
     probe = peer.gateway.newchannel()
     setcallback = peer.base.Channel.setcallback.__code__
     for number in itertools.count():
-        channel, end, seen = peer.gateway.newchannel(), object(), []
+        channel, end = peer.gateway.newchannel(), object()
+        seen: list[object] = []
         peer.send(channel, 1)
         peer.await_read()
 

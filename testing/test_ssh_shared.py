@@ -25,9 +25,10 @@ from support.processes import end, wait_until
 from support.sshd import Account, SshServer, executable
 
 import execnet
-from execnet import gateway_io, gateway_ssh
+from execnet import gateway_io
+from execnet._transport import ssh_shared as gateway_ssh
+from execnet._transport.ssh_shared import SshConnection
 from execnet.gateway_bootstrap import GatewayStartError, HostNotFound
-from execnet.gateway_ssh import SshConnection
 
 SECONDS = 20.0
 PACKAGE = Path(execnet.__file__).resolve().parent
@@ -111,7 +112,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connection_of(gateway: execnet.Gateway) -> Any:
-    return gateway._io._connection  # type: ignore[attr-defined]
+    return gateway._io._connection
 
 
 def plain(spec: str) -> list[str]:
@@ -635,8 +636,8 @@ def program(spec: str, python: str = sys.executable, package: Path = PACKAGE, **
     """A program with three gateways; it prints "begin" and "made", and ends with its stdin."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent), **options.pop("env", {})}
     command = [python, "-c", PROGRAM, spec]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, env=environment, **pipes, **options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, env=environment, stdin=pipe, stdout=pipe, **options)
 
 
 def line_of(process: subprocess.Popen[str]) -> str:

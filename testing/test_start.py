@@ -18,12 +18,14 @@ import pytest
 from support import leaks
 from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
-from support.processes import wait_until
+from support.processes import pid_of, wait_until
 
 import execnet
 from execnet import gateway_base, gateway_bootstrap, gateway_io
 from execnet._group import starting
-from execnet.gateway_bootstrap import GatewayStartError, strip_source
+from execnet._group.calls import Call
+from execnet._source.shipped import packed_text, shipped_text, strip_source
+from execnet.gateway_bootstrap import GatewayStartError
 from execnet.xspec import XSpec
 
 MakeGateway = Callable[..., execnet.Gateway]
@@ -59,7 +61,7 @@ def without_docstrings(source: str) -> str:
 
 def test_shipped_text_is_the_source_line_for_line_without_comments_and_docstrings() -> None:
     source = Path(gateway_base.__file__).read_text(encoding="utf-8")
-    text = gateway_bootstrap.shipped_text()
+    text = shipped_text()
     assert len(text.splitlines()) == len(source.splitlines())
     assert without_docstrings(text) == without_docstrings(source)
     comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
@@ -69,17 +71,25 @@ def test_shipped_text_is_the_source_line_for_line_without_comments_and_docstring
 
 
 def test_shipped_text_is_ascii_and_fits_a_pipe_as_it_is_sent() -> None:
-    assert gateway_bootstrap.shipped_text().isascii()
-    assert len(gateway_bootstrap._packed_text().encode("ascii")) < 65 * 1024 // 2
+    assert shipped_text().isascii()
+    assert len(packed_text().encode("ascii")) < 65 * 1024 // 2
 
 
 def test_shipped_text_is_made_once() -> None:
-    assert gateway_bootstrap.shipped_text() is gateway_bootstrap.shipped_text()
+    assert shipped_text() is shipped_text()
+
+
+def test_names_made_on_demand_are_missing_where_there_is_only_the_text(makegateway: MakeGateway) -> None:
+    gateway = makegateway(f"popen//python={sys.executable} -I -S")
+    channel = gateway.remote_exec(
+        "import __main__; channel.send([hasattr(__main__, name) for name in ('serve', 'IO', '_Serializer')])"
+    )
+    assert channel.receive(30) == [True, False, False]
 
 
 def test_shipped_text_compiles_on(other_python: Interpreter, tmp_path: Path) -> None:
     path = tmp_path / "shipped.py"
-    path.write_text(gateway_bootstrap.shipped_text(), encoding="ascii")
+    path.write_text(shipped_text(), encoding="ascii")
     program = f"compile(open({str(path)!r}).read(), 'shipped', 'exec')"
     subprocess.run([other_python, "-c", program], check=True, timeout=60, cwd=tmp_path)
 
@@ -502,14 +512,14 @@ def test_the_timeout_of_one_spec_is_not_that_of_others(group: execnet.Group, tmp
 def test_what_can_t_be_hurried_is_left_behind(group: execnet.Group, far: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "UNDO_PATIENCE", 0.5)
     stopped = group.makegateway("popen//id=stopped")
-    os.kill(stopped.pid, signal.SIGSTOP)
+    os.kill(pid_of(stopped), signal.SIGSTOP)
     try:
         began = time.monotonic()
         gateway, error = group.makegateways(["popen", f"{far}//id=far"], timeout=2, return_errors=True)
         assert time.monotonic() - began < 10.0
     finally:
-        os.kill(stopped.pid, signal.SIGCONT)
-    assert isinstance(error, execnet.TimeoutError)
+        os.kill(pid_of(stopped), signal.SIGCONT)
+    assert isinstance(error, execnet.TimeoutError) and isinstance(gateway, execnet.Gateway)
     assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
     assert list(group) == [stopped, gateway]
     wait_until(lambda: group._membership.is_free("far"), SECONDS, "the end of what was left behind")
@@ -520,7 +530,7 @@ def test_what_can_t_be_hurried_is_left_behind(group: execnet.Group, far: str, mo
 def test_an_interrupt_at_any_line_of_giving_up_leaves_nothing_behind(group: execnet.Group, tmp_path: Path) -> None:
     slow, children = script(tmp_path, SLOW), started_processes()
     chosen = functions_of(starting.__file__, ("run", "_conducted", "_give_up"))
-    calls = functions_of(starting.Call.__init__.__code__.co_filename, ("__init__", "done_within"))
+    calls = functions_of(Call.__init__.__code__.co_filename, ("__init__", "done_within"))
     wheres, number = [], 0
 
     def interrupt() -> None:

@@ -108,7 +108,7 @@ def test_every_known_difference_is_still_there(differences: dict[str, str]) -> N
 
 
 def test_what_is_missing_or_narrower_is_a_difference() -> None:
-    theirs = {
+    theirs: dict[str, surface.Description] = {
         "missing": {"what": "attribute", "value": None},
         "constant": {"what": "attribute", "value": "4"},
         "class": {"what": "class", "bases": ["OSError"]},
@@ -117,7 +117,7 @@ def test_what_is_missing_or_narrower_is_a_difference() -> None:
         "no default": {"what": "function", "parameters": [["a", "POSITIONAL_OR_KEYWORD", True]]},
         "by position": {"what": "function", "parameters": [["a", "POSITIONAL_OR_KEYWORD", False]]},
     }
-    ours = {
+    ours: dict[str, surface.Description] = {
         "constant": {"what": "attribute", "value": "5"},
         "class": {"what": "class", "bases": ["ValueError"]},
         "renamed": {"what": "function", "parameters": [["b", "POSITIONAL_OR_KEYWORD", False]]},
@@ -130,13 +130,13 @@ def test_what_is_missing_or_narrower_is_a_difference() -> None:
 
 
 def test_what_is_wider_is_none() -> None:
-    theirs = {
+    theirs: dict[str, surface.Description] = {
         "class": {"what": "class", "bases": ["Exception"]},
         "more": {"what": "function", "parameters": [["a", "POSITIONAL_OR_KEYWORD", False]]},
         "by name": {"what": "function", "parameters": [["a", "POSITIONAL_ONLY", False]]},
         "import": {"what": "imported"},
     }
-    ours = {
+    ours: dict[str, surface.Description] = {
         "class": {"what": "class", "bases": ["OSError", "Exception"]},
         "more": {
             "what": "function",

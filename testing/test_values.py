@@ -569,9 +569,9 @@ SAMPLES: list[Any] = [1, "text", [1, [2.5, {"a": (None, b"b")}], {3}], 2**70, "x
 
 def test_values_stand_one_behind_another_in_a_stream(base: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "values"
-    with open(path, "wb") as file:
+    with open(path, "wb") as written:
         for value in SAMPLES:
-            base.dump(file, value)
+            base.dump(written, value)
     with open(path, "rb") as file:
         assert [base.load(file) for _ in SAMPLES] == SAMPLES
         with pytest.raises(EOFError):
@@ -824,7 +824,7 @@ def test_a_version_replaced_by_what_runs_meanwhile_is_for_the_next_call(
     class Replacing(Factory(base).new):  # type: ignore[misc]
         @property
         def id(self) -> int:
-            base.DUMPFORMAT_VERSION = b"a longer version" * 100
+            vars(base)["DUMPFORMAT_VERSION"] = b"a longer version" * 100
             return 1
 
         def __init__(self) -> None:
@@ -1344,7 +1344,7 @@ def test_a_reducer_may_use_the_codec_replace_reducers_and_let_go_of_what_it_was_
         reduce(Box, lambda box: f"then {box.inside}")
         box.__class__ = type("Other", (Box,), {})
         assert base.loads(base.dumps([{"key": [1] * 9000}, Box(2)])) == [{"key": [1] * 9000}, "then 2"]
-        base._reducers = dict(base._reducers)
+        vars(base)["_reducers"] = dict(base._reducers)
         return f"now {box.inside}"
 
     reduce(Box, meddle)
@@ -1353,13 +1353,14 @@ def test_a_reducer_may_use_the_codec_replace_reducers_and_let_go_of_what_it_was_
 
 def test_without_reducers_other_classes_are_refused(base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_reducers", {})
+    Letter = enum.Enum("Letter", "a")
     for value in (
         Box(1),
         Path("a"),
         datetime.date(2020, 1, 1),
         decimal.Decimal(1),
         uuid.uuid4(),
-        enum.Enum("E", "a").a,
+        Letter.a,
     ):
         with pytest.raises(base.DumpError, match="can't serialize"):
             base.dumps(value)
@@ -1463,7 +1464,7 @@ def test_subclasses_and_reduced_objects_travel(pair: execnet.Gateway, monkeypatc
     base = sys.modules["execnet"].gateway_base
     monkeypatch.setattr(base, "_reducers", {Path: str})
 
-    def work(channel, path, level):  # type: ignore[no-untyped-def]
+    def work(channel, path, level):
         import collections
 
         class Text(str):
@@ -1472,7 +1473,8 @@ def test_subclasses_and_reduced_objects_travel(pair: execnet.Gateway, monkeypatc
 
         channel.send([path, level])
         channel.send(Text("x"))
-        channel.send(collections.OrderedDict([(Text("a"), collections.namedtuple("Pair", "x y")(1, Text("b")))]))
+        Pair = collections.namedtuple("Pair", "x y")
+        channel.send(collections.OrderedDict([(Text("a"), Pair(1, Text("b")))]))
         channel.send(channel.receive())
 
     channel = pair.remote_exec(work, path=Path("a"), level=http.HTTPStatus.OK)
@@ -1500,7 +1502,10 @@ def codec_names(**other: Any) -> dict[str, Any]:
 
 def test_a_codec_is_made_whole_or_not_at_all() -> None:
     codec = codec_class()
-    for wrong in ({"DumpError": 1}, {"LoadError": int}, {"Channel": 3}, {"_changes": None}, {"_dispatch": []}):
+    wrongs: list[dict[str, Any]] = [
+        {"DumpError": 1}, {"LoadError": int}, {"Channel": 3}, {"_changes": None}, {"_dispatch": []}
+    ]  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(TypeError):
             codec(codec_names(**wrong))
     for missing in ("DumpError", "LoadError", "Channel", "_changes", "_dispatch"):
@@ -1508,7 +1513,8 @@ def test_a_codec_is_made_whole_or_not_at_all() -> None:
         del names[missing]
         with pytest.raises(KeyError, match=missing):
             codec(names)
-    for arguments in ((), (1,), ([],), ({}, {})):
+    several: list[tuple[Any, ...]] = [(), (1,), ([],), ({}, {})]
+    for arguments in several:
         with pytest.raises((TypeError, KeyError)):
             codec.__new__(codec, *arguments)
     with pytest.raises(TypeError):

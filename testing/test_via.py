@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from support import interpreters
+from support.interpreters import Interpreter
 
 import execnet
 from execnet.gateway_bootstrap import GatewayStartError
 
 SECONDS = 20.0
-SLACK = 2.0  # how much longer than a direct start, which takes half a second to a second
+SLACK = 5.0  # how much longer than a direct start, which takes half a second to a second, where three run on two CPUs
 
 READS_NO_MORE = {
     "from the start": "exec 0<&-; exec sleep 1000",
@@ -23,7 +25,7 @@ READS_NO_MORE = {
 }
 
 
-def script(folder, text):
+def script(folder: Path, text: str) -> Path:
     """A program that is no interpreter."""
     path = folder / "script"
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -31,7 +33,7 @@ def script(folder, text):
     return path
 
 
-def failed_start(group, spec):
+def failed_start(group: execnet.Group, spec: str) -> tuple[GatewayStartError, float]:
     """The error of a start, and the seconds it took."""
     began = time.monotonic()
     with pytest.raises(GatewayStartError) as caught:
@@ -40,7 +42,9 @@ def failed_start(group, spec):
 
 
 @pytest.mark.parametrize("text", READS_NO_MORE.values(), ids=READS_NO_MORE)
-def test_a_program_that_reads_no_more_gets_the_error_of_a_direct_start(group, tmp_path, text):
+def test_a_program_that_reads_no_more_gets_the_error_of_a_direct_start(
+    group: execnet.Group, tmp_path: Path, text: str
+) -> None:
     group.makegateway("popen//id=master")
     spec = f"popen//python={script(tmp_path, text)}"
     direct, seconds = failed_start(group, f"{spec}//id=one")
@@ -52,7 +56,7 @@ def test_a_program_that_reads_no_more_gets_the_error_of_a_direct_start(group, tm
 
 
 @pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
-def test_a_master_of_any_model_tells_it(group, tmp_path, model):
+def test_a_master_of_any_model_tells_it(group: execnet.Group, tmp_path: Path, model: str) -> None:
     group.makegateway(f"popen//id=master//execmodel={model}")
     program = script(tmp_path, READS_NO_MORE["after the start text"])
     error, seconds = failed_start(group, f"popen//python={program}//via=master")
@@ -60,7 +64,7 @@ def test_a_master_of_any_model_tells_it(group, tmp_path, model):
 
 
 @pytest.mark.parametrize("python", interpreters.found(), ids=lambda python: python.name)
-def test_a_master_of_any_python_tells_it(group, tmp_path, python):
+def test_a_master_of_any_python_tells_it(group: execnet.Group, tmp_path: Path, python: Interpreter) -> None:
     group.makegateway(f"popen//id=master//python={python}")
     program = script(tmp_path, READS_NO_MORE["after the start text"])
     error, seconds = failed_start(group, f"popen//python={program}//via=master")
@@ -82,7 +86,9 @@ MEANS_NOTHING = r"\7" + 8 * r"\0"
     ],
     ids=["dies", "dies in a header", "dies in a message", "says no message", "closes its output"],
 )
-def test_a_program_that_answers_and_is_no_worker_ends_the_gateway(group, tmp_path, text, told, via):
+def test_a_program_that_answers_and_is_no_worker_ends_the_gateway(
+    group: execnet.Group, tmp_path: Path, text: str, told: str, via: str
+) -> None:
     group.makegateway("popen//id=master")
     # The start text is read, so that the answer is what decides: its byte, and the message that means nothing.
     program = script(tmp_path, f"read line; {text}".replace("'1", f"'1{MEANS_NOTHING}"))
@@ -94,14 +100,16 @@ def test_a_program_that_answers_and_is_no_worker_ends_the_gateway(group, tmp_pat
 
 @pytest.mark.parametrize("via", ["", "//via=master"])
 @pytest.mark.parametrize("said", ["1", "1hello", r"1\4\0\0\0\1"])
-def test_a_program_that_says_the_byte_and_ends_did_not_start(group, tmp_path, said, via):
+def test_a_program_that_says_the_byte_and_ends_did_not_start(
+    group: execnet.Group, tmp_path: Path, said: str, via: str
+) -> None:
     group.makegateway("popen//id=master")
     program = script(tmp_path, f"read line; printf '{said}'; exit 3")
     with pytest.raises(GatewayStartError, match=r"exited with status 3 .*it wrote '1"):
         group.makegateway(f"popen//python={program}{via}")
 
 
-def test_what_cannot_be_sent_to_the_master_fails_at_once_and_leaves_it_free(group):
+def test_what_cannot_be_sent_to_the_master_fails_at_once_and_leaves_it_free(group: execnet.Group) -> None:
     master = group.makegateway("popen//id=master//execmodel=main_thread_only")
     began = time.monotonic()
     for _ in range(2):

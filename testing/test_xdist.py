@@ -82,10 +82,9 @@ def made_once(once: Once, name: str, requirements: list[object], site_packages: 
     def make(folder: Path) -> None:
         venv = packages.Venv.make(folder / "venv")
         venv.install(*requirements)
-        (site,) = venv.folder.glob("lib/python*/site-packages")
         for name, text in site_packages.items():
-            (site / name).parent.mkdir(exist_ok=True)
-            (site / name).write_text(text)
+            (venv.site / name).parent.mkdir(exist_ok=True)
+            (venv.site / name).write_text(text)
         # Here, so that what the suite's modules are compiled to is there before others look at the folder.
         reports = Client(venv, xdistsuite.write(folder / "suite")).reports(folder, "-p", "no:xdist")
         assert len({report[0] for report in reports}) == xdistsuite.TESTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import sys
 
@@ -258,5 +259,5 @@ def test_the_bootstrap_line_is_looked_up_when_it_is_used(monkeypatch: pytest.Mon
 
 def test_backslashes_are_kept_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gateway_io.shell_split_path(r"a\ b c") == ["a b", "c"]
-    monkeypatch.setattr(gateway_io.os, "name", "nt")
+    monkeypatch.setattr(os, "name", "nt")
     assert gateway_io.shell_split_path(r"C:\Python\python.exe -x") == [r"C:\Python\python.exe", "-x"]

@@ -22,14 +22,12 @@ is raised, it is like a Ctrl-C.
 
 from __future__ import annotations
 
-import os
-import sys
-
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
+from execnet._io.noise import warn_of_noise
+from execnet._transport import registry
 from execnet.gateway_base import OneShotEvent, RemoteError, get_execmodel, has_threads
-from execnet.gateway_noise import warn_of_noise
 from execnet.xspec import XSpec, warn_of_likely_mistakes
 
 TYPE_CHECKING = False
@@ -40,9 +38,9 @@ if TYPE_CHECKING:
     from execnet._group.ahead import Ahead
     from execnet._group.membership import Membership
     from execnet._output.streams import Outputs
+    from execnet._transport.ssh_shared import SshConnection
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
-    from execnet.gateway_ssh import SshConnection
 
     class Home(Protocol):
         """What a start needs of the group that its gateway is for."""
@@ -169,26 +167,22 @@ class Start:
 
         # What the environment says is for those who start processes, and a spec may say it now as it did not before.
         self.outputs = self.group._outputs(self.spec)
-        if self.outputs is None:
+        try:
             self.io = self._create_io()
-        else:
-            self._create_io_with(self.outputs)
+            if self.outputs is not None:
+                self.io.outputs = self.outputs
+        finally:
+            if self.outputs is not None:
+                self.outputs.close_far_ends()
         if not self.unasked_warm:  # then the request for it said what to run
             gateway_bootstrap.begin(self.io, self.spec)
-
-    def _create_io_with(self, outputs: Outputs) -> None:
-        try:
-            self.io = self._create_io(outputs=outputs)
-            self.io.outputs = outputs
-        finally:
-            outputs.close_far_ends()
 
     def begins_cold(self) -> bool:
         """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
         if not self.unasked_warm:
             return False
         from execnet import gateway_bootstrap  # lazy: start-up speed
-        from execnet._group import unasked  # lazy: start-up speed
+        from execnet._transport import unasked  # lazy: start-up speed
 
         if not unasked.is_refused(self.spec, self.io):
             return False
@@ -200,43 +194,16 @@ class Start:
 
     def can_begin_at_once(self) -> bool:
         """Whether begin() depends on no other start and does not block."""
-        return self.needed is None and not self.spec.socket and self.connection is None
+        transport = registry.transport_of(self.spec)
+        return self.needed is None and not (transport and transport.blocks) and self.connection is None
 
-    def _create_io(self, **outputs: Any) -> Any:
-        from execnet import gateway_io, gateway_socket  # lazy: start-up speed
+    def _create_io(self) -> Any:
+        transport = registry.transport_of(self.spec)
+        if transport is None:
+            raise ValueError(f"no gateway type found for {self.spec._spec!r}{_hint(self.spec)}")
+        return registry.function(transport.create)(self)
 
-        spec, group = self.spec, self.group
-        if spec.warm or spec.preload:
-            from execnet._group import unasked  # lazy: start-up speed
-
-            lacks = unasked.lacking()
-            if sys.platform == "win32" or lacks:
-                raise ValueError(f"warm needs {lacks}, which {sys.platform} does not have: {str(spec)!r}")
-            from execnet import gateway_warm  # lazy: start-up speed
-
-            return gateway_warm.create_io(spec, group, **outputs)  # type: ignore[arg-type, unused-ignore]
-        if "EXECNET_WARM" in os.environ and not self.cold:
-            from execnet._group import unasked  # lazy: start-up speed
-
-            preload = unasked.preload_for(spec)
-            self.unasked_warm = preload is not None
-            if sys.platform != "win32" and preload is not None:
-                from execnet import gateway_warm  # lazy: start-up speed
-
-                return gateway_warm.create_io(spec, group, preload, **outputs)  # type: ignore[arg-type, unused-ignore]
-        if spec.via:
-            return gateway_io.create_proxy_io(spec, self._way(spec.via), group.execmodel, **outputs)
-        if spec.popen or spec.ssh or spec.vagrant_ssh:
-            shared: dict[str, Any] = {} if self.connection is None else {"connection": self.connection}
-            if gateway_io.starts_as_usual():
-                shared.update(outputs)
-            return gateway_io.create_io(spec, execmodel=group.execmodel, **shared)
-        if spec.socket:
-            ways: Any = group if self.needed is None else {spec.installvia: self._way(self.needs or "")}
-            return gateway_socket.create_io(spec, ways, execmodel=group.execmodel)
-        raise ValueError(f"no gateway type found for {spec._spec!r}{_hint(spec)}")
-
-    def _way(self, gateway_id: str) -> Gateway:
+    def way(self, gateway_id: str) -> Gateway:
         """The gateway to go through; it may be one that is not a member yet."""
         if self.needed is None:
             return self.group[gateway_id]
@@ -544,11 +511,12 @@ class Starts:
         """Have one ssh connect for several starts to the same host."""
         if not any(start.spec.ssh for start in self.starts) or not has_threads(self.execmodel):
             return
-        from execnet import gateway_io, gateway_ssh  # lazy: start-up speed
+        from execnet import gateway_io  # lazy: start-up speed
+        from execnet._transport import ssh_shared  # lazy: start-up speed
 
         if not gateway_io.starts_as_usual():
             return
-        for index, connection in gateway_ssh.shared([start.spec for start in self.starts]).items():
+        for index, connection in ssh_shared.shared([start.spec for start in self.starts]).items():
             self.connections.add(connection)
             self.starts[index].connection = connection
 

@@ -1,6 +1,6 @@
 """The fork server of warm workers: a process that imports once and forks a worker for each request.
 
-Run by :mod:`execnet.gateway_warm` as ``python -c "…; work(serve(FD, 'modules'))"``: :func:`serve` returns in each
+Run by :mod:`execnet._transport.warm` as ``python -c "…; work(serve(FD, 'modules'))"``: :func:`serve` returns in each
 worker, and never in the fork server. That has a single thread, always, since only that one goes on in a worker.
 It ends when the initiator closes the connection, and by a signal when the initiator is gone.
 """
@@ -42,7 +42,7 @@ MOST_TOLD = 4096  # bytes of either: the initiator looks at them and leaves them
 STDIN, STDOUT, STDERR = 0, 1, 2
 OUTPUT = 3  # what the worker's code gets as stdout, among the worker's descriptors
 
-assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
+assert sys.platform != "win32"  # where nothing imports this: execnet._transport.creating says so
 
 
 def serve(descriptor: int, preload: str | int) -> dict[str, Any]:

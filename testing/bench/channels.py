@@ -7,10 +7,11 @@ both processes on one CPU: the ratio of two samples taken one right after the ot
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import harness
 import links
-from harness import NO_SLOWER, Goal, Options, Row
+from harness import NO_SLOWER, Goal, Options, Player, Row
 
 COUNT = 10_000
 
@@ -46,6 +47,11 @@ def play(name: str) -> None:
     gateways.many.close()
 
 
+def seconds_with_one(player: Player, count: int) -> float:
+    seconds: float = player.ask("sample", count)[0]
+    return seconds
+
+
 def measure(options: Options) -> list[Row]:
     """All rows."""
     names = [harness.OURS, harness.PORTABLE, harness.BEFORE]
@@ -59,10 +65,7 @@ def measure(options: Options) -> list[Row]:
         row.samples = {name: [] for name in names}
     for player in players:
         player.ask("open", COUNT)
-    counts = [
-        harness.count_for(lambda count, player=player: player.ask("sample", count)[0], options.seconds, 10**6)
-        for player in players
-    ]
+    counts = [harness.count_for(partial(seconds_with_one, player), options.seconds, 10**6) for player in players]
     for _ in range(options.rounds):
         for player, count in zip(players, counts):
             one, many = player.ask("sample", count)

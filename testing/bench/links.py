@@ -119,7 +119,8 @@ class Copying(Execnet):
         from execnet import gateway_bootstrap, gateway_io
 
         gateway_bootstrap.POPEN_START = gateway_bootstrap.POPEN_START.replace("{zero_copy}", "False")
-        gateway_io.Popen2IOMaster.zero_copy = property(lambda io: False, lambda io, value: None)
+        never = property(lambda io: False, lambda io, value: None)
+        setattr(gateway_io.Popen2IOMaster, "zero_copy", never)  # noqa: B010
         super().__init__()
 
 
@@ -338,7 +339,7 @@ def serve_rpyc() -> None:
     """Be the other side of RPyC."""
     import rpyc
 
-    class Service(rpyc.Service):
+    class Service(rpyc.Service):  # type: ignore[misc]
         def exposed_echo(self, item: object) -> object:
             return item
 
@@ -409,8 +410,13 @@ def measure_row(
     for player in players:
         sample = functools.partial(player.ask, method)
         count = harness.count_for(sample, options.seconds, most)
-        samplers[player.name] = lambda sample=sample, count=count: figure(sample(count), count)
+        samplers[player.name] = functools.partial(sampled, figure, sample, count)
     return harness.take_turns(row, samplers, options.rounds)
+
+
+def sampled(figure: Callable[[float, int], float], sample: Callable[[int], float], count: int) -> float:
+    """The figure of one sample."""
+    return figure(sample(count), count)
 
 
 if __name__ == "__main__":
@@ -418,7 +424,7 @@ if __name__ == "__main__":
     if which == "pipe":
         serve_pipe(*map(int, arguments))
     elif which == "pyzmq":
-        serving.serve(*zmq_pair(*arguments, "connect"))
+        serving.serve(*zmq_pair(arguments[0], "connect"))
         time.sleep(0.1)
     else:
         serve_rpyc()

@@ -3,26 +3,34 @@
 Also sent to execnet's workers as it is, so it imports nothing.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from typing import Any
+
+    channel: Any  # in a worker
+
 ITEM = 42
 MIB = 1 << 20
 
 
-def resident():
+def resident() -> float:
     """MiB of memory this process has."""
     return _field("/proc/self/smaps_rollup", "Rss:")
 
 
-def peak():
+def peak() -> float:
     """MiB of memory this process had at most."""
     return _field("/proc/self/status", "VmHWM:")
 
 
-def _field(path, name):
+def _field(path: str, name: str) -> float:
     with open(path) as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
-def serve(send, receive):
+def serve(send: "Callable[[Any], object]", receive: "Callable[[], Any]") -> None:
     """Do what is asked, as (what, count), until a count of 0."""
     while True:
         what, count = receive()
@@ -61,7 +69,7 @@ def serve(send, receive):
             raise ValueError(what)
 
 
-def answer(connection):
+def answer(connection: "Connection") -> None:
     """Be a process that calls what comes, and sends back what that returns, until None comes."""
     while True:
         function = connection.recv()

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,15 +250,14 @@ def import_seconds(modules: str) -> float:
 def play(name: str) -> None:
     """Be a peer."""
     starter = STARTERS[name]()
-    harness.play(
-        {
-            "start": starter.start,
-            "start_many": starter.start_many,
-            "start_loop": getattr(starter, "start_loop", None),
-            "private": starter.private,
-            "import": import_seconds,
-        }
-    )
+    methods: dict[str, Any] = {
+        "start": starter.start,
+        "start_many": starter.start_many,
+        "start_loop": getattr(starter, "start_loop", None),
+        "private": starter.private,
+        "import": import_seconds,
+    }
+    harness.play(methods)
     if isinstance(starter, Mitogen):
         starter.broker.shutdown()
         starter.broker.join()
@@ -271,21 +272,36 @@ def ask(player: Player, method: str, *arguments: Any) -> Any:
     return player.ask(method, *arguments)
 
 
+def milliseconds(player: Player, method: str, *arguments: Any) -> float:
+    seconds: float = ask(player, method, *arguments)
+    return seconds * 1e3
+
+
+def mebibytes(player: Player) -> float:
+    kibibytes: float = player.ask("private")
+    return kibibytes / 1024
+
+
+def many_seconds(player: Player, server: SshServer, count: int) -> float:
+    seconds: float = player.ask("start_many", server.spec(), count)[0]
+    return seconds
+
+
 def measure_one(players: dict[str, Player], rounds: int) -> list[Row]:
     """One worker, the import, idle memory."""
     warm_goals = [Goal(5, of=WARM), Goal(0.5, FORKSERVER, of=WARM)]
     starts = Row("a worker, after the first", "ms", [Goal(1.25, BARE), *warm_goals, NO_SLOWER])
     harness.take_turns(
         starts,
-        {name: lambda player=player: ask(player, "start", "popen") * 1e3 for name, player in players.items()},
+        {name: partial(milliseconds, player, "start", "popen") for name, player in players.items()},
         rounds,
     )
     imports = Row("import", "ms", [Goal(2), NO_SLOWER])
-    samplers = {name: lambda name=name: ask(players[name], "import", IMPORTS[name]) * 1e3 for name in IMPORTS}
+    samplers = {name: partial(milliseconds, players[name], "import", IMPORTS[name]) for name in IMPORTS}
     harness.take_turns(imports, samplers, rounds)
     memory = Row("private memory of an idle worker", "MiB", [Goal(1.2, BARE), Goal(1.0, BARE, of=WARM), NO_SLOWER])
-    samplers = {name: lambda player=player: player.ask("private") / 1024 for name, player in players.items()}
-    harness.take_turns(memory, samplers, min(rounds, 5))
+    sizes = {name: partial(mebibytes, player) for name, player in players.items()}
+    harness.take_turns(memory, sizes, min(rounds, 5))
     return [starts, imports, memory]
 
 
@@ -300,8 +316,8 @@ def measure_many(players: dict[str, Player], rounds: int) -> list[Row]:
             if name != BARE:
                 ends.samples.setdefault(name, []).append(end * 1e3)
     loops = Row(f"{MANY} workers, makegateway in a loop", "ms", [Goal(1.0, OURS, of=AHEAD), NO_SLOWER])
-    samplers = {name: lambda name=name: ask(players[name], "start_loop", MANY, 0) * 1e3 for name in EXECNETS}
-    samplers[AHEAD] = lambda: ask(players[OURS], "start_loop", MANY, MANY) * 1e3
+    samplers = {name: partial(milliseconds, players[name], "start_loop", MANY, 0) for name in EXECNETS}
+    samplers[AHEAD] = partial(milliseconds, players[OURS], "start_loop", MANY, MANY)
     harness.take_turns(loops, samplers, rounds)
     return [starts, ends, loops]
 
@@ -323,11 +339,10 @@ def measure_ssh(players: dict[str, Player], rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         server = SshServer(Path(folder))
         try:
-            samplers = {
-                name: lambda count, name=name: players[name].ask("start_many", server.spec(), count)[0]
-                for name in EXECNETS
+            samplers: dict[str, Callable[[int], float]] = {
+                name: partial(many_seconds, players[name], server) for name in EXECNETS
             }
-            samplers[SSH] = lambda count: ssh_seconds(server, count)
+            samplers[SSH] = partial(ssh_seconds, server)
             for _ in range(rounds):
                 for name, sampler in samplers.items():
                     seconds = [sampler(count) for count in (1, MANY_SSH)]

@@ -14,6 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import harness
@@ -112,7 +113,7 @@ Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 def codec(name: str) -> Codec:
     """dumps and loads of a peer."""
     if name == PICKLE:
-        return lambda value, dumps=pickle.dumps: dumps(value, 5), pickle.loads  # type: ignore[misc]
+        return lambda value, dumps=pickle.dumps: dumps(value, 5), pickle.loads
     if name == MARSHAL:
         return marshal.dumps, marshal.loads
     if name == MSGPACK:
@@ -120,7 +121,7 @@ def codec(name: str) -> Codec:
 
         return (
             msgpack.Packer().pack,
-            lambda data, unpackb=msgpack.unpackb: unpackb(data, strict_map_key=False),  # type: ignore[misc]
+            lambda data, unpackb=msgpack.unpackb: unpackb(data, strict_map_key=False),
         )
     import execnet
 
@@ -159,10 +160,15 @@ def measure_row(options: Options, row: Row, players: dict[str, Player], operatio
     samplers: dict[str, Callable[[], float]] = {}
     for player in players.values():
         if player.ask("able", name):
-            sample = lambda count, player=player: player.ask(operation, name, count)  # noqa: E731
+            sample = partial(player.ask, operation, name)
             count = harness.count_for(sample, options.seconds, 10**6)
-            samplers[player.name] = lambda sample=sample, count=count: sample(count) / count * 1e6
+            samplers[player.name] = partial(microseconds, sample, count)
     harness.take_turns(row, samplers, options.rounds)
+
+
+def microseconds(sample: Callable[[int], float], count: int) -> float:
+    """Of one of so many calls."""
+    return sample(count) / count * 1e6
 
 
 def goals(row: Row) -> list[Goal]:

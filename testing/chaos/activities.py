@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import execnet
 
@@ -21,6 +22,19 @@ for number in itertools.count():
     if channel.receive()[0] != number:
         channel.send(number)
 """
+
+
+class Size(NamedTuple):
+    """How much of each kind of trouble a run makes."""
+
+    rounds: int
+    cycles: int
+    messages: int
+    gateways: int
+
+
+SHORT = Size(rounds=3, cycles=60, messages=60_000, gateways=30)
+LONG = Size(rounds=200, cycles=1000, messages=1_000_000, gateways=500)
 
 
 class Wrong(Exception):
@@ -66,7 +80,7 @@ class Program:
     def sending(self) -> None:
         gateway = self.open()
         channel = gateway.remote_exec(CHECK)
-        told = []
+        told: list[object] = []
         channel.setcallback(told.append)
         self.begun()
         for number in itertools.count():
@@ -83,8 +97,9 @@ class Program:
                 raise Wrong(f"received {item} for {number}")
 
     def calling_back(self) -> None:
-        gateway, ended = self.open(), []
-        received: list[object] = []
+        gateway = self.open()
+        ended: list[Any] = []
+        received: list[Any] = []
         channel = gateway.remote_exec(COUNT)
         channel.setcallback(lambda item: (ended if item is ended else received).append(item), endmarker=ended)
         self.begun()
@@ -94,7 +109,7 @@ class Program:
             deadline = time.monotonic() + SECONDS
             while not ended and time.monotonic() < deadline:
                 time.sleep(0.001)
-            if len(ended) != 1 or [item[0] for item in received] != list(range(len(received))):  # type: ignore[index]
+            if len(ended) != 1 or [item[0] for item in received] != list(range(len(received))):
                 raise Wrong(f"{len(ended)} end markers behind {len(received)} items")
 
     def rsyncing(self) -> None:

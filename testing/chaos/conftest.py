@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-
-class Size(NamedTuple):
-    """How much of each kind of trouble a run makes."""
-
-    rounds: int
-    cycles: int
-    messages: int
-    gateways: int
-
-
-SHORT = Size(rounds=3, cycles=60, messages=60_000, gateways=30)
-LONG = Size(rounds=200, cycles=1000, messages=1_000_000, gateways=500)
+from chaos.activities import LONG, SHORT, Size
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support import oracle
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING, SWALLOWING
 
+import execnet
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 EACH = 20
 ORPHAN_SECONDS = 3.5
@@ -147,7 +149,7 @@ class Contender:
         """What the program says, None if it hangs."""
         process = self.start(program, *arguments)
         try:
-            output, _ = process.communicate(timeout=SECONDS + 0.5 * float((*arguments, 0)[0]))
+            output, _ = process.communicate(timeout=SECONDS + 0.5 * float(arguments[0] if arguments else 0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate(timeout=SECONDS)
@@ -203,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=1000)
     cycles = parser.parse_args().cycles
-    package = Path(__import__("execnet").__file__).resolve().parents[1]
+    package = Path(execnet.__file__).resolve().parents[1]
     contenders = [Contender("execnet 2.1.2", str(oracle.folder())), Contender("this one", str(package))]
     figures = [
         ("orphans 3.5 s after SIGKILL of the initiator: idle, sleep, loop, swallow, C loop", Contender.orphans),

@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import leaks
 from support.peer import Peer
+from support.processes import pid_of
 
 import execnet
 
@@ -541,7 +542,7 @@ def callbacks(world: World, gateway: Any, dice: random.Random) -> None:
     """setcallback() while items arrive."""
     for _ in range(dice.randint(1, 10)):
         count, end = dice.choice([0, 3, 30]), object()
-        seen: list[object] = []
+        seen: list[Any] = []
         channel = gateway.remote_exec(COUNTING)
         channel.send((count, [0, 10]))
         first = dice.randrange(count) if count and dice.random() < 0.5 else 0
@@ -559,7 +560,7 @@ def callbacks(world: World, gateway: Any, dice: random.Random) -> None:
             else:
                 channel.setcallback(seen.append)
                 channel.waitclose()
-        expect([item[0] for item in seen], list(range(first, count)))  # type: ignore[index]
+        expect([item[0] for item in seen], list(range(first, count)))
 
 
 @scenario
@@ -569,7 +570,7 @@ def drops(world: World, gateway: Any, dice: random.Random) -> None:
         channel = gateway.remote_exec(ENDLESS) if dice.random() < 0.5 else gateway.newchannel()
         if dice.random() < 0.5 and channel.id and dice.random() < 0.5:
             cycle = [channel]
-            cycle.append(cycle)  # type: ignore[arg-type]
+            cycle.append(cycle)
             del cycle
         with world.watch("dropping a channel"):
             del channel
@@ -805,7 +806,7 @@ def killed(world: World, gateway: Any, dice: random.Random) -> None:
     """The sudden death of a worker."""
     with execnet.Group() as group:
         own = world.open(group)
-        ended(world, own, dice, lambda: os.kill(own.pid, signal.SIGKILL))
+        ended(world, own, dice, lambda: os.kill(pid_of(own), signal.SIGKILL))
 
 
 @scenario
@@ -813,7 +814,14 @@ def exited(world: World, gateway: Any, dice: random.Random) -> None:
     """The end of a gateway that is in use."""
     with execnet.Group() as group:
         own = world.open(group)
-        ways = [own.exit, lambda: own.exit(wait=5), lambda: group.terminate(5), lambda: (own.exit(), own.join(5))]
+
+        def exit_and_join() -> None:
+            own.exit()
+            own.join(5)
+
+        ways: list[Callable[[], object]] = [
+            own.exit, lambda: own.exit(wait=5), lambda: group.terminate(5), exit_and_join
+        ]  # fmt: skip
         ended(world, own, dice, dice.choice(ways))
 
 
@@ -1039,7 +1047,7 @@ def change_core(core: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["stress"] = sys.modules["__main__"]  # what stress_groups imports, and adds to
-    import stress_groups  # noqa: F401
+    sys.modules["chaos.stress"] = sys.modules["__main__"]  # what stress_groups imports, and adds to
+    from chaos import stress_groups  # noqa: F401
 
     main()

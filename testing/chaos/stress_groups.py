@@ -21,8 +21,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import stress
-from stress import World, Wrong, await_child, expect
+from chaos import stress
+from chaos.stress import World, Wrong, await_child, expect
 from support import interpreters, leaks, sshd
 from support.socketserver import SocketServer
 

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chaos.activities import Size
 from support import leaks
 from support.blocked import Call
+from support.processes import pid_of
 
 import execnet
 
@@ -35,8 +37,8 @@ def memory() -> int:
 
 
 @pytest.mark.parametrize("how", ["exit", "terminate", "kill"])
-def test_open_and_close(how: str, size: object, report: Callable[[str], None]) -> None:
-    cycles = size.cycles // (1 if how == "exit" else 4)  # type: ignore[attr-defined]
+def test_open_and_close(how: str, size: Size, report: Callable[[str], None]) -> None:
+    cycles = size.cycles // (1 if how == "exit" else 4)
     group = execnet.Group()
 
     def cycle() -> None:
@@ -49,7 +51,7 @@ def test_open_and_close(how: str, size: object, report: Callable[[str], None]) -
         elif how == "terminate":
             group.terminate(SECONDS)
         else:
-            os.kill(gateway.pid or 0, signal.SIGKILL)
+            os.kill(pid_of(gateway), signal.SIGKILL)
             with pytest.raises(execnet.GatewayDied):
                 channel.receive(SECONDS)
             gateway.exit(wait=SECONDS)
@@ -112,9 +114,9 @@ class Stream:
 
 
 def test_messages_on_many_channels_while_a_worker_is_replaced(
-    size: object, dice: random.Random, report: Callable[[str], None]
+    size: Size, dice: random.Random, report: Callable[[str], None]
 ) -> None:
-    each = size.messages // CHANNELS  # type: ignore[attr-defined]
+    each = size.messages // CHANNELS
     before = leaks.Snapshot.take()
     with execnet.Group() as group:
         pool = Pool(group)
@@ -129,7 +131,7 @@ def test_messages_on_many_channels_while_a_worker_is_replaced(
         while sum(stream.received for stream in streams) < each * CHANNELS // 2:
             assert any(call.thread.is_alive() for call in calls)
             time.sleep(0.01)
-        os.kill(dice.choice(pool.gateways).pid or 0, signal.SIGKILL)
+        os.kill(pid_of(dice.choice(pool.gateways)), signal.SIGKILL)
         for call in calls:
             call.result(3000)
         took = time.monotonic() - started
@@ -141,8 +143,8 @@ def test_messages_on_many_channels_while_a_worker_is_replaced(
            f"0 lost, doubled, reordered; {each * CHANNELS / took:.0f}/s")  # fmt: skip
 
 
-def test_many_gateways_at_once(size: object, report: Callable[[str], None]) -> None:
-    count = size.gateways  # type: ignore[attr-defined]
+def test_many_gateways_at_once(size: Size, report: Callable[[str], None]) -> None:
+    count = size.gateways
     before, limits = leaks.Snapshot.take(), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], max(limits[0], 10 * count)), limits[1]))
     try:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chaos.activities import Size
 from support import leaks
+from support.processes import pid_of
 from support.stuck import C_LOOPING, DEAF, IDLE, LOOPING, SENDING, SLEEPING, SWALLOWING
 
 import execnet
@@ -23,9 +25,9 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.mark.timing
 def test_stopped_and_busy_workers_are_terminated_in_time(
-    size: object, dice: random.Random, report: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+    size: Size, dice: random.Random, report: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rounds, latest = max(2, size.rounds // 4), 0.0  # type: ignore[attr-defined]
+    rounds, latest = max(2, size.rounds // 4), 0.0
     for _ in range(rounds):
         before = leaks.Snapshot.take()
         group = execnet.Group()
@@ -34,7 +36,7 @@ def test_stopped_and_busy_workers_are_terminated_in_time(
             gateway.remote_exec(source).receive(SECONDS)
         for gateway in group:
             if dice.random() < 0.4:
-                os.kill(gateway.pid or 0, signal.SIGSTOP)
+                os.kill(pid_of(gateway), signal.SIGSTOP)
         timeout = dice.choice([0.1, 0.5, 1.0])
         started = time.monotonic()
         group.terminate(timeout)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import activities
 import pytest
-from activities import ACTIVITIES, SECONDS, TRANSPORTS, Program
+from chaos.activities import ACTIVITIES, SECONDS, TRANSPORTS, Program, Size
 from support import leaks
 from support.blocked import Call
 from support.initiator import Initiator
@@ -31,8 +30,8 @@ VICTIM = re.compile(r"^\S*(python|ssh )")
 LATEST = {"popen": 0.15, "via": 0.3, "socket": 0.3, "ssh": 0.6}
 SOURCE = """
 sys.path.insert(0, {folder!r})
-import activities
-program = activities.Program({transport!r}, {ssh!r}, {seed!r}, lambda: say("begun"))
+from chaos.activities import Program
+program = Program({transport!r}, {ssh!r}, {seed!r}, lambda: say("begun"))
 say("started")
 program.{activity}()
 """
@@ -70,9 +69,9 @@ def processes_since(before: leaks.Snapshot) -> dict[int, str]:
 @pytest.mark.timing
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_initiator_killed(
-    transport: str, ssh: str, size: object, dice: random.Random, report: Callable[[str], None]
+    transport: str, ssh: str, size: Size, dice: random.Random, report: Callable[[str], None]
 ) -> None:
-    rounds, done, slowest = size.rounds, 0, 0.0  # type: ignore[attr-defined]
+    rounds, done, slowest = size.rounds, 0, 0.0
     while done < rounds:
         before = leaks.Snapshot.take()
         doing = [dice.choice(ACTIVITIES) for _ in range(min(AT_ONCE, rounds - done))]
@@ -80,7 +79,7 @@ def test_initiator_killed(
             calls = []
             for activity in doing:
                 source = SOURCE.format(
-                    folder=str(Path(activities.__file__).parent),
+                    folder=str(Path(__file__).parents[1]),
                     transport=transport, ssh=ssh, seed=dice.random(), activity=activity,
                 )  # fmt: skip
                 initiator = stack.enter_context(Initiator(source))
@@ -124,10 +123,10 @@ def end_of(activity: Call, program: Program) -> BaseException | None:
 @pytest.mark.timing
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_worker_killed(
-    transport: str, ssh: str, size: object, dice: random.Random, report: Callable[[str], None],
+    transport: str, ssh: str, size: Size, dice: random.Random, report: Callable[[str], None],
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    rounds, slowest = size.rounds, 0.0  # type: ignore[attr-defined]
+    rounds, slowest = size.rounds, 0.0
     for _ in range(rounds):
         before = leaks.Snapshot.take()
         activity = dice.choice(ACTIVITIES)

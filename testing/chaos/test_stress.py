@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-import stress
+from chaos import stress
 from support.programs import end_group
 
 import execnet

@@ -170,7 +170,7 @@ def limit(seconds: int) -> None:
 
 def run(program: Path, arguments: list[str], seconds: int) -> tuple[str, str] | None:
     """(world, what was violated), None if nothing was."""
-    command = [program, *arguments]
+    command = [str(program), *arguments]
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, preexec_fn=functools.partial(limit, seconds)
     )

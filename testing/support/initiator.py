@@ -18,7 +18,7 @@ from .processes import wait_until
 
 SECONDS = 30.0
 # For a program that forks: CPython 3.12 and newer tell of every fork of a process with threads.
-FORKING_ENVIRON = {"PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}
+FORKING_ENVIRON: dict[str, Any] = {"PYTHONWARNINGS": "ignore:This process:DeprecationWarning"}
 # What every program has at hand; say() tells the test something.
 PREAMBLE = """\
 import json, os, signal, sys, threading, time
@@ -59,6 +59,8 @@ class Initiator:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environ},
             start_new_session=session,
         )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
 
     @property
     def pid(self) -> int:
@@ -71,16 +73,14 @@ class Initiator:
     def __exit__(self, *exc_info: object) -> None:
         self.process.kill()
         self.process.wait(SECONDS)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
+        for pipe in (self.stdin, self.stdout, self.stderr):
             pipe.close()
 
     def hear(self) -> Any:
         """The next thing the program says; AssertionError with its stderr where it says no more."""
-        assert self.process.stdout is not None and self.process.stderr is not None
-        line = self.process.stdout.readline()
+        line = self.stdout.readline()
         if not line:
-            raise AssertionError(f"the program ended: {self.process.stderr.read().decode()}")
+            raise AssertionError(f"the program ended: {self.stderr.read().decode()}")
         return json.loads(line)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -89,9 +89,8 @@ class Initiator:
 
     def tell(self, text: str = "") -> None:
         """Give the program a line of input."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{text}\n".encode())
-        self.process.stdin.flush()
+        self.stdin.write(f"{text}\n".encode())
+        self.stdin.flush()
 
     def end(self) -> tuple[int, list[Any], str]:
         """Wait for the program's end: its exit status, what else it said, its stderr."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -13,9 +14,9 @@ NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv", ".cache", ".tox", ".hypothesis", "build", "dist", "_build", "*.egg-info", "__pycache__", "*.so"
 )
 # Of the test run itself; a package under test is to be found where it is installed, and nowhere else.
-NOT_INHERITED = ("PYTHONPATH", "EXECNET_PURE", "EXECNET_BUILD_CORE", "EXECNET_WERROR", "EXECNET_TEST_CORE")
+NOT_INHERITED = ["PYTHONPATH", "EXECNET_PURE", "EXECNET_BUILD_CORE", "EXECNET_WERROR", "EXECNET_TEST_CORE"]
 # Nor what would have every process compile what is installed here.
-NOT_INHERITED += ("PYTHONDONTWRITEBYTECODE",)
+NOT_INHERITED += ["PYTHONDONTWRITEBYTECODE"]
 SECONDS = 300
 
 
@@ -25,7 +26,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**inherited, **extra}
 
 
-def run(command: list[object], cwd: Path, **extra: str) -> str:
+def run(command: Sequence[object], cwd: Path, **extra: str) -> str:
     """Run `command` in `cwd`; what it wrote to both outputs.
 
     Raises AssertionError with that when it fails; `extra` are environment variables.
@@ -69,6 +70,12 @@ class Venv:
         """Make one in `folder`, of this process's Python or another."""
         run([python, "-m", "venv", "--without-pip", folder], cwd=folder.parent)
         return cls(folder)
+
+    @property
+    def site(self) -> Path:
+        """The folder of its site-packages."""
+        (folder,) = self.folder.glob("lib/python*/site-packages")
+        return folder
 
     def install(self, *requirements: object, **extra: str) -> None:
         """Install `requirements` with the pip of this process's environment. `extra` are environment variables."""

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import termios
+from io import RawIOBase
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +38,8 @@ class Peer:
 
     def __init__(self, execnet: ModuleType, transport: str = "socket") -> None:
         self.base = base = execnet.gateway_base
+        self.out: RawIOBase
+        self.in_: RawIOBase
         if transport == "socket":
             near, self.far = socket.socketpair()
             outfile, infile = near.makefile("wb"), near.makefile("rb")

@@ -9,6 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from execnet import Gateway
 
 LISTEN = "0A"  # the state column of /proc/net/tcp
 
@@ -22,6 +27,12 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
             raise TimeoutError(f"{what}: not within {timeout} seconds")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def pid_of(gateway: Gateway) -> int:
+    """The id of the process of a gateway that has one."""
+    assert gateway.pid is not None
+    return gateway.pid
 
 
 def stop(pid: int) -> None:
@@ -57,7 +68,7 @@ def listening_ports() -> set[int]:
     return ports
 
 
-def wait_listening(process: subprocess.Popen[bytes], port: int, timeout: float = 10.0) -> bool:
+def wait_listening(process: subprocess.Popen[Any], port: int, timeout: float = 10.0) -> bool:
     """True once `port` listens, False when `process` ended before; TimeoutError otherwise."""
     wait_until(
         lambda: process.poll() is not None or port in listening_ports(),
@@ -67,7 +78,7 @@ def wait_listening(process: subprocess.Popen[bytes], port: int, timeout: float =
     return process.poll() is None
 
 
-def end(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None:
+def end(process: subprocess.Popen[Any], timeout: float = 5.0) -> None:
     """Terminate `process`, kill it where `timeout` seconds were not enough, and reap it."""
     process.terminate()
     try:

@@ -118,7 +118,7 @@ class Program:
 
     def trace_threads(self, raiser: Raiser) -> Any:
         """Have the threads of starts traced; returns what was in place."""
-        kind = type(self.group.execmodel)
+        kind: Any = type(self.group.execmodel)
         original = kind.start
 
         def start(execmodel: Any, func: Any, args: tuple[object, ...] = ()) -> None:
@@ -128,7 +128,7 @@ class Program:
 
             original(execmodel, traced)
 
-        kind.start = start  # type: ignore[method-assign]
+        kind.start = start
         return original
 
     def signalled_round(self, dice: random.Random, longest: float) -> None:
@@ -165,7 +165,8 @@ class Program:
 
     def compare(self, where: str, forkservers: bool = False) -> None:
         """Note what is here that was not before; a fork server may stay until the group ends."""
-        kept = {forkserver.popen.pid for forkserver in self.group._forkservers.values()} if forkservers else set()
+        processes = [forkserver.popen for forkserver in self.group._forkservers.values()]
+        kept = {popen.pid for popen in processes if popen} if forkservers else set()
         deadline = time.monotonic() + SECONDS
         while True:
             left = leaks.wait_for_none(self.before)

@@ -7,8 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-import leaks
-from shown import Checker
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support import leaks
+from support.shown import Checker
 
 TERMINATE_SECONDS = 5.0
 

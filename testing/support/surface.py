@@ -147,7 +147,7 @@ def shown(description: Description | None) -> str:
     if what == "class":
         return f"class({', '.join(description['bases'])})"
     if what == "attribute":
-        return what if description["value"] is None else description["value"]
+        return what if description["value"] is None else str(description["value"])
     if "parameters" in description:
         known = description["parameters"]
         marks = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**", "KEYWORD_ONLY": "kw:", "POSITIONAL_ONLY": "pos:"}

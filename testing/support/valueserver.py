@@ -4,9 +4,12 @@ Both the oracle's execnet and ours run it, each in its own process with the same
 order in both. A request is an operation and its argument, an answer an outcome and its value, all by marshal.
 """
 
+from __future__ import annotations
+
 import marshal
 import resource
 import sys
+from typing import Any, BinaryIO
 
 # 2.1.2 builds any list that a few changed bytes claim; here it fails soon instead.
 ADDRESS_SPACE_BYTES = 128 << 20
@@ -16,7 +19,7 @@ class Odd:
     """Something execnet does not serialize."""
 
 
-def answer(operation, argument):
+def answer(operation: str, argument: Any) -> Any:
     import execnet
 
     if operation == "dumps":
@@ -28,7 +31,7 @@ def answer(operation, argument):
     return execnet.loads(data, **options)
 
 
-def serve(requests, answers):
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     while True:
         try:
             operation, argument = marshal.load(requests)

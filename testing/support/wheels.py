@@ -95,7 +95,8 @@ class Builder:
             into = self.folder / f"{name}-{attempt}"
             into.mkdir()
             results.append(build(into))
-        if not filecmp.cmp(*results, shallow=False):
+        first, second = results
+        if not filecmp.cmp(first, second, shallow=False):
             raise SystemExit(f"wheels: built twice, not the same: {' '.join(map(str, results))}")
         return results[0]
 

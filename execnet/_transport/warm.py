@@ -11,10 +11,11 @@ import time
 from contextlib import ExitStack, suppress
 from io import BufferedReader, BufferedWriter, FileIO
 
+from execnet._io.reaping import send_signal
+from execnet._io.waiting import wait_readable
 from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
-from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, start_variables, wait_readable
-from execnet.gateway_reaping import send_signal
+from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, start_variables
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from execnet.multi import Group
     from execnet.xspec import XSpec
 
-assert sys.platform != "win32"  # where nothing imports this: execnet._group.starting says so
+assert sys.platform != "win32"  # where nothing imports this: execnet._transport.creating says so
 
 # What a fork server runs.
 PROGRAM = (

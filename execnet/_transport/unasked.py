@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     if sys.platform == "win32":
         Preload = Any
     else:
-        from execnet.gateway_warm import Preload
+        from execnet._transport.warm import Preload
 
 VARIABLE = "EXECNET_WARM"
 AUTO = "auto"
@@ -41,7 +41,7 @@ def preload_for(spec: XSpec) -> Preload | None:
     lacks = lacking()
     reason = f"{sys.platform} has no {lacks}"
     if sys.platform != "win32" and not lacks:
-        from execnet.gateway_warm import START_VARIABLES, Preload  # lazy: start-up speed
+        from execnet._transport.warm import START_VARIABLES, Preload  # lazy: start-up speed
 
         early = [name for name in spec.env if name.encode().startswith(START_VARIABLES)]
         reason = _reason_against(wanted, spec, early)

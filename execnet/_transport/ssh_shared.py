@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 
 from execnet import gateway_io
+from execnet._io.waiting import LAST_WORDS, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,14 +146,14 @@ class SshConnection:
 
     def _connect(self) -> bool:
         """Have ssh log in; whether its socket has come in time."""
-        from execnet import gateway_bootstrap  # lazy: start-up speed
+        from execnet._source import shipped  # lazy: start-up speed
 
         popen = self._popen
         assert popen is not None
         with self._pipes:
             if self._closed or not self._write(GO):
                 return False
-        gateway_bootstrap.shipped_text()  # made once, meanwhile, as every gateway here needs it
+        shipped.shipped_text()  # made once, meanwhile, as every gateway here needs it
         while popen.poll() is None and not self._closed and time.monotonic() < self._deadline:
             if os.path.exists(self._path):
                 return True
@@ -187,18 +188,18 @@ class SshConnection:
             return
         start.begin()
         io = start.io
-        while not gateway_io.wait_readable(io.execmodel, io.infile.fileno(), TURN):
+        while not wait_readable(io.execmodel, io.infile.fileno(), TURN):
             if self._closed or io.popen.poll() is not None:
                 return
 
     def _carries(self, io: Any) -> bool:
         """Wait until an ssh has output or has ended; whether it is not the connection that failed."""
-        while not gateway_io.wait_readable(io.execmodel, io.infile.fileno(), SILENCE):
+        while not wait_readable(io.execmodel, io.infile.fileno(), SILENCE):
             if io.popen.poll() is not None:
                 break
             if not self._is_alive():
                 return False
-        return _has_output(io) or io.exit_status(gateway_io.LAST_WORDS) != SSH_FAILED
+        return _has_output(io) or io.exit_status(LAST_WORDS) != SSH_FAILED
 
     def _is_alive(self) -> bool:
         """Whether both sides of the connection answer."""
