@@ -167,7 +167,7 @@ class Gateway(BaseGateway):
         """
         outputs = getattr(self._io, "outputs", None)
         if outputs is None:
-            from execnet._output import none_kept  # lazy: start-up speed
+            from execnet._output.modes import none_kept  # lazy: start-up speed
 
             raise none_kept(name, self.id)
         text: str = outputs.text(name)

@@ -115,26 +115,24 @@ open({str(tmp_path / "told")!r}, "w").write(repr(told))
 
 class TestCarrier:
     @pytest.fixture
-    def carrier(self):
+    def carrier(self) -> Iterator[Carrier]:
         carrier = Carrier()
         yield carrier
         carrier.join()
 
     @pytest.fixture
-    def pipe(self, carrier):
-        """The pipe of a process, and its writing end."""
-        read, write = os.pipe()
+    def pipe(self, carrier: Carrier) -> Iterator[Pipe]:
+        """The pipe of a process, which has written nothing."""
+        read, self.write_end = os.pipe()
         pipe = Pipe(carrier, Kept(None), read)
-        yield pipe, write
-        with suppress(OSError):
-            os.close(write)
+        yield pipe
+        os.close(self.write_end)
         assert pipe.ended.wait(SECONDS)
 
-    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, pipe):
-        pipe, _ = pipe
-        opened = []
+    def test_finished_by_many_threads_it_closes_its_own_descriptors_only(self, pipe: Pipe) -> None:
+        opened: list[int] = []
 
-        def finish():
+        def finish() -> None:
             pipe.finish()
             assert pipe.ended.wait(SECONDS)
             opened.append(os.open(os.devnull, os.O_RDONLY))  # a number that was just let go of
@@ -144,17 +142,16 @@ class TestCarrier:
         for descriptor in opened:
             os.close(descriptor)
 
-    def test_what_came_before_is_there_once_it_has_settled(self, pipe):
-        pipe, write = pipe
+    def test_what_came_before_is_there_once_it_has_settled(self, pipe: Pipe) -> None:
         for number in range(200):
-            os.write(write, b"x" * 100)
+            os.write(self.write_end, b"x" * 100)
             assert pipe.settle().wait(SECONDS)
             assert pipe.carried == 100 * (number + 1)
 
-    def test_orders_of_many_threads_are_all_done_while_its_thread_comes_and_goes(self, carrier):
+    def test_orders_of_many_threads_are_all_done_while_its_thread_comes_and_goes(self, carrier: Carrier) -> None:
         done: list[int] = []
 
-        def order():
+        def order() -> None:
             for number in range(200):
                 carrier.order(done.append, number)
                 time.sleep(0.0001 * (number % 3))
@@ -165,12 +162,12 @@ class TestCarrier:
             time.sleep(0.01)
         assert sorted(done) == sorted(list(range(200)) * 8)
 
-    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, monkeypatch):
-        def refused(*args):
+    def test_a_thread_that_cannot_be_started_leaves_nothing_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*args: object) -> None:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr("_thread.start_new_thread", refused)
         descriptors = os.listdir("/proc/self/fd")
         with pytest.raises(RuntimeError):
-            Carrier().order(print)
+            Carrier().order(refused)
         assert len(os.listdir("/proc/self/fd")) == len(descriptors)

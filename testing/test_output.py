@@ -298,10 +298,10 @@ class TestSinksThatFail:
             monkeypatch.setattr(sys, "stdout", stream)
             gateway.remote_exec("print('lost')").waitclose(SECONDS)
             gateway._io.outputs.settle()
-        stdout = io.StringIO()
-        monkeypatch.setattr(sys, "stdout", stdout)
+        fresh = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", fresh)
         run(gateway, "print('seen')")
-        assert stdout.getvalue() == "[w] seen\n"
+        assert fresh.getvalue() == "[w] seen\n"
         assert capsys.readouterr().err.count("can't be printed: I/O operation on closed file") == 1
 
     def test_a_function_that_raises_is_told_once_and_called_again(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,19 +167,15 @@ class Start:
 
         # What the environment says is for those who start processes, and a spec may say it now as it did not before.
         self.outputs = self.group._outputs(self.spec)
-        if self.outputs is None:
-            self.io = self._create_io()
-        else:
-            self._create_io_with(self.outputs)
-        if not self.unasked_warm:  # then the request for it said what to run
-            gateway_bootstrap.begin(self.io, self.spec)
-
-    def _create_io_with(self, outputs: Outputs) -> None:
         try:
             self.io = self._create_io()
-            self.io.outputs = outputs
+            if self.outputs is not None:
+                self.io.outputs = self.outputs
         finally:
-            outputs.close_far_ends()
+            if self.outputs is not None:
+                self.outputs.close_far_ends()
+        if not self.unasked_warm:  # then the request for it said what to run
+            gateway_bootstrap.begin(self.io, self.spec)
 
     def begins_cold(self) -> bool:
         """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
@@ -209,7 +205,7 @@ class Start:
 
     @property
     def output_options(self) -> dict[str, Outputs]:
-        """What functions that make an io are given besides: replaced ones know nothing of it, unless it is asked for."""
+        """What functions that make an io are given besides, where that is asked for: replaced ones know nothing of it."""
         return {} if self.outputs is None else {"outputs": self.outputs}
 
     def way(self, gateway_id: str) -> Gateway:

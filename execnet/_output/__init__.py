@@ -41,10 +41,3 @@ def outputs_of(
 
     carrier = carriers.get("carrier") or carriers.setdefault("carrier", Carrier())
     return Outputs(spec, wanted, carrier, function)
-
-
-def none_kept(name: str, gateway_id: str) -> ValueError:
-    """The error for who asks for output that is not kept."""
-    if name not in ("stdout", "stderr"):
-        return ValueError(f"a worker has stdout and stderr, no {name!r}")
-    return ValueError(f"{name} of gateway {gateway_id!r} is not kept: {name}=capture in its spec does that")

@@ -40,3 +40,10 @@ def path_of(mode: str, gateway_id: str) -> str:
 def _is_known(mode: object) -> bool:
     is_file = isinstance(mode, str) and mode.startswith(FILE) and mode != FILE
     return is_file or mode in (NULL, INHERIT, PREFIX, CAPTURE)
+
+
+def none_kept(name: str, gateway_id: str) -> ValueError:
+    """The error for who asks for output that is not kept."""
+    if name not in ("stdout", "stderr"):
+        return ValueError(f"a worker has stdout and stderr, no {name!r}")
+    return ValueError(f"{name} of gateway {gateway_id!r} is not kept: {name}=capture in its spec does that")

@@ -10,9 +10,8 @@ import os
 import sys
 from contextlib import suppress
 
-from execnet._output import none_kept
 from execnet._output.carrier import MOST_WAITING, Pipe
-from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, path_of
+from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, none_kept, path_of
 from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Printer
 
 TYPE_CHECKING = False
