@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REFERENCE = CHECKOUT / "doc" / "reference.rst"
 ENVIRONMENT = CHECKOUT / "doc" / "environment.rst"
 
-LAZY = ("GatewayDied", "reduce_common_types", "register_reducer")
+LAZY = ("GatewayDied", "reduce_common_types", "register_reducer", "report")
 PUBLIC = {name: getattr(execnet, name) for name in (*execnet.__all__, *LAZY)}
 PUBLIC |= {error.__name__: error for error in (GatewayStartError, GatewayStartTimeout)}
 CLASSES = {name: value for name, value in PUBLIC.items() if isinstance(value, type)}
