@@ -242,7 +242,7 @@ class Group:
         return_errors: bool = False,
     ) -> list[Any]:
         self._disown_in_forked_child()
-        if not os.environ.get("EXECNET_REPORT"):
+        if not os.environ.get("EXECNET_REPORT") or sys.platform == "win32":
             return Starts(self, specs, max_parallel, timeout, return_errors).run()
         from execnet._report import unasked  # lazy: start-up speed
 

@@ -77,7 +77,7 @@ def parameters_of(function: object) -> dict[str, str]:
     found = {}
     for parameter in inspect.signature(function).parameters.values():  # type: ignore[arg-type]
         default = parameter.default
-        plain = default is None or isinstance(default, (bool, str, tuple))
+        plain = default is None or isinstance(default, (bool, float, str, tuple))
         text = "" if default is inspect.Parameter.empty else repr(default if plain else ...)
         found[parameter.name] = text
     return {name: text for name, text in found.items() if name != "self"}

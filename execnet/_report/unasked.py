@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from execnet.gateway import Gateway
+
+assert sys.platform != "win32", "neither its signals nor its pipes are what this needs"
 
 VARIABLE = "EXECNET_REPORT"
 LOOK_EVERY = 1.0  # seconds, or a quarter of the time, if that is less
