@@ -72,6 +72,50 @@ type_classes(PyTypeObject *type)
 #endif
 }
 
+/* ---- threads, looked at without the GIL where nothing changes meanwhile ---- */
+
+#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030F0000
+/* No function for it is exported: faulthandler has to be asked before, with the GIL. */
+#define THREADS_DUMP_IS_FAULTHANDLERS
+#elif PY_VERSION_HEX >= 0x030F0000
+static inline bool
+threads_dump(int fd)
+{
+    return PyUnstable_DumpTracebackThreads(fd, PyInterpreterState_Main(), NULL, 100) == NULL;
+}
+#elif defined(__GNUC__)
+/* What faulthandler itself calls; these versions do not change any more. */
+extern const char *_Py_DumpTracebackThreads(int fd, PyInterpreterState *interpreter,
+                                            PyThreadState *current) __attribute__((weak));
+
+static inline bool
+threads_dump(int fd)
+{
+    return _Py_DumpTracebackThreads != NULL &&
+           _Py_DumpTracebackThreads(fd, PyInterpreterState_Main(), NULL) == NULL;
+}
+#else
+static inline bool
+threads_dump(int fd)
+{
+    (void)fd;
+    return false;
+}
+#endif
+
+static inline bool
+thread_has_gil(PyThreadState *thread)
+{
+#ifdef Py_GIL_DISABLED
+    (void)thread;
+    return false;
+#elif PY_VERSION_HEX >= 0x030C0000
+    return thread->_status.active;
+#else
+    return thread == _PyThreadState_UncheckedGet();
+#endif
+}
+
 /* ---- integers: their digits in base 2 ** PyLong_SHIFT, least significant first ---- */
 
 #if PY_VERSION_HEX >= 0x030E0000

@@ -18,6 +18,10 @@ enum {
     MESSAGE_CODES,
 };
 
+/* What a question about stacks begins with, as any of them does: one that nobody reads is found by
+   it (doc/wire.rst, "Messages"). */
+#define STACKS_QUESTION "# execnet: where does this worker stand?\n"
+
 /* The opcodes of a value. */
 enum {
     OP_BUILDTUPLE = '@',

@@ -2,6 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ._report.report import report as report
     from ._version import __version__
     from .gateway import Gateway
     from .gateway_base import (
@@ -70,6 +71,7 @@ _HOME = {
     "makegateway": "multi",
     "reduce_common_types": "reducers",
     "register_reducer": "reducers",
+    "report": "_report.report",
     "set_execmodel": "multi",
 }
 _MODULES = (
@@ -91,7 +93,7 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # importlib.import_module would be an import more.
-    module = getattr(__import__(f"{__name__}.{home}"), home)
+    module = __import__(f"{__name__}.{home}", fromlist=[home])
     value = module if home == name else getattr(module, name)
     globals()[name] = value
     return value

@@ -202,6 +202,16 @@ class Gateway(BaseGateway):
             # The other side never had a channel of this id.
             self._channelfactory._local_close(channel.id)
 
+    def remote_stacks(self, timeout: float | None = 5.0) -> str:
+        """Where the other side stands: its tasks, and the Python stack of each of its threads, as text.
+
+        Where its Python code does not come to answer, because a thread stays in C code and keeps the GIL, the C core
+        answers.  TimeoutError where nothing came within timeout seconds.
+        """
+        from ._report import stacks  # lazy: start-up speed
+
+        return stacks.of(self, timeout)
+
     def remote_exec(
         self, source: str | types.FunctionType | Callable[..., object] | types.ModuleType, **kwargs: Any
     ) -> Channel:

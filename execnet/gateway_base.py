@@ -47,7 +47,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.4"
+CORE_ABI = "2.2.5"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -895,7 +895,7 @@ class Message(object):
         return "<Message %s channel=%s lendata=%s>" % (self._types[self.msgcode][0], self.channelid, len(self.data))
 
     def _status(self, gateway):
-        gateway._answer_status(self.channelid)
+        gateway._answer_status(self.channelid, self.data)
 
     def _reconfigure(self, gateway):
         strconfig = loads_internal(self.data)
@@ -2622,14 +2622,17 @@ class BaseGateway(object):
         elif self._connection.close_write(timeout):
             self._io.close_write()
 
-    def _answer_status(self, channelid):
+    def _answer_status(self, channelid, question=b""):
+        self._channelfactory._tell(Message.CHANNEL_DATA, channelid, self._answer(question))
+        self._channelfactory._tell(Message.CHANNEL_CLOSE, channelid)
+
+    def _answer(self, question):
         status = {
             "numchannels": len(self._channelfactory.channels()),
             "numexecuting": self._numexecuting(),
             "execmodel": self.execmodel.backend,
         }
-        self._channelfactory._tell(Message.CHANNEL_DATA, channelid, dumps_internal(status))
-        self._channelfactory._tell(Message.CHANNEL_CLOSE, channelid)
+        return dumps_internal(status)
 
     def _numexecuting(self):
         return 0
@@ -2645,7 +2648,6 @@ class BaseGateway(object):
 
     def join(self, timeout=None):
         """Wait until the receiver has ended, at most timeout seconds if given."""
-        self._trace("waiting for the receiver to end")
         if self._writer is not None:
             self._writer.step_aside()
         self._receivepool.waitall(timeout)
@@ -2684,26 +2686,30 @@ class WorkerGateway(BaseGateway):
     def _numexecuting(self):
         return len(self._tasks)
 
+    def _answer(self, question):
+        if not question:
+            return super(WorkerGateway, self)._answer(question)
+        # The initiator asks for what only code can tell; this is no task.
+        names = {"gateway": self}
+        exec(loads_internal(question), names)
+        return dumps_internal(names["answer"])
+
     def _local_schedulexec(self, channel, sourcetask):
         if self._execpool.execmodel.backend == "main_thread_only" and not self._execpool.waitall(1.0):
             # The running task may be waiting for what the new one would do.
             channel.close(MAIN_THREAD_ONLY_DEADLOCK_TEXT)
             return
         self._tasks.add(channel)
-        self._count_task(1)
+        if self._connection is not None:
+            self._connection.add_task()
         try:
             self._execpool.spawn(self.executetask, (channel, loads_internal(sourcetask)))
         except Exception as exc:
             # A request that can't be read, or no thread can be started.
             self._end_task(channel, self._geterrortext(exc))
 
-    def _count_task(self, change):
-        # For the C core, which tells the number without asking Python.
-        if self._connection is not None:
-            self._connection.count_task(change)
-
     def _terminate_execution(self, lost):
-        self._trace("shutting down execution pool")
+        self._trace("ending the tasks")
         pool = self._execpool
         if pool is None or self._disowned:
             return
@@ -2712,10 +2718,10 @@ class WorkerGateway(BaseGateway):
         self._leave_in(leave_after + (0 if lost else 1))
         pool.trigger_shutdown()
         if not self._tasks_end_within(interrupt_after, lost):
-            self._trace("execution ongoing after %s seconds, interrupting the main thread" % interrupt_after)
+            self._trace("interrupting the main thread after %s seconds" % interrupt_after)
             _interrupt_main(self._main)
             if not self._tasks_end_within(leave_after - interrupt_after, lost):
-                self._trace("execution did not end in %s seconds, leaving" % leave_after)
+                self._trace("leaving after %s seconds" % leave_after)
                 os._exit(1)
         if not lost:
             self._leave_in(None)
@@ -2727,7 +2733,7 @@ class WorkerGateway(BaseGateway):
             if seconds <= 0:
                 return False
             if not lost and self._initiator_is_gone():
-                self._trace("the initiator has gone meanwhile")
+                self._trace("the initiator has gone")
                 self._terminate_execution(True)
                 break
         return True
@@ -2763,7 +2769,7 @@ class WorkerGateway(BaseGateway):
         interrupt_after, leave_after = _lost_times()
         self.execmodel.sleep(interrupt_after)
         if not self._channelfactory.finished:
-            self._trace("the initiator has gone while a callback runs")
+            self._trace("the initiator has gone")
             self._execpool.trigger_shutdown()
             _interrupt_main(self._main)
         self.execmodel.sleep(leave_after - interrupt_after)
@@ -2774,7 +2780,6 @@ class WorkerGateway(BaseGateway):
         self._main = _thread.get_ident()
         hasprimary = isinstance(self.execmodel, ThreadExecModel)
         self._execpool = WorkerPool(self.execmodel, hasprimary=hasprimary)
-        self._trace("spawning receiver thread")
         if self._connection is not None:
             self._connection.watch(_lost_times()[1])
             self._connection.answer_status(self.execmodel.backend)
@@ -2782,7 +2787,6 @@ class WorkerGateway(BaseGateway):
             self._initreceive()
             if hasprimary:
                 self._execpool.integrate_as_primary_thread()
-            self._trace("joining receiver thread")
             self.join()
         except KeyboardInterrupt:
             self._trace("interrupted, serve() ends")
@@ -2818,8 +2822,12 @@ class WorkerGateway(BaseGateway):
 
     def _execute(self, channel, source, filename, funcname, kwargs):
         self._trace("execution starts on channel", channel.id, repr(source)[:50])
+        filename = filename or "<remote exec>"
+        begun = now()  # noqa: F841 - for script/stacks.py, as are the names of the parameters
+        if self._connection is not None:
+            self._connection.run_task(channel.id, filename, funcname)
         namespace = {"channel": channel, "__name__": "__channelexec__"}
-        exec(compile(source + "\n", filename or "<remote exec>", "exec"), namespace)
+        exec(compile(source + "\n", filename, "exec"), namespace)
         if funcname:
             namespace[funcname](channel, **kwargs)
 
@@ -2830,7 +2838,8 @@ class WorkerGateway(BaseGateway):
         if channel in self._tasks:
             # Before the other side is told.
             self._tasks.discard(channel)
-            self._count_task(-1)
+            if self._connection is not None:
+                self._connection.end_task(channel.id)
         try:
             channel._close(errortext)
         except IOError as exc:

@@ -246,7 +246,14 @@ class Group:
         return_errors: bool = False,
     ) -> list[Any]:
         self._disown_in_forked_child()
-        return Starts(self, specs, max_parallel, timeout, return_errors).run()
+        if not os.environ.get("EXECNET_REPORT") or sys.platform == "win32":
+            return Starts(self, specs, max_parallel, timeout, return_errors).run()
+        from execnet._report import unasked  # lazy: start-up speed
+
+        unasked.begin()
+        started = Starts(self, specs, max_parallel, timeout, return_errors).run()
+        unasked.prepare(started)
+        return started
 
     def _outputs(self, spec: XSpec) -> Outputs | None:
         """What becomes of the output of a worker that is to be started, where that is asked for."""
@@ -259,6 +266,15 @@ class Group:
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
+
+    def remote_stacks(self, timeout: float | None = 5.0) -> str:
+        """Where each member stands: all are asked at once; see `Gateway.remote_stacks`.
+
+        Those that gave no answer within ``timeout`` seconds are named in the text.
+        """
+        from execnet._report import stacks  # lazy: start-up speed
+
+        return stacks.of_group(self, timeout)
 
     # -- ending
 

@@ -249,6 +249,8 @@ def _portable_package() -> dict[str, ModuleType]:
         for module in pkgutil.iter_modules(execnet.__path__, "execnet."):
             if module.name not in ("execnet._core", "execnet.__main__"):
                 importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(importlib.import_module("execnet._report").__path__, "execnet._report."):
+            importlib.import_module(module.name)
         loaded = _package_in_use()
         for name in loaded:
             del sys.modules[name]

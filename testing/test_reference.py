@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REFERENCE = CHECKOUT / "doc" / "reference.rst"
 ENVIRONMENT = CHECKOUT / "doc" / "environment.rst"
 
-LAZY = ("GatewayDied", "reduce_common_types", "register_reducer")
+LAZY = ("GatewayDied", "reduce_common_types", "register_reducer", "report")
 PUBLIC = {name: getattr(execnet, name) for name in (*execnet.__all__, *LAZY)}
 PUBLIC |= {error.__name__: error for error in (GatewayStartError, GatewayStartTimeout)}
 CLASSES = {name: value for name, value in PUBLIC.items() if isinstance(value, type)}
@@ -77,7 +77,7 @@ def parameters_of(function: object) -> dict[str, str]:
     found = {}
     for parameter in inspect.signature(function).parameters.values():  # type: ignore[arg-type]
         default = parameter.default
-        plain = default is None or isinstance(default, (bool, str, tuple))
+        plain = default is None or isinstance(default, (bool, float, str, tuple))
         text = "" if default is inspect.Parameter.empty else repr(default if plain else ...)
         found[parameter.name] = text
     return {name: text for name, text in found.items() if name != "self"}

@@ -22,12 +22,13 @@ ROOMS = """
     _version _core xspec _compat
     gateway_base
     reducers rsync_remote script
-    _source _io _output
+    _source _io _output _report/stacks
     gateway _transport/registry
     gateway_io
     gateway_bootstrap
     gateway_socket
     _transport
+    _report
     _group
     multi rsync
     __init__

@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from conftest import tested_core
 from support import packages, xdistsuite
 from support.once import Once
 from support.oracle import Oracle
@@ -354,3 +355,57 @@ def test_looponfail_runs_again_until_the_failure_is_mended(client: Client, tmp_p
         watched.wait_for("1 passed")
     finally:
         watched.close()
+
+
+HANGING = """
+import itertools, re, threading, time
+
+def test_lock():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()  # line 7
+
+def test_sleep():
+    time.sleep(1000)  # line 10
+
+def test_loop():
+    sum(itertools.repeat(0))  # line 13
+"""
+
+
+@pytest.mark.parametrize("report", ["USR1", "5"])
+def test_the_report_of_a_run_that_hangs_names_the_lines_of_its_tests(
+    client: Client, tmp_path: Path, report: str
+) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    lines = [(7, "test_lock"), (10, "test_sleep"), (13, "test_loop")]
+    if tested_core() == "portable":
+        del lines[-1]  # whose worker can't answer
+    with open(tmp_path / "output", "wb") as file:
+        process = subprocess.Popen(
+            [client.venv.python, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", "3"],
+            cwd=tmp_path,
+            env=packages.environment(EXECNET_REPORT=report, PYTHONUNBUFFERED="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+    def output() -> str:
+        return (tmp_path / "output").read_text()
+
+    def names_all() -> bool:
+        if report == "USR1" and output().count("execnet report of") == asked.count(None):
+            asked.append(None)
+            process.send_signal(signal.SIGUSR1)
+        return all(f'test_hanging.py", line {line} in {name}\n' in output() for line, name in lines)
+
+    asked: list[None] = []
+    try:
+        wait_until(lambda: "3 workers [3 items]" in output(), RUN_SECONDS, "the tests' start")
+        wait_until(names_all, RUN_SECONDS, "a report that names all lines")
+    finally:
+        process.kill()
+        process.wait(RUN_SECONDS)
+    workers = [Path("/proc", pid) for pid in re.findall(r"^Process (\d+): ", output(), re.M)]
+    wait_until(lambda: not any(worker.exists() for worker in workers), RUN_SECONDS, "the end of workers that are lost")

@@ -44,6 +44,12 @@ typedef enum {
 /* The rest of a message that a signal interrupted. */
 typedef struct Rest Rest;
 
+/* What is asked of Python code while the GIL may be somebody's for ever. */
+typedef struct Question Question;
+
+/* A task that runs. */
+typedef struct Task Task;
+
 /* A thread's wait for an item, or for the end. */
 typedef struct Wait Wait;
 
@@ -69,6 +75,7 @@ typedef struct {
     Broken broken;
     int read_errno;
     FdioSpin spin;
+    _Atomic int64_t read_at; /* fdio_about_now's milliseconds, for who asks; 0: nothing yet */
 
     PyThread_type_lock receiver_wakeup;
     _Atomic(Wait *) spare_wait; /* of one that is over, for the next */
@@ -83,6 +90,18 @@ typedef struct {
     atomic_int open_channels;
     atomic_int running_tasks;
     char execmodel[STATUS_NAME]; /* empty: STATUS is answered in Python */
+
+    /* Which tasks run (tasks.c); their lock guards them. */
+    Mutex tasks_lock;
+    Task *tasks;
+
+    /* A question (stacks.c): its channel, until somebody answers it; and what Python code was not
+       yet there to be asked. */
+    _Atomic int32_t asked, found;
+    _Atomic(Question *) question;
+    atomic_bool answers;              /* the sentinel does: it may be the writer */
+    void (*dump_threads)(int number); /* NULL: not prepared */
+    int dump_signal;
 } ConnectionObject;
 
 #endif

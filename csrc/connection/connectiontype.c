@@ -1,11 +1,16 @@
 /* The type Connection: what Python's cold half does with a connection. */
 #include "connection/disown.h"
+#include "connection/itemqueue.h"
 #include "connection/receiving.h"
 #include "connection/sending.h"
+#include "connection/stacks.h"
+#include "connection/tasks.h"
 #include "types.h"
 #include "connection/waking.h"
 
 /* ---- what Python's cold half calls ---- */
+
+enum { MOST_WAITERS = 100 };
 
 PyDoc_STRVAR(send_doc, "send($self, msgcode, channelid, data, /)\n--\n\n"
                        "Send one message; OSError if the connection is closed.");
@@ -139,19 +144,108 @@ connection_answer_status(ConnectionObject *connection, PyObject *name)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(count_task_doc, "count_task($self, change, /)\n--\n\n"
-                             "One task more (1) or less (-1) is running.");
+PyDoc_STRVAR(add_task_doc, "add_task($self, /)\n--\n\n"
+                           "One task more counts as running.");
 
 static PyObject *
-connection_count_task(ConnectionObject *connection, PyObject *change)
+connection_add_task(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
-    long value = PyLong_AsLong(change);
+    (void)atomic_fetch_add(&connection->running_tasks, 1);
+    Py_RETURN_NONE;
+}
 
-    if (value == -1 && PyErr_Occurred()) {
+PyDoc_STRVAR(run_task_doc, "run_task($self, channelid, filename, function, /)\n--\n\n"
+                           "This thread runs one of them, for those who ask.");
+
+static PyObject *
+connection_run_task(ConnectionObject *connection, PyObject *args)
+{
+    int channel;
+    const char *file, *function;
+
+    (void)disown_if_forked(connection);
+    if (!PyArg_ParseTuple(args, "isz:run_task", &channel, &file, &function) ||
+        tasks_begin(connection, channel, file, function) < 0) {
         return NULL;
     }
-    (void)atomic_fetch_add(&connection->running_tasks, (int)value);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(end_task_doc, "end_task($self, channelid, /)\n--\n\nA task has ended.");
+
+static PyObject *
+connection_end_task(ConnectionObject *connection, PyObject *args)
+{
+    int channel;
+
+    if (!PyArg_ParseTuple(args, "i:end_task", &channel)) {
+        return NULL;
+    }
+    (void)disown_if_forked(connection);
+    tasks_end(connection, channel);
+    (void)atomic_fetch_sub(&connection->running_tasks, 1);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(prepare_stacks_doc,
+             "prepare_stacks($self, /)\n--\n\n"
+             "Have what it takes to tell the stacks of all threads when Python code can't.");
+
+static PyObject *
+connection_prepare_stacks(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    if (stacks_prepare(connection) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(read_at_doc, "read_at($self, /)\n--\n\n"
+                          "When something was last read, in milliseconds of a clock that only goes "
+                          "forward; 0: nothing was.");
+
+static PyObject *
+connection_read_at(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLongLong(atomic_load(&connection->read_at));
+}
+
+/* The id of the channel that has this queue, -1 where none has it any more. */
+static long
+channel_of(const ConnectionObject *connection, const ReadingQueue *queue)
+{
+    PyObject *id, *found;
+    Py_ssize_t at = 0;
+
+    while (connection->queues != NULL && PyDict_Next(connection->queues, &at, &id, &found)) {
+        if (&((ItemQueueObject *)found)->arrived == queue) {
+            return PyLong_AsLong(id);
+        }
+    }
+    return -1;
+}
+
+PyDoc_STRVAR(waits_doc, "waits($self, /)\n--\n\n"
+                        "Who waits for items: a list of (thread, channel id, whether it waits for "
+                        "the end).");
+
+static PyObject *
+connection_waits(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    ReadingWaiter waiters[MOST_WAITERS];
+    size_t count = reading_list(&connection->reading, waiters, MOST_WAITERS);
+    PyObject *list = PyList_New(0);
+
+    for (size_t i = 0; i < count && list != NULL; i++) {
+        PyObject *one =
+            Py_BuildValue("klO", waiters[i].ident, channel_of(connection, waiters[i].queue),
+                          waiters[i].for_end ? Py_True : Py_False);
+        if (one == NULL || PyList_Append(list, one) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(one);
+    }
+    return list;
 }
 
 /* ---- ends ---- */
@@ -172,7 +266,8 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     if (connection->sentinel == NULL) {
         connection->sentinel =
             sentinel_start(connection->read_fd, connection->writer.fd, (int64_t)(seconds * 1000),
-                           connection->writer.is_socket ? send_probe : NULL, connection);
+                           connection->writer.is_socket ? send_probe : NULL, stacks_answer,
+                           stacks_search, connection);
     }
     return PyBool_FromLong(connection->sentinel != NULL);
 }
@@ -242,6 +337,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     connection->writer = writer_on(write_fd, zero_copy);
     reading_init(&connection->reading);
     writing_init(&connection->writing);
+    mutex_init(&connection->tasks_lock);
     connection->receiver_wakeup = waking_new();
     connection->reading.receiver.sleeper.wakeup = connection->receiver_wakeup;
     if (connection->receiver_wakeup == NULL) {
@@ -290,6 +386,8 @@ connection_dealloc(ConnectionObject *connection)
     frame_release(&connection->buffer);
     send_release(connection);
     receive_release(connection);
+    tasks_release(connection);
+    stacks_release(connection);
     /* In a forked child, it may be held by a thread that is not there: it is left. */
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);
@@ -307,7 +405,12 @@ static PyMethodDef connection_methods[] = {
     {"receive", (PyCFunction)connection_receive, METH_NOARGS, receive_doc},
     {"stop", (PyCFunction)connection_stop, METH_NOARGS, stop_doc},
     {"answer_status", (PyCFunction)connection_answer_status, METH_O, answer_status_doc},
-    {"count_task", (PyCFunction)connection_count_task, METH_O, count_task_doc},
+    {"add_task", (PyCFunction)connection_add_task, METH_NOARGS, add_task_doc},
+    {"run_task", (PyCFunction)connection_run_task, METH_VARARGS, run_task_doc},
+    {"end_task", (PyCFunction)connection_end_task, METH_VARARGS, end_task_doc},
+    {"prepare_stacks", (PyCFunction)connection_prepare_stacks, METH_NOARGS, prepare_stacks_doc},
+    {"read_at", (PyCFunction)connection_read_at, METH_NOARGS, read_at_doc},
+    {"waits", (PyCFunction)connection_waits, METH_NOARGS, waits_doc},
     {"watch", (PyCFunction)connection_watch, METH_VARARGS, watch_doc},
     {"leave_in", (PyCFunction)connection_leave_in, METH_O, leave_in_doc},
     {"disown", (PyCFunction)connection_disown, METH_NOARGS, disown_doc},

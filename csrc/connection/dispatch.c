@@ -6,6 +6,7 @@
 #include "connection/dispatch.h"
 
 #include "connection/large.h"
+#include "connection/stacks.h"
 #include "connection/waking.h"
 
 /* ---- what is done without Python code ---- */
@@ -323,6 +324,9 @@ python_request(ConnectionObject *connection, const Frame *frame, PyObject *paylo
 {
     PyObject *channel = NULL;
 
+    if (frame->code == MESSAGE_STATUS && stacks_were_told(connection, frame->channel)) {
+        return 0;
+    }
     step_out(connection, frame->code > MESSAGE_CHANNEL_EXEC);
     if (frame->code == MESSAGE_CHANNEL_EXEC) {
         /* Data for the channel may follow at once, or its end, which is told to this very one. */

@@ -541,6 +541,20 @@ reading_quit(Reading *reading, ReadingThread *thread, Told *told)
     mutex_unlock(&reading->lock);
 }
 
+size_t
+reading_list(Reading *reading, ReadingWaiter *to, size_t most)
+{
+    size_t count = 0;
+
+    mutex_lock(&reading->lock);
+    for (ReadingThread *thread = reading->waiting; thread != NULL && count < most;
+         thread = thread->next) {
+        to[count++] = (ReadingWaiter){thread->ident, thread->queue, thread->for_end};
+    }
+    mutex_unlock(&reading->lock);
+    return count;
+}
+
 /* ---- the receiver ---- */
 
 static ReadingNext

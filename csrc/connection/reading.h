@@ -44,6 +44,7 @@ typedef struct ReadingThread {
     ReadingQueue *queue; /* NULL: the receiver */
     bool for_end;        /* waits for the queue's end, not for an item */
     bool can_read;       /* has what it takes to be woken while it polls */
+    unsigned long ident; /* for reading_list */
     /* The machine's: */
     struct ReadingThread *next;
     ReadingState state;
@@ -140,6 +141,16 @@ void reading_hand_over(Reading *reading, ReadingThread *thread, Told *told);
 /* The thread waits no longer, whatever it has been told meanwhile: its time is over, or a signal
    handler is to run. */
 void reading_quit(Reading *reading, ReadingThread *thread, Told *told);
+
+/* One that waits, for who asks. */
+typedef struct {
+    unsigned long ident;
+    const ReadingQueue *queue;
+    bool for_end;
+} ReadingWaiter;
+
+/* All that wait, as far as there is room; how many. */
+size_t reading_list(Reading *reading, ReadingWaiter *to, size_t most);
 
 /* ---- the receiver ---- */
 

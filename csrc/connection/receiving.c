@@ -8,6 +8,7 @@
 #include "connection/dispatch.h"
 #include "connection/large.h"
 #include "connection/sending.h"
+#include "connection/stacks.h"
 #include "connection/status.h"
 #include "connection/waking.h"
 
@@ -34,6 +35,7 @@ read_some(ConnectionObject *connection, char *to, size_t size)
         count = fdio_read(connection->read_fd, to, size);
     } while (count < 0 && errno == EINTR);
     if (count > 0) {
+        atomic_store_explicit(&connection->read_at, fdio_about_now(), memory_order_relaxed);
         return (size_t)count;
     }
     connection->read_errno = errno;
@@ -145,8 +147,29 @@ typedef enum {
     SLEPT_LOOK, /* the time is over, or there may be a signal */
 } Slept;
 
-/* Sleep until there is something to read. The main thread looks for signals after it spun: they do
-   not end that. */
+/* Without the GIL: sleep until there is something to read. The main thread looks for signals after
+   it spun: they do not end that. */
+static FdioOutcome
+await_input(ConnectionObject *connection, const Wait *wait, int64_t left)
+{
+    if (!fdio_spin_pays(&connection->spin)) {
+        return fdio_wait(connection->read_fd, connection->waker.to_wait, left);
+    }
+    if (fdio_spin(&connection->spin, connection->read_fd)) {
+        return FDIO_READY;
+    }
+    return wait->is_main_thread ? FDIO_INTERRUPTED
+                                : fdio_wait(connection->read_fd, connection->waker.to_wait, left);
+}
+
+/* Only a worker is asked; that is most often not so. */
+static bool
+were_questions(ConnectionObject *connection)
+{
+    return connection->sentinel != NULL && connection->buffer.end > connection->buffer.start &&
+           stacks_ask(connection);
+}
+
 static Slept
 poll_input(ConnectionObject *connection, Wait *wait)
 {
@@ -155,22 +178,17 @@ poll_input(ConnectionObject *connection, Wait *wait)
     bool told;
 
     Py_BEGIN_ALLOW_THREADS
-        if (!fdio_spin_pays(&connection->spin)) {
-            outcome = fdio_wait(connection->read_fd, connection->waker.to_wait, left);
-        } else if (fdio_spin(&connection->spin, connection->read_fd)) {
-            outcome = FDIO_READY;
-        } else if (wait->is_main_thread) {
-            outcome = FDIO_INTERRUPTED;
-        } else {
-            outcome = fdio_wait(connection->read_fd, connection->waker.to_wait, left);
-        }
-        told = reading_woke(&connection->reading, &wait->thread);
-        if (told) {
-            waking_take(connection, &wait->thread.sleeper);
-        }
-        if (outcome == FDIO_READY) {
-            fill(connection);
-        }
+        do {
+            outcome = await_input(connection, wait, left);
+            told = reading_woke(&connection->reading, &wait->thread);
+            if (told) {
+                waking_take(connection, &wait->thread.sleeper);
+            }
+            if (outcome == FDIO_READY) {
+                fill(connection);
+            }
+        } while (outcome == FDIO_READY && !told && were_questions(connection) &&
+                 reading_poll(&connection->reading, &wait->thread));
     Py_END_ALLOW_THREADS
     if (outcome == FDIO_READY) {
         return told ? SLEPT : SLEPT_READ;
@@ -265,7 +283,8 @@ wait_as_thread(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingIt
     Py_INCREF(queue);
     Py_INCREF(connection);
     wait->deadline = deadline;
-    wait->is_main_thread = waking_is_main_thread(connection);
+    wait->thread.ident = PyThread_get_thread_ident();
+    wait->is_main_thread = waking_is_main(connection, wait->thread.ident);
     wait->thread.queue = &queue->arrived;
     wait->thread.for_end = for_end;
     wait->thread.can_read = connection->queues != NULL && ensure_waker(connection);
@@ -390,11 +409,14 @@ static bool
 read_without_gil(ConnectionObject *connection, bool *left)
 {
     while (await_role(connection)) {
-        if (dispatch_is_due(connection)) {
+        if (!were_questions(connection) && dispatch_is_due(connection)) {
             return true;
         }
         fill(connection);
         status_answer(connection, left);
+        if (were_questions(connection) || stacks_are_partly_asked_for(connection)) {
+            continue;
+        }
         if (*left || connection->broken != BROKEN_NOT || connection->large.bytes != NULL ||
             connection->buffer.end > connection->buffer.start) {
             return true;

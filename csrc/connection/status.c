@@ -5,6 +5,8 @@
 
 #include "connection/sending.h"
 
+#include <poll.h>
+
 enum { ANSWER_SIZE = 256 };
 
 typedef struct {
@@ -56,6 +58,22 @@ compose(ConnectionObject *connection, int32_t channel, Answer *answer)
     answer->size += FRAME_HEADER;
 }
 
+/* The sentinel, who has the turn to answer another question, leaves it soon. */
+static bool
+answer_now(ConnectionObject *connection, struct iovec *piece, bool *left)
+{
+    for (;;) {
+        bool sentinel_answers = atomic_load(&connection->answers);
+        if (send_now(connection, piece, left)) {
+            return true;
+        }
+        if (!sentinel_answers) {
+            return false;
+        }
+        (void)poll(NULL, 0, 1);
+    }
+}
+
 void
 status_answer(ConnectionObject *connection, bool *left)
 {
@@ -64,11 +82,12 @@ status_answer(ConnectionObject *connection, bool *left)
     if (connection->execmodel[0] == '\0' || connection->large.bytes != NULL) {
         return;
     }
-    while (frame_peek(&connection->buffer, &frame) == FRAME_WHOLE && frame.code == MESSAGE_STATUS) {
+    while (frame_peek(&connection->buffer, &frame) == FRAME_WHOLE && frame.code == MESSAGE_STATUS &&
+           frame.size == 0) {
         Answer answer;
         compose(connection, frame.channel, &answer);
         struct iovec piece = {answer.bytes, answer.size};
-        if (!send_now(connection, &piece, left)) {
+        if (!answer_now(connection, &piece, left)) {
             return;
         }
         frame_consume(&connection->buffer, &frame);

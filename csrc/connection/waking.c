@@ -75,11 +75,17 @@ waking_close_waker(ConnectionObject *connection)
 }
 
 bool
-waking_is_main_thread(const ConnectionObject *connection)
+waking_is_main(const ConnectionObject *connection, unsigned long ident)
 {
     ModuleState *state = PyType_GetModuleState(Py_TYPE(connection));
 
-    return PyThread_get_thread_ident() == atomic_load(&state->main_thread);
+    return ident == atomic_load(&state->main_thread);
+}
+
+bool
+waking_is_main_thread(const ConnectionObject *connection)
+{
+    return waking_is_main(connection, PyThread_get_thread_ident());
 }
 
 /* What is written in C starts threads of the system; Python knows of others (gateway_base). */

@@ -20,8 +20,9 @@ void waking_wake(const ConnectionObject *connection, Told told);
 /* When no thread can poll any more. */
 void waking_close_waker(ConnectionObject *connection);
 
-/* Whether the calling thread is the one that runs signal handlers. */
+/* Whether the calling thread is the one that runs signal handlers; whether that one is. */
 bool waking_is_main_thread(const ConnectionObject *connection);
+bool waking_is_main(const ConnectionObject *connection, unsigned long ident);
 
 /* Whether the threads that Python starts now may be green ones, all in this one: -1 with an
    exception. */

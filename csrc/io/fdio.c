@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -28,6 +29,23 @@ fdio_now(void)
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
+
+#ifdef CLOCK_MONOTONIC_COARSE
+int64_t
+fdio_about_now(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+#else
+int64_t
+fdio_about_now(void)
+{
+    return fdio_now();
+}
+#endif
 
 /* ---- waiting ---- */
 
@@ -200,6 +218,56 @@ fdio_read(int fd, char *to, size_t size)
             return -1;
         }
     }
+}
+
+size_t
+fdio_unread(int fd)
+{
+    int present;
+
+    return ioctl(fd, FIONREAD, &present) == 0 && present > 0 ? (size_t)present : 0;
+}
+
+#ifdef __linux__
+
+/* A pipe's bytes by way of another pipe. */
+static ssize_t
+peek_pipe(int fd, char *to, size_t size)
+{
+    int fds[2];
+
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
+        return -1;
+    }
+    ssize_t count = tee(fd, fds[1], size, SPLICE_F_NONBLOCK);
+    if (count > 0) {
+        count = read(fds[0], to, (size_t)count);
+    }
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+    return count;
+}
+
+#else
+
+static ssize_t
+peek_pipe(int fd, char *to, size_t size)
+{
+    (void)fd;
+    (void)to;
+    (void)size;
+    return -1;
+}
+
+#endif
+
+size_t
+fdio_peek(int fd, bool is_socket, char *to, size_t size)
+{
+    ssize_t count =
+        is_socket ? recv(fd, to, size, MSG_PEEK | MSG_DONTWAIT) : peek_pipe(fd, to, size);
+
+    return count > 0 ? (size_t)count : 0;
 }
 
 void

@@ -61,6 +61,12 @@ void fdio_waker_take(const FdioWaker *waker);
  * (EINTR included). */
 ssize_t fdio_read(int fd, char *to, size_t size);
 
+/* How many bytes wait to be read. */
+size_t fdio_unread(int fd);
+
+/* Copy some of them, which stay unread: how many, 0 where that can't be done. */
+size_t fdio_peek(int fd, bool is_socket, char *to, size_t size);
+
 /* An item of this many bytes makes a larger pipe worth while. */
 enum { FDIO_HUGE = 512 * 1024 };
 
@@ -69,5 +75,8 @@ void fdio_enlarge_pipe(int fd);
 
 /* Milliseconds of a clock that only goes forward. */
 int64_t fdio_now(void);
+
+/* The same, a few milliseconds behind, for next to nothing. */
+int64_t fdio_about_now(void);
 
 #endif

@@ -2,7 +2,7 @@
 
    Whatever the process does (a loop in C that holds the GIL, a wait that nobody ends, an exit that
    hangs), it is gone a while after its initiator is: the thread needs neither the GIL nor anything
-   else but poll() and _exit(). */
+   else but poll() and _exit(). So it is also the one that can answer where nobody else does. */
 #define _GNU_SOURCE
 #include "io/sentinel.h"
 
@@ -27,6 +27,7 @@ enum {
     /* Code that runs here may close every descriptor, as daemons do: then nothing wakes the thread,
        and what it polls stays open until it looks again. */
     LOOK_EVERY = 2000,
+    LOOK_AGAIN = 100, /* where input lies unread */
     STACK_SIZE = 64 * 1024,
     EXIT_STATUS = 1,
 };
@@ -36,12 +37,16 @@ struct Sentinel {
     int read_fd, write_fd; /* its own duplicates */
     int64_t grace;
     void (*probe)(void *argument);
+    void (*alarm)(void *argument);
+    void (*unread)(void *argument);
     void *argument;
     FdioWaker waker;
     _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
+    _Atomic int64_t call_at;  /* likewise */
     atomic_bool stopped;
-    bool hung_up;     /* the input has ended, for the sentinel's thread only */
-    atomic_bool lost; /* nobody reads the output any more */
+    size_t unread_bytes; /* when it last looked, for the sentinel's thread only, */
+    bool hung_up;        /* the input has ended, for the sentinel's thread only */
+    atomic_bool lost;    /* nobody reads the output any more */
 };
 
 enum { WAKER, INPUT, OUTPUT, WATCHED };
@@ -74,6 +79,21 @@ note_ends(Sentinel *sentinel, struct pollfd fds[WATCHED])
     }
 }
 
+/* Milliseconds until then, 0 when it is due, or NEVER. */
+static int64_t
+time_left(_Atomic int64_t *at)
+{
+    int64_t then = atomic_load(at), left = then - fdio_now();
+
+    return then == NEVER ? NEVER : left > 0 ? left : 0;
+}
+
+static int64_t
+sooner(int64_t milliseconds, int64_t left)
+{
+    return left != NEVER && left < milliseconds ? left : milliseconds;
+}
+
 /* Wait for something to note. The output is not watched before it is needed: a descriptor that is
    polled keeps open what others close. */
 static bool
@@ -81,13 +101,26 @@ wait_for_ends(Sentinel *sentinel, struct pollfd fds[WATCHED], int64_t left)
 {
     bool watches_output = (sentinel->hung_up || left != NEVER) && !atomic_load(&sentinel->lost);
     bool probes = sentinel->hung_up && watches_output && sentinel->probe != NULL;
-    int64_t longest = probes ? PROBE_EVERY : LOOK_EVERY;
+    int64_t every = probes ? PROBE_EVERY : sentinel->unread_bytes > 0 ? LOOK_AGAIN : LOOK_EVERY;
+    int64_t longest = sooner(every, left);
 
     fds[OUTPUT].fd = watches_output ? sentinel->write_fd : -1;
     if (probes) {
         sentinel->probe(sentinel->argument);
     }
-    return poll(fds, WATCHED, (int)(left != NEVER && left < longest ? left : longest)) > 0;
+    return poll(fds, WATCHED, (int)sooner(longest, time_left(&sentinel->call_at))) > 0;
+}
+
+/* As many bytes as at the last look: nobody reads them. */
+static void
+note_unread(Sentinel *sentinel)
+{
+    size_t bytes = fdio_unread(sentinel->read_fd);
+
+    if (bytes > 0 && bytes == sentinel->unread_bytes) {
+        sentinel->unread(sentinel->argument);
+    }
+    sentinel->unread_bytes = bytes;
 }
 
 static void *
@@ -101,12 +134,17 @@ sentinel_run(void *argument)
     };
 
     while (!atomic_load(&sentinel->stopped)) {
-        int64_t leave_at = atomic_load(&sentinel->leave_at);
-        int64_t left = leave_at == NEVER ? NEVER : leave_at - fdio_now();
-        if (leave_at != NEVER && left <= 0) {
+        int64_t left = time_left(&sentinel->leave_at);
+        if (left == 0) {
             _exit(EXIT_STATUS);
         }
+        if (time_left(&sentinel->call_at) == 0) {
+            atomic_store(&sentinel->call_at, NEVER);
+            sentinel->alarm(sentinel->argument);
+            continue;
+        }
         if (!wait_for_ends(sentinel, fds, left)) {
+            note_unread(sentinel);
             continue;
         }
         if (fds[WAKER].revents != 0) {
@@ -139,7 +177,7 @@ start_thread(Sentinel *sentinel)
 
 Sentinel *
 sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(void *argument),
-               void *argument)
+               void (*alarm)(void *argument), void (*unread)(void *argument), void *argument)
 {
     Sentinel *sentinel = calloc(1, sizeof *sentinel);
 
@@ -148,8 +186,11 @@ sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(vo
     }
     sentinel->grace = milliseconds;
     sentinel->probe = probe;
+    sentinel->alarm = alarm;
+    sentinel->unread = unread;
     sentinel->argument = argument;
     atomic_init(&sentinel->leave_at, NEVER);
+    atomic_init(&sentinel->call_at, NEVER);
     atomic_init(&sentinel->stopped, false);
     atomic_init(&sentinel->lost, false);
     if (!fdio_waker_open(&sentinel->waker)) {
@@ -172,6 +213,13 @@ sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds)
     if (atomic_load(&sentinel->lost)) {
         lose(sentinel);
     }
+    fdio_wake(&sentinel->waker);
+}
+
+void
+sentinel_call_in(Sentinel *sentinel, int64_t milliseconds)
+{
+    atomic_store(&sentinel->call_at, fdio_now() + milliseconds);
     fdio_wake(&sentinel->waker);
 }
 

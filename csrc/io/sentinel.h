@@ -9,10 +9,15 @@ typedef struct Sentinel Sentinel;
 
 /* Watch the descriptors of a connection (duplicated here): `milliseconds` after its other end is
    gone, the process leaves. Where only writing tells that (on a socket), `probe` is called with
-   `argument` to write something that disturbs nobody, else it is NULL. NULL where that can't be
-   had. */
+   `argument` to write something that disturbs nobody, else it is NULL. `alarm` is for
+   sentinel_call_in. `unread` is called where input lies there that nobody reads. NULL where that
+   can't be had. */
 Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds,
-                         void (*probe)(void *argument), void *argument);
+                         void (*probe)(void *argument), void (*alarm)(void *argument),
+                         void (*unread)(void *argument), void *argument);
+
+/* Have the thread call `alarm`, once, `milliseconds` from now. */
+void sentinel_call_in(Sentinel *sentinel, int64_t milliseconds);
 
 /* Let the process leave `milliseconds` from now, or sooner where the other end is or will be gone.
  */
