@@ -205,7 +205,7 @@ class Start:
 
     @property
     def output_options(self) -> dict[str, Outputs]:
-        """What the functions that make an io are given besides: nothing unless it is asked for, they may be replaced."""
+        """What functions that make an io are given besides; nothing unless asked for: replaced ones take nothing."""
         return {} if self.outputs is None else {"outputs": self.outputs}
 
     def way(self, gateway_id: str) -> Gateway:
