@@ -31,16 +31,14 @@ class StderrTail:
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        # lazy: start-up speed. A real thread, whatever the execution model: it shares nothing but the tail.
-        from _thread import start_new_thread
-
         self._stream = stream
         self._tail = b""
         self._ended = OneShotEvent(ThreadExecModel())
         self._stop_read, stop_write = os.pipe()
         self._stop_write = [stop_write]
         try:
-            start_new_thread(self._run, ())
+            # A real thread, whatever the execution model: it shares nothing but the tail.
+            ThreadExecModel().start(self._run)
         except BaseException:
             self._close()
             self._stop()
