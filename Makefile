@@ -23,13 +23,15 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start
 
-.PHONY: help demo test pure lint docs wheels bench plots fuzz model mutants sanitize chaos clients clean check-machine
+.PHONY: help demo test pure matrix lint docs wheels bench plots fuzz model mutants sanitize chaos clients clean \
+  check-machine
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   build and install execnet in $(VENV), show gateways of every kind at work'
 	@echo 'make test   the same with strict compiler flags, then run all tests (ARGS="-k rsync" for some)'
 	@echo 'make pure   the tests over the portable core'
+	@echo 'make matrix  each Python here as the initiator of each, over each transport (ARGS="--far cpython2.7")'
 	@echo 'make coverage  the tests over the C core, and which lines of the Python they did not reach'
 	@echo 'make lint   ruff, mypy --strict for each platform, clang-format, actionlint, sphinx -W, twine check'
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
@@ -50,6 +52,11 @@ test: $(VENV)/installed-strict $(VENV)/requirements
 
 pure: $(VENV)/installed-strict $(VENV)/requirements
 	export EXECNET_PURE=1 EXECNET_TEST_CORE=portable; $(RUN_TESTS) $(ARGS) $(CURDIR)/testing
+
+# Beside the interpreters that tests find, those in .cache/pythons.
+matrix: $(VENV)/installed-strict $(VENV)/requirements
+	export EXECNET_TEST_PYTHONS="$$EXECNET_TEST_PYTHONS $(wildcard $(CURDIR)/.cache/pythons/bin/python3*)"; \
+	  cd $(VENV) && bin/python $(CURDIR)/testing/support/matrix.py --page $(CURDIR)/doc/interpreters.rst $(ARGS)
 
 # Of the process that runs the tests: what its workers execute is not counted.
 .PHONY: coverage

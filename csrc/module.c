@@ -28,6 +28,7 @@ module_exec(PyObject *module)
     ModuleState *state = module_state(module);
 
     atomic_init(&state->main_thread, PyThread_get_thread_ident());
+    atomic_init(&state->helpers, 0);
     state->fork_mark = fork_mark_new();
     state->thread_module = PyImport_ImportModule("_thread");
     state->starter_name = PyUnicode_InternFromString("start_new_thread");
@@ -102,6 +103,12 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static PyObject *
+module_helpers(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(atomic_load(&module_state(module)->helpers));
+}
+
 /* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the
  * end. */
 static PyObject *
@@ -122,6 +129,8 @@ static PyMethodDef module_methods[] = {
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,
      "In a forked child: what is sent from now on is by gateways of its own."},
+    {"helpers", module_helpers, METH_NOARGS,
+     "How many threads that nobody can join will use this interpreter again."},
     {"leave", module_leave, METH_O,
      "End the process as a C program ends, with that exit status, the interpreter as it is."},
 #endif
@@ -130,6 +139,9 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

@@ -32,6 +32,7 @@ typedef struct {
     atomic_ulong
         main_thread; /* its ident, as gateway_base says: the one that runs signal handlers */
     ForkMark fork_mark;
+    atomic_int helpers;      /* threads of sending.c that will use the interpreter again */
     PyObject *thread_module; /* _thread, and the name of what starts its threads */
     PyObject *starter_name;
 #endif

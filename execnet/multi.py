@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import sys
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
         from execnet._transport.warm import ForkServer
 
 
+def _is_beside_main() -> bool:
+    """Whether this is not the main interpreter of its process; before CPython 3.12 that is not supported."""
+    is_main = getattr(_thread, "_is_main_interpreter", None)
+    return is_main is not None and not is_main()
+
+
 class Group:
     """The gateways made through it, in order; it names them and ends them together.
 
@@ -61,7 +68,12 @@ class Group:
         self._output = output
         self._carriers: dict[str, Carrier] = {}  # the one thread that carries what workers write, if one is asked for
         self.set_execmodel(execmodel)
-        atexit.register(self._cleanup_atexit)
+        if _is_beside_main():
+            from execnet._group.subinterpreter import call_at_exit  # lazy: start-up speed
+
+            call_at_exit(self._cleanup_atexit)
+        else:
+            atexit.register(self._cleanup_atexit)
         specs = list(xspecs)
         if specs:
             self.makegateways(specs)

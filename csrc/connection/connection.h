@@ -57,10 +57,11 @@ typedef struct {
     PyObject_HEAD
     CodecObject *codec;
     int read_fd;
-    PyObject *module;          /* its state may be asked until the connection is gone */
-    const ForkMark *fork_mark; /* the module's */
-    bool disowned;             /* this is a forked child: the connection is the parent's */
-    Sentinel *sentinel;        /* ends a worker that lost its connection, or NULL */
+    PyObject *module;                /* its state may be asked until the connection is gone */
+    PyInterpreterState *interpreter; /* whose objects these are */
+    const ForkMark *fork_mark;       /* the module's */
+    bool disowned;                   /* this is a forked child: the connection is the parent's */
+    Sentinel *sentinel;              /* ends a worker that lost its connection, or NULL */
 
     /* Sending. Whose turn it is has the writer and the rest, with or without the GIL. */
     Writing writing;

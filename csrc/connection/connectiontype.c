@@ -332,6 +332,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     connection->codec = (CodecObject *)Py_NewRef(codec);
     connection->read_fd = read_fd;
     connection->module = Py_NewRef(PyType_GetModule(type));
+    connection->interpreter = PyInterpreterState_Get();
     connection->fork_mark = &state->fork_mark;
     connection->spin = fdio_spin_new();
     connection->writer = writer_on(write_fd, zero_copy);

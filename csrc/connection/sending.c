@@ -141,6 +141,42 @@ leave_turn_and_wake(ConnectionObject *connection, WritingThread *thread, bool *f
     return left;
 }
 
+/* The helper asks for Python: that of the connection's interpreter, which need not be the main one.
+   NULL where memory lacks: what was to be let go of stays. */
+static PyThreadState *
+attach(const ConnectionObject *connection)
+{
+    PyThreadState *python = PyThreadState_New(connection->interpreter);
+
+    if (python != NULL) {
+        PyEval_RestoreThread(python);
+    }
+    return python;
+}
+
+static void
+detach(PyThreadState *python)
+{
+    PyThreadState_Clear(python);
+    PyThreadState_DeleteCurrent();
+}
+
+/* The last of the helper. With the GIL: whoever sees that there are no helpers any more goes on
+   when this thread has no thread state, either. */
+static void
+leave_connection(ConnectionObject *connection)
+{
+    PyThreadState *python = attach(connection);
+
+    if (python != NULL) {
+        PyObject *module = Py_NewRef(connection->module);
+        Py_DECREF(connection);
+        (void)atomic_fetch_sub(&module_state(module)->helpers, 1);
+        Py_DECREF(module);
+        detach(python);
+    }
+}
+
 static void
 help(void *argument)
 {
@@ -158,28 +194,30 @@ help(void *argument)
             connection->rest = NULL;
         }
         (void)leave_turn_and_wake(connection, helper, &full);
-        if (rest != NULL) {
-            PyGILState_STATE gil = PyGILState_Ensure();
+        PyThreadState *python = rest != NULL ? attach(connection) : NULL;
+        if (python != NULL) {
             rest_free(rest);
-            PyGILState_Release(gil);
+            detach(python);
         }
         if (full) {
             (void)fdio_wait_for_room(connection->writer.fd, ROOM_MS);
         }
     }
     waking_wake(connection, told);
-    PyGILState_STATE gil = PyGILState_Ensure();
-    Py_DECREF(connection);
-    PyGILState_Release(gil);
+    leave_connection(connection);
 }
 
 static bool
 start_helper(ConnectionObject *connection)
 {
+    ModuleState *state = module_state(connection->module);
+
     Py_INCREF(connection);
+    (void)atomic_fetch_add(&state->helpers, 1);
     if (PyThread_start_new_thread(help, connection) != PYTHREAD_INVALID_THREAD_ID) {
         return true;
     }
+    (void)atomic_fetch_sub(&state->helpers, 1);
     Py_DECREF(connection);
     return false;
 }

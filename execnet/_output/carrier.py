@@ -123,11 +123,10 @@ class Carrier:
                 bell.ring()
             return
         try:
-            from _thread import start_new_thread  # lazy: start-up speed
-
             bell = make_bell()
             _carriers.add(self)
-            start_new_thread(self._run, (bell,))
+            # A real thread, whatever the execution model: it shares nothing but what it carries.
+            ThreadExecModel().start(self._run, (bell,))
         except BaseException:
             self._release()
             raise

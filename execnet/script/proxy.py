@@ -58,7 +58,7 @@ def arriving(data, stdin, answered):
 
 def reads_no_more(stdin):
     """Whether nobody holds the other end of the pipe; no, where that can't be asked."""
-    if not hasattr(select, "poll"):
+    if not hasattr(select, "poll") or not hasattr(os, "dup"):  # Windows; Jython, which polls sockets alone
         return False
     poll = select.poll()
     poll.register(stdin.fileno(), 0)  # POLLERR, which needs not be asked for

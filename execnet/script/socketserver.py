@@ -218,6 +218,8 @@ def fork_loop(serversock):
 
 def hold_standard_streams():
     """Let no connection get the number of a closed one: what is run here, and programs it starts, write to these."""
+    if not hasattr(os, "dup"):  # Jython, whose descriptors are no numbers
+        return
     descriptor = 0
     while descriptor <= 2:
         descriptor = os.open(os.devnull, os.O_RDWR)

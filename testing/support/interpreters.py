@@ -1,4 +1,4 @@
-"""The Python interpreters found on this machine, 2.7 to the newest, free-threaded builds and PyPy too."""
+"""The Python interpreters found on this machine, 2.7 to the newest, free-threaded builds, PyPy and Jython too."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import functools
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 PROBE = """import platform, sys, sysconfig
-version = sys.version_info[:2] + (bool(sysconfig.get_config_var("Py_GIL_DISABLED")),)
-print("%s %d %d %d %s" % ((platform.python_implementation().lower(),) + version + (sys.executable,)))
+version = sys.version_info[:2] + (bool(sysconfig.get_config_var("Py_GIL_DISABLED")), platform.python_version())
+print("%s %d %d %d %s %s" % ((platform.python_implementation(),) + version + (sys.executable,)))
 """
 NAME = re.compile(r"(python2\.7|python3(\.\d+)?t?|pypy3?)$")
 # Those that tests ask for, under the names by which programs start them; any further one that is found is used too.
@@ -25,6 +26,7 @@ class Interpreter(str):
     implementation: str
     version: tuple[int, int]
     free_threaded: bool
+    title: str  #: for people: "CPython 3.9.18"
 
     @property
     def name(self) -> str:
@@ -57,9 +59,10 @@ def _probe(path: str) -> Interpreter | None:
         ).stdout.decode()
     except (OSError, subprocess.SubprocessError):
         return None  # a launcher without an interpreter behind it
-    implementation, major, minor, free_threaded, executable = answer.split(None, 4)
+    implementation, major, minor, free_threaded, release, executable = answer.split(None, 5)
     interpreter = Interpreter(executable.strip())
-    interpreter.implementation = implementation
+    interpreter.implementation = implementation.lower()
+    interpreter.title = f"{implementation} {release}{'t' * (free_threaded == '1')}"
     interpreter.version = (int(major), int(minor))
     interpreter.free_threaded = free_threaded == "1"
     return interpreter
@@ -87,6 +90,13 @@ def this() -> Interpreter:
 def named(command: str) -> Interpreter | None:
     """The newest interpreter found that is started by that name."""
     return next((interpreter for interpreter in reversed(found()) if interpreter.command == command), None)
+
+
+@functools.cache
+def jython() -> Interpreter | None:
+    """The Jython on the PATH. It takes seconds to start, and is no interpreter for every test."""
+    path = shutil.which("jython")
+    return _probe(path) if path else None
 
 
 def free_threaded() -> Interpreter | None:

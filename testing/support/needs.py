@@ -54,6 +54,7 @@ PARTS = {
     "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
     **{name: _python(name) for name in interpreters.NAMES},
     "free-threaded": Part(f"a free-threaded build of Python {WHERE}", interpreters.free_threaded),
+    "jython": Part("apt-get install jython", interpreters.jython),
     "mingw": Part("apt-get install gcc-mingw-w64-x86-64", lambda: shutil.which("x86_64-w64-mingw32-gcc")),
     "pypy3": Part("apt-get install pypy3", lambda: interpreters.named("pypy3"), in_ci=True),
 }

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from support.processes import end, free_port, wait_listening
 
 PORT_ATTEMPTS = 5  # another program can take the free port before the server does
+START_SECONDS = 10.0
+MODULE = ("-m", "execnet.script.socketserver")
 
 
 class SocketServer:
-    """A running `python -m execnet.script.socketserver`; `hostport` is where it listens."""
+    """A running `python -m execnet.script.socketserver`; `hostport` is where it listens.
 
-    def __init__(self, python: str = sys.executable) -> None:
+    `program` is how else it is run.
+    """
+
+    def __init__(
+        self, python: str = sys.executable, program: Sequence[str] = MODULE, seconds: float = START_SECONDS
+    ) -> None:
         for _ in range(PORT_ATTEMPTS):
             port = free_port()
             self.hostport = f"127.0.0.1:{port}"
             self.process = subprocess.Popen(
-                [python, "-m", "execnet.script.socketserver", self.hostport],
+                [python, *program, self.hostport],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-            if wait_listening(self.process, port):
+            if wait_listening(self.process, port, seconds):
                 return
             end(self.process)
         raise RuntimeError(f"the socket server did not start: exit status {self.process.returncode}")
