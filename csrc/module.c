@@ -102,6 +102,7 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+#ifndef Py_GIL_DISABLED
 /* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the
  * end. */
 static PyObject *
@@ -115,6 +116,7 @@ module_leave(PyObject *Py_UNUSED(module), PyObject *status)
     exit((int)number);
 }
 #endif
+#endif
 
 static PyMethodDef module_methods[] = {
 #ifndef CORE_HAS_VALUES_ONLY
@@ -122,8 +124,10 @@ static PyMethodDef module_methods[] = {
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,
      "In a forked child: what is sent from now on is by gateways of its own."},
+#ifndef Py_GIL_DISABLED
     {"leave", module_leave, METH_O,
      "End the process as a C program ends, with that exit status, the interpreter as it is."},
+#endif
 #endif
     {NULL, NULL, 0, NULL},
 };

@@ -47,6 +47,29 @@ pycompat_dict_get_item_ref(PyObject *dict, PyObject *key, PyObject **value)
 }
 #define PyDict_GetItemRef pycompat_dict_get_item_ref
 
+static inline int
+pycompat_dict_pop(PyObject *dict, PyObject *key, PyObject **value)
+{
+    int found = pycompat_dict_get_item_ref(dict, key, value);
+
+    if (found > 0 && PyDict_DelItem(dict, key) < 0) {
+        Py_CLEAR(*value);
+        return -1;
+    }
+    return found;
+}
+#define PyDict_Pop pycompat_dict_pop
+
+static inline PyObject *
+pycompat_list_get_item_ref(PyObject *list, Py_ssize_t index)
+{
+    PyObject *item = PyList_GetItem(list, index);
+
+    Py_XINCREF(item);
+    return item;
+}
+#define PyList_GetItemRef pycompat_list_get_item_ref
+
 /* There is a GIL, and nothing to be locked. */
 #define Py_BEGIN_CRITICAL_SECTION(object) {
 #define Py_END_CRITICAL_SECTION() }
