@@ -75,6 +75,14 @@ pycompat_list_get_item_ref(PyObject *list, Py_ssize_t index)
 #define Py_END_CRITICAL_SECTION() }
 #endif
 
+/* A tp_traverse: where there is no GIL, the collector has stopped all other threads for it, in a
+   way that ThreadSanitizer does not see. */
+#ifdef __SANITIZE_THREAD__
+#define WHILE_OTHERS_STAND __attribute__((no_sanitize_thread))
+#else
+#define WHILE_OTHERS_STAND
+#endif
+
 /* The classes that a class inherits from, nearest first; NULL: the collector takes it apart. Owned.
  */
 static inline PyObject *

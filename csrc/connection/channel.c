@@ -33,7 +33,7 @@ channel_init(ChannelObject *channel, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 channel_traverse(ChannelObject *channel, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(channel));

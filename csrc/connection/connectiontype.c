@@ -274,7 +274,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)connection;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 connection_traverse(ConnectionObject *connection, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(connection));

@@ -41,7 +41,7 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)queue;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 queue_traverse(ItemQueueObject *queue, visitproc visit, void *arg)
 {
     const ReadingQueue *arrived = &queue->arrived;
