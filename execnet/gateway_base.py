@@ -1947,7 +1947,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
     def _close(self, error=None):
         queue, factory = self._queue, self.gateway._channelfactory
         if queue.closed:
-            self._trace("ignoring close() of a closed channel")
+            self._trace("close() of a closed channel")
             return
         # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
         message = None
@@ -2151,7 +2151,7 @@ class ChannelFactory(object):
         queue = self._queues.get(id)
         delivery = queue and queue.delivery
         if queue is None or (delivery is None and queue.channel() is None):
-            self.gateway._trace("dropping data for channel", id, "which nobody holds")
+            self.gateway._trace("dropping data for channel", id)
             return
         if delivery is not None and not queue.items and delivery.baton.acquire(False):
             try:

@@ -7,8 +7,8 @@ for other tasks.
 
 import os
 import select
-import subprocess as plain_subprocess
 import sys
+from subprocess import PIPE
 
 CHUNK = 65536  # bytes read at most for one message: a whole pipe
 ANSWER = b"1" + b"\7" + 8 * b"\0"  # of a gateway that is up: gateway_base's; of one with another text "1" is all
@@ -146,9 +146,12 @@ def killer(process, mutex):
     return kill
 
 
-def options_for(outputs):
-    """What a process is started with to have these outputs."""
-    options = {}
+def options_for(outputs, env):
+    """What a process is started with to have these outputs, and ``env`` added to its environment."""
+    # Python 2 would hand on the pipes of its siblings.
+    options = {"close_fds": os.name == "posix"}
+    if env:
+        options["env"] = dict(os.environ, **{native(name): native(env[name]) for name in env})
     if "stderr" in outputs:
         options["stderr"] = outputs["stderr"]
     if "stdout" in outputs and sys.version_info[0] > 2 and os.name == "posix":
@@ -171,12 +174,7 @@ def serve(channel):
     execmodel = channel.gateway.execmodel
     try:
         process = execmodel.subprocess.Popen(
-            [args[0] or sys.executable] + args[1:],
-            stdin=plain_subprocess.PIPE,
-            stdout=plain_subprocess.PIPE,
-            env=dict(os.environ, **{native(name): native(env[name]) for name in env}) if env else None,
-            close_fds=os.name == "posix",  # Python 2 would hand on the pipes of its siblings
-            **options_for(outputs),
+            [args[0] or sys.executable] + args[1:], stdin=PIPE, stdout=PIPE, **options_for(outputs, env)
         )
     except OSError as error:
         channel.send((error.errno, error.strerror, error.filename))

@@ -71,7 +71,7 @@ except channel.RemoteError as error:
 """
 
 
-def fail(channel):  # type: ignore[no-untyped-def]
+def fail(channel):
     raise ValueError("from there")
 
 

@@ -26,7 +26,7 @@ class Interpreter(str):
     implementation: str
     version: tuple[int, int]
     free_threaded: bool
-    title: str  #: for people: "CPython 3.9.18"
+    full_name: str  #: for people: "CPython 3.9.18"
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ def _probe(path: str) -> Interpreter | None:
     implementation, major, minor, free_threaded, release, executable = answer.split(None, 5)
     interpreter = Interpreter(executable.strip())
     interpreter.implementation = implementation.lower()
-    interpreter.title = f"{implementation} {release}{'t' * (free_threaded == '1')}"
+    interpreter.full_name = f"{implementation} {release}{'t' * (free_threaded == '1')}"
     interpreter.version = (int(major), int(minor))
     interpreter.free_threaded = free_threaded == "1"
     return interpreter

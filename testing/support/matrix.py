@@ -113,9 +113,9 @@ class FarSides:
 def table(cells: list[Cell]) -> str:
     """The cells as reStructuredText: what fails where, "all" where nothing does."""
     initiators = list(dict.fromkeys(cell.initiator for cell in cells))
-    rows = [["", *(initiator.title for initiator in initiators)]]
+    rows = [["", *(initiator.full_name for initiator in initiators)]]
     for far in dict.fromkeys(cell.far for cell in cells):
-        row = [far.title]
+        row = [far.full_name]
         for initiator in initiators:
             here = [cell for cell in cells if (cell.initiator, cell.far) == (initiator, far)]
             row.append(", ".join(f"not {cell.kind}" for cell in here if cell.failed_in) or "all")
@@ -134,7 +134,7 @@ def summary(cells: list[Cell], portable: list[str]) -> str:
         lines[0] += f" The portable core was that of {', '.join(portable)}; the others have their C core."
     if failed:
         lines += ["", "Those that do not:", ""]
-        lines += [f"* {c.initiator.title} to {c.far.title} over {c.kind}: {c.failed_in}" for c in failed]
+        lines += [f"* {c.initiator.full_name} to {c.far.title} over {c.kind}: {c.failed_in}" for c in failed]
     lacking = [*interpreters.lacking(), *([] if interpreters.jython() else ["jython"])]
     lines += [""] + ([f"Not on that machine: {', '.join(lacking)}."] if lacking else [])
     return "\n".join(lines).rstrip()
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
         finally:
             reach.ssh.close()
     left = leaks.end_all_processes()
-    portable = [initiator.python.title for initiator in initiators if initiator.core == "portable"]
+    portable = [initiator.python.full_name for initiator in initiators if initiator.core == "portable"]
     page = PAGE.format(kinds=", ".join(options.over), table=table(cells), summary=summary(cells, portable))
     print(page, *(f"left behind, killed now: {line}" for line in left), sep="\n")
     if options.page and len(every) == len(pythons) * len(far_sides) * len(KINDS):

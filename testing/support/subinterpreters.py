@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 try:
-    import _interpreters as interpreters
+    interpreters: Any = import_module("_interpreters")
 except ImportError:
-    import _xxsubinterpreters as interpreters
+    interpreters = import_module("_xxsubinterpreters")
 
 # Run as a program, it finds what is beside its folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
