@@ -13,14 +13,14 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parents[1] / "doc" / "compatibility.rst"
 INTRODUCTION = """\
-The suites of others
-====================
+Test suites of other programs
+=============================
 
 .. This page is written by ``make clients``.
 
-Programs that stand on execnet have test suites of their own. ``make clients`` takes the newest release of each, runs
+Programs that build on execnet have test suites of their own. ``make clients`` takes the newest release of each, runs
 the tests of its source distribution over execnet 2.1.2 and over this execnet, each in a fresh virtual environment with
-the same versions of all else, and compares the outcomes test by test. What is here is what it printed last.
+the same versions of all else, and compares the outcomes test by test. This is what it printed last.
 
 """
 ENDING = """
