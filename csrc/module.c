@@ -109,6 +109,7 @@ module_helpers(PyObject *module, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(atomic_load(&module_state(module)->helpers));
 }
 
+#ifndef Py_GIL_DISABLED
 /* The GIL is kept: no thread of Python goes on while the handlers run that C code has left for the
  * end. */
 static PyObject *
@@ -122,6 +123,7 @@ module_leave(PyObject *Py_UNUSED(module), PyObject *status)
     exit((int)number);
 }
 #endif
+#endif
 
 static PyMethodDef module_methods[] = {
 #ifndef CORE_HAS_VALUES_ONLY
@@ -131,8 +133,10 @@ static PyMethodDef module_methods[] = {
      "In a forked child: what is sent from now on is by gateways of its own."},
     {"helpers", module_helpers, METH_NOARGS,
      "How many threads that nobody can join will use this interpreter again."},
+#ifndef Py_GIL_DISABLED
     {"leave", module_leave, METH_O,
      "End the process as a C program ends, with that exit status, the interpreter as it is."},
+#endif
 #endif
     {NULL, NULL, 0, NULL},
 };

@@ -47,9 +47,40 @@ pycompat_dict_get_item_ref(PyObject *dict, PyObject *key, PyObject **value)
 }
 #define PyDict_GetItemRef pycompat_dict_get_item_ref
 
+static inline int
+pycompat_dict_pop(PyObject *dict, PyObject *key, PyObject **value)
+{
+    int found = pycompat_dict_get_item_ref(dict, key, value);
+
+    if (found > 0 && PyDict_DelItem(dict, key) < 0) {
+        Py_CLEAR(*value);
+        return -1;
+    }
+    return found;
+}
+#define PyDict_Pop pycompat_dict_pop
+
+static inline PyObject *
+pycompat_list_get_item_ref(PyObject *list, Py_ssize_t index)
+{
+    PyObject *item = PyList_GetItem(list, index);
+
+    Py_XINCREF(item);
+    return item;
+}
+#define PyList_GetItemRef pycompat_list_get_item_ref
+
 /* There is a GIL, and nothing to be locked. */
 #define Py_BEGIN_CRITICAL_SECTION(object) {
 #define Py_END_CRITICAL_SECTION() }
+#endif
+
+/* A tp_traverse: where there is no GIL, the collector has stopped all other threads for it, in a
+   way that ThreadSanitizer does not see. */
+#ifdef __SANITIZE_THREAD__
+#define WHILE_OTHERS_STAND __attribute__((no_sanitize_thread))
+#else
+#define WHILE_OTHERS_STAND
 #endif
 
 /* The classes that a class inherits from, nearest first; NULL: the collector takes it apart. Owned.

@@ -77,6 +77,17 @@ def test_threads_share_the_codec_and_what_it_writes(python: str, with_the_core: 
     assert said.split() == ["c", "False"]
 
 
+def test_threads_share_a_connection_and_its_channels(python: str, once: Once, with_the_core: Path) -> None:
+    def build(folder: Path) -> None:
+        corebuild.package(folder, python, all_of_it=True)
+
+    folder = once("free-threaded core with connections", build)
+    program = packages.CHECKOUT / "testing" / "support" / "sharing_connections.py"
+    options = ["-X", "dev", "-W", "error"]
+    said = packages.run([python, *options, program, STRESS_SECONDS], cwd=folder, PYTHONPATH=str(folder))
+    assert said.split() == ["Connection", "False"]
+
+
 @pytest.fixture(scope="module")
 def installed(python: str, sources: Path, once: Once) -> packages.Venv:
     """An environment of that interpreter with the package, built by pip, and pytest-xdist."""

@@ -21,13 +21,19 @@ channel_init(ChannelObject *channel, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oi", names, &gateway, &id)) {
         return -1;
     }
-    Py_XSETREF(channel->gateway, Py_NewRef(gateway));
+    Py_INCREF(gateway);
+    PyObject *before;
+    Py_BEGIN_CRITICAL_SECTION(channel);
+    before = channel->gateway;
+    channel->gateway = gateway;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(before);
     channel->id = id;
     channel->closed = false;
     return 0;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 channel_traverse(ChannelObject *channel, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(channel));
@@ -80,8 +86,11 @@ send_item(ChannelObject *channel, PyObject *item)
     }
     DumpBuffer dump;
     ConnectionObject *connection = (ConnectionObject *)Py_NewRef(queue->connection);
-    PyObject *gateway = channel->gateway;
+    PyObject *gateway;
+    Py_BEGIN_CRITICAL_SECTION(channel);
+    gateway = channel->gateway;
     Py_XINCREF(gateway);
+    Py_END_CRITICAL_SECTION();
     PyObject *result = NULL;
     if (dump_message(connection->codec, item, gateway, FRAME_HEADER, &dump) < 0) {
         goto without_dump;
@@ -151,7 +160,7 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     if (queue == NULL) {
         return PyObject_CallMethod((PyObject *)channel, "_portable_receive", "(O)", timeout);
     }
-    if (queue->callback != Py_None) {
+    if (itemqueue_has_callback(queue)) {
         PyErr_SetString(PyExc_OSError, "cannot receive(), channel has receiver callback");
         return NULL;
     }
@@ -164,8 +173,9 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     if (outcome == RECEIVED_ITEM && item.built) {
         value = item.object;
     } else if (outcome == RECEIVED_ITEM) {
+        LoadOptions options = itemqueue_options(queue);
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
-                           PyBytes_GET_SIZE(item.object), &queue->options);
+                           PyBytes_GET_SIZE(item.object), &options);
         if (value != NULL && PyErr_CheckSignals() < 0) {
             Py_CLEAR(value);
         }

@@ -6,11 +6,12 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *gateway;
-    ItemQueueObject *queue; /* NULL where the connection is not one of the C core */
+    PyObject *gateway;      /* without a GIL, the object's critical section guards it */
+    ItemQueueObject *queue; /* set once, before others have the channel; NULL where the connection
+                               is not one of the C core */
     PyObject *weakrefs;
     int id;
-    bool closed; /* without a queue */
+    atomic_bool closed; /* without a queue */
 } ChannelObject;
 
 #endif

@@ -1,7 +1,8 @@
 /* What a connection consists of. The headers above this one say who may do what with it:
    sending.h, itemqueue.h, dispatch.h, receiving.h.
 
-   The GIL guards every field, but for those that say otherwise. */
+   The GIL guards every field, but for those that say otherwise. Where there is no GIL, the lock of
+   the reading machine does: see LOCK_WITHOUT_GIL. */
 #ifndef EXECNET_CONNECTION_H
 #define EXECNET_CONNECTION_H
 
@@ -19,6 +20,17 @@
 #include "wire.h"
 
 #include <stdatomic.h>
+
+/* Around what the GIL guards where there is one. Whoever locks is attached to the interpreter, as
+   who holds the GIL is, and stays so: between these two nothing waits, allocates or runs Python
+   code, so nobody lets go of an object. */
+#ifdef Py_GIL_DISABLED
+#define LOCK_WITHOUT_GIL(reading) mutex_lock(&(reading)->lock)
+#define UNLOCK_WITHOUT_GIL(reading) mutex_unlock(&(reading)->lock)
+#else
+#define LOCK_WITHOUT_GIL(reading) ((void)(reading))
+#define UNLOCK_WITHOUT_GIL(reading) ((void)(reading))
+#endif
 
 enum { STATUS_NAME = 32 };
 
@@ -60,13 +72,15 @@ typedef struct {
     PyObject *module;                /* its state may be asked until the connection is gone */
     PyInterpreterState *interpreter; /* whose objects these are */
     const ForkMark *fork_mark;       /* the module's */
-    bool disowned;                   /* this is a forked child: the connection is the parent's */
-    Sentinel *sentinel;              /* ends a worker that lost its connection, or NULL */
+    atomic_bool disowned;            /* this is a forked child: the connection is the parent's */
+    /* Ends a worker that lost its connection, or NULL. Without a GIL, the object's critical section
+       guards it. */
+    Sentinel *sentinel;
 
     /* Sending. Whose turn it is has the writer and the rest, with or without the GIL. */
     Writing writing;
     Writer writer;
-    int write_errno;
+    atomic_int write_errno;
     Rest *rest;
 
     /* Receiving. Who has the reader role has what follows, with or without the GIL. */
@@ -83,6 +97,13 @@ typedef struct {
     bool has_waker;
     FdioWaker waker; /* wakes the thread that polls */
 
+#ifdef Py_GIL_DISABLED
+    /* Queues that other threads let go of while they were looked at, see dispatch.c. Atomic. */
+    atomic_ulong dispatcher; /* the thread that looks at them, or 0 */
+    _Atomic(void *) dead;
+#endif
+
+    /* Set once, before any other thread knows of the connection. */
     PyObject *queues;   /* dict: id -> ItemQueue; NULL until attach() */
     PyObject *factory;  /* makes channels */
     PyObject *received; /* called with (code, channel id, payload) for what is done in Python */

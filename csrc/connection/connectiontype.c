@@ -263,37 +263,54 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "d:watch", &seconds)) {
         return NULL;
     }
+    bool is_watched;
+    Py_BEGIN_CRITICAL_SECTION(connection);
     if (connection->sentinel == NULL) {
         connection->sentinel =
             sentinel_start(connection->read_fd, connection->writer.fd, (int64_t)(seconds * 1000),
                            connection->writer.is_socket ? send_probe : NULL, stacks_answer,
                            stacks_search, connection);
     }
-    return PyBool_FromLong(connection->sentinel != NULL);
+    is_watched = connection->sentinel != NULL;
+    Py_END_CRITICAL_SECTION();
+    return PyBool_FromLong(is_watched);
 }
 
 PyDoc_STRVAR(leave_in_doc, "leave_in($self, seconds, /)\n--\n\n"
                            "Let the process leave seconds from now, or with None not at all.");
 
 static PyObject *
-connection_leave_in(ConnectionObject *connection, PyObject *seconds)
+leave_not(ConnectionObject *connection)
 {
-    Sentinel *sentinel = connection->sentinel;
+    Sentinel *sentinel;
 
-    if (seconds != Py_None) {
-        double value = PyFloat_AsDouble(seconds);
-        if (value == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
-        if (sentinel != NULL) {
-            sentinel_leave_in(sentinel, (int64_t)(value * 1000));
-        }
-    } else if (sentinel != NULL) {
-        connection->sentinel = NULL;
+    Py_BEGIN_CRITICAL_SECTION(connection);
+    sentinel = connection->sentinel;
+    connection->sentinel = NULL;
+    Py_END_CRITICAL_SECTION();
+    if (sentinel != NULL) {
         Py_BEGIN_ALLOW_THREADS
             sentinel_stop(sentinel);
         Py_END_ALLOW_THREADS
     }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+connection_leave_in(ConnectionObject *connection, PyObject *seconds)
+{
+    if (seconds == Py_None) {
+        return leave_not(connection);
+    }
+    double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_BEGIN_CRITICAL_SECTION(connection);
+    if (connection->sentinel != NULL) {
+        sentinel_leave_in(connection->sentinel, (int64_t)(value * 1000));
+    }
+    Py_END_CRITICAL_SECTION();
     Py_RETURN_NONE;
 }
 
@@ -308,6 +325,13 @@ connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 }
 
 /* ---- the type ---- */
+
+/* What was to be held while the machine's lock is. */
+static void
+hold(void *object)
+{
+    Py_INCREF((PyObject *)object);
+}
 
 /* Connection(codec, read_fd, write_fd, zero_copy=False) */
 static PyObject *
@@ -336,7 +360,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     connection->fork_mark = &state->fork_mark;
     connection->spin = fdio_spin_new();
     connection->writer = writer_on(write_fd, zero_copy);
-    reading_init(&connection->reading);
+    reading_init(&connection->reading, hold);
     writing_init(&connection->writing);
     mutex_init(&connection->tasks_lock);
     connection->receiver_wakeup = waking_new();
@@ -347,7 +371,7 @@ connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)connection;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 connection_traverse(ConnectionObject *connection, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(connection));

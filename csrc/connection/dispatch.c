@@ -2,15 +2,77 @@
 
    Most messages take no Python code: a payload is put into a queue, a channel is closed. Any thread
    that reads may do that. The others (callbacks, exec requests, channels inside items) are the
-   receiver thread's. */
+   receiver thread's.
+
+   Without a GIL, another thread may let go of a queue while one that reads looks at it. To take it
+   apart would run Python code (what its callback holds, what waits in it); so it is kept as it is,
+   and the receiver does that, as what a message asks. */
 #include "connection/dispatch.h"
 
 #include "connection/large.h"
 #include "connection/stacks.h"
 #include "connection/waking.h"
 
+/* ---- queues that others let go of ---- */
+
+#ifdef Py_GIL_DISABLED
+/* From here to unlook, this thread takes no queue apart. */
+static void
+look(ConnectionObject *connection)
+{
+    atomic_store_explicit(&connection->dispatcher, PyThread_get_thread_ident(),
+                          memory_order_relaxed);
+}
+
+static void
+unlook(ConnectionObject *connection)
+{
+    atomic_store_explicit(&connection->dispatcher, 0, memory_order_relaxed);
+}
+
+bool
+dispatch_keeps(ItemQueueObject *queue)
+{
+    ConnectionObject *connection = queue->connection;
+    void *dead;
+
+    if (connection == NULL || atomic_load_explicit(&connection->dispatcher, memory_order_relaxed) !=
+                                  PyThread_get_thread_ident()) {
+        return false;
+    }
+    dead = atomic_load(&connection->dead);
+    do {
+        queue->next_dead = dead;
+    } while (!atomic_compare_exchange_weak(&connection->dead, &dead, queue));
+    return true;
+}
+
+static bool
+keeps_some(const ConnectionObject *connection)
+{
+    return atomic_load(&connection->dead) != NULL;
+}
+
+void
+dispatch_let_go(ConnectionObject *connection)
+{
+    ItemQueueObject *queue = atomic_exchange(&connection->dead, NULL);
+
+    while (queue != NULL) {
+        ItemQueueObject *next = queue->next_dead;
+        Py_TYPE(queue)->tp_dealloc((PyObject *)queue);
+        queue = next;
+    }
+}
+#else
+#define look(connection) ((void)(connection))
+#define unlook(connection) ((void)(connection))
+#define keeps_some(connection) ((void)(connection), false)
+#endif
+
 /* ---- what is done without Python code ---- */
 
+/* A reference; NULL: there is none, or an error is set. */
 static ItemQueueObject *
 find_queue(ConnectionObject *connection, int32_t id)
 {
@@ -18,7 +80,7 @@ find_queue(ConnectionObject *connection, int32_t id)
     PyObject *queue = NULL;
 
     if (key != NULL) {
-        queue = PyDict_GetItemWithError(connection->queues, key);
+        (void)PyDict_GetItemRef(connection->queues, key, &queue);
         Py_DECREF(key);
     }
     return (ItemQueueObject *)queue;
@@ -101,11 +163,11 @@ plain_put(ItemQueueObject *queue, PyObject *object, bool built)
     return outcome == PUT_DONE ? PLAIN_DONE : outcome == PUT_ERROR ? PLAIN_ERROR : PLAIN_NOT;
 }
 
-/* A queue with a callback may still be switching over: then itemqueue_put tells. */
+/* What is seen of a queue may have changed when an item comes to it: then itemqueue_put tells. */
 static bool
-is_for_callback(const ItemQueueObject *queue)
+is_for_callback(QueueSight sight)
 {
-    return queue->callback != Py_None && queue->arrived.callback == CALLBACK_DIRECT;
+    return sight.callback == CALLBACK_DIRECT;
 }
 
 /* With as many items waiting as gateway_base says, the receiver waits for a callback that was set
@@ -113,18 +175,26 @@ is_for_callback(const ItemQueueObject *queue)
 enum { MOST_BEHIND = 100 };
 
 static bool
-is_behind(const ItemQueueObject *queue)
+is_behind(QueueSight sight)
 {
-    return queue->arrived.callback == CALLBACK_DRAINING && queue->arrived.count >= MOST_BEHIND;
+    return sight.callback == CALLBACK_DRAINING && sight.count >= MOST_BEHIND;
+}
+
+static bool
+is_for_nobody(const ItemQueueObject *queue, QueueSight sight)
+{
+    return queue->dropped && sight.callback == CALLBACK_NONE;
 }
 
 static PlainOutcome
 plain_data(ItemQueueObject *queue, const char *payload, size_t size)
 {
-    if (queue->dropped && queue->callback == Py_None) {
+    QueueSight sight = itemqueue_look(queue);
+
+    if (is_for_nobody(queue, sight)) {
         return PLAIN_DONE;
     }
-    if (is_for_callback(queue) || is_behind(queue) || holds_channel(payload, size)) {
+    if (is_for_callback(sight) || is_behind(sight) || holds_channel(payload, size)) {
         return PLAIN_NOT;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(payload, (Py_ssize_t)size);
@@ -134,6 +204,18 @@ plain_data(ItemQueueObject *queue, const char *payload, size_t size)
     PlainOutcome outcome = plain_put(queue, bytes, false);
     Py_DECREF(bytes);
     return outcome;
+}
+
+/* The payload was that value, and nothing else. */
+static PlainOutcome
+plain_value(ItemQueueObject *queue, PyObject *value)
+{
+    QueueSight sight = itemqueue_look(queue);
+
+    if (is_for_nobody(queue, sight)) {
+        return PLAIN_DONE;
+    }
+    return is_for_callback(sight) || is_behind(sight) ? PLAIN_NOT : plain_put(queue, value, true);
 }
 
 /* The text of the error is kept as it came; what asks for it reads it. */
@@ -147,33 +229,38 @@ keep_error(ItemQueueObject *queue, const char *payload, size_t size)
     return outcome;
 }
 
-static PlainOutcome
-plain_close(ConnectionObject *connection, ItemQueueObject *queue, const Frame *frame)
+/* Without the GIL, the Channel may go while its error is kept, and then nobody would tell it. */
+static bool
+takes_error(const Frame *frame)
 {
-    if (queue->dropped || queue->callback != Py_None) {
+#ifdef Py_GIL_DISABLED
+    return frame->code == MESSAGE_CHANNEL_CLOSE_ERROR;
+#else
+    (void)frame;
+    return false;
+#endif
+}
+
+static PlainOutcome
+plain_close(ItemQueueObject *queue, const Frame *frame)
+{
+    if (queue->dropped || itemqueue_has_callback(queue) || takes_error(frame)) {
         return PLAIN_NOT;
     }
     if (frame->code == MESSAGE_CHANNEL_CLOSE_ERROR &&
         keep_error(queue, frame->payload, frame->size) < 0) {
         return PLAIN_ERROR;
     }
-    PyObject *key = PyLong_FromLong(frame->channel);
-    if (key == NULL) {
-        return PLAIN_ERROR;
-    }
-    Py_INCREF(queue);
     if (frame->code != MESSAGE_CHANNEL_LAST_MESSAGE) {
         queue->closed = true;
     }
-    int outcome = PyDict_DelItem(connection->queues, key);
-    itemqueue_end(queue);
-    Py_DECREF(queue);
-    Py_DECREF(key);
-    return outcome < 0 ? PLAIN_ERROR : PLAIN_DONE;
+    int ended = itemqueue_end_plain(queue, frame->channel);
+    return ended < 0 ? PLAIN_ERROR : ended == 0 ? PLAIN_NOT : PLAIN_DONE;
 }
 
+/* `value`: the payload was that, and nothing else, or NULL. */
 static PlainOutcome
-plain_message(ConnectionObject *connection, const Frame *frame)
+plain_message(ConnectionObject *connection, const Frame *frame, PyObject *value)
 {
     if (frame->code < MESSAGE_CHANNEL_DATA) {
         return PLAIN_NOT;
@@ -184,33 +271,28 @@ plain_message(ConnectionObject *connection, const Frame *frame)
                : frame->code == MESSAGE_CHANNEL_CLOSE_ERROR ? PLAIN_NOT
                                                             : PLAIN_DONE;
     }
-    if (frame->code == MESSAGE_CHANNEL_DATA) {
-        return plain_data(queue, frame->payload, frame->size);
+    PlainOutcome outcome;
+    if (value != NULL) {
+        outcome = plain_value(queue, value);
+    } else if (frame->code == MESSAGE_CHANNEL_DATA) {
+        outcome = plain_data(queue, frame->payload, frame->size);
+    } else {
+        outcome = plain_close(queue, frame);
     }
-    return plain_close(connection, queue, frame);
+    Py_DECREF(queue);
+    return outcome;
 }
 
 static PlainOutcome
 plain_large(ConnectionObject *connection)
 {
     LargePayload *large = &connection->large;
-    PlainOutcome outcome = PLAIN_DONE;
 
     if (!large->is_complete && large_complete(large) < 0) {
         return PLAIN_ERROR;
     }
-    if (large->is_value) {
-        ItemQueueObject *queue = find_queue(connection, large->frame.channel);
-        if (queue == NULL) {
-            outcome = PyErr_Occurred() ? PLAIN_ERROR : PLAIN_DONE;
-        } else if (is_for_callback(queue) || is_behind(queue)) {
-            outcome = PLAIN_NOT;
-        } else if (!queue->dropped || queue->callback != Py_None) {
-            outcome = plain_put(queue, large->bytes, true);
-        }
-    } else {
-        outcome = plain_message(connection, &large->frame);
-    }
+    PlainOutcome outcome =
+        plain_message(connection, &large->frame, large->is_value ? large->bytes : NULL);
     if (outcome == PLAIN_DONE) {
         Py_CLEAR(large->bytes);
     }
@@ -232,7 +314,7 @@ step_out(ConnectionObject *connection, bool yields)
 static PyObject *
 build_with_channels(ConnectionObject *connection, ItemQueueObject *queue, PyObject *payload)
 {
-    LoadOptions options = queue->options;
+    LoadOptions options = itemqueue_options(queue);
 
     options.channels = connection->factory;
     return load_value(connection->codec, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload),
@@ -289,20 +371,18 @@ end_callback(ConnectionObject *connection, ItemQueueObject *queue)
     return result == NULL ? -1 : 0;
 }
 
-/* Give a value to the callback; its failure is Python's to handle. */
+/* Give a value to the callback, which is let go of; its failure is Python's to handle. */
 static int
-call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *value)
+call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *callback,
+          PyObject *value)
 {
-    PyObject *callback = Py_NewRef(queue->callback);
-
     step_out(connection, true);
-    queue->is_calling = true;
     PyObject *result = PyObject_CallOneArg(callback, value);
-    queue->is_calling = false;
+    bool has_ended = reading_called(itemqueue_reading(queue), &queue->arrived);
     Py_DECREF(callback);
     int outcome = result == NULL ? callback_failed(connection, id) : 0;
     Py_XDECREF(result);
-    if (queue->arrived.ended && end_callback(connection, queue) < 0) {
+    if (has_ended && end_callback(connection, queue) < 0) {
         outcome = -1;
     }
     return outcome;
@@ -354,23 +434,25 @@ python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is
     if (queue == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    Py_INCREF(queue);
     step_out(connection, false);
     value = is_value ? Py_NewRef(payload) : build_with_channels(connection, queue, payload);
     bool is_unreadable = value == NULL && codec_finds_unreadable(connection->codec);
-    if (value == NULL && (!is_unreadable || is_for_callback(queue))) {
-        outcome = is_for_callback(queue) ? callback_failed(connection, id) : -1;
+    bool is_callbacks = value == NULL && is_for_callback(itemqueue_look(queue));
+    if (value == NULL && (!is_unreadable || is_callbacks)) {
+        outcome = is_callbacks ? callback_failed(connection, id) : -1;
         goto done;
     }
     if (is_unreadable) {
         PyErr_Clear();
     }
-    switch (itemqueue_put(queue, is_unreadable ? payload : value, !is_unreadable)) {
+    PyObject *callback = NULL;
+    switch (is_unreadable ? itemqueue_put(queue, payload, false)
+                          : itemqueue_put_to_call(queue, value, true, &callback)) {
     case PUT_DONE:
-        outcome = is_behind(queue) ? catch_up(connection, queue, id) : 0;
+        outcome = is_behind(itemqueue_look(queue)) ? catch_up(connection, queue, id) : 0;
         break;
     case PUT_IS_FOR_CALLBACK:
-        outcome = is_unreadable ? 0 : call_back(connection, queue, id, value);
+        outcome = callback == NULL ? 0 : call_back(connection, queue, id, callback, value);
         break;
     case PUT_ERROR:
         break;
@@ -389,6 +471,11 @@ dispatch_python(ConnectionObject *connection)
     PyObject *payload;
     bool is_value = false;
 
+    if (keeps_some(connection)) {
+        step_out(connection, true);
+        dispatch_let_go(connection);
+        return 0;
+    }
     if (large->bytes != NULL) {
         frame = large->frame;
         is_value = large->is_value;
@@ -434,7 +521,7 @@ plain_next(ConnectionObject *connection, bool *more)
     case FRAME_WHOLE:
         break;
     }
-    PlainOutcome outcome = plain_message(connection, &frame);
+    PlainOutcome outcome = plain_message(connection, &frame, NULL);
     if (outcome == PLAIN_DONE) {
         frame_consume(&connection->buffer, &frame);
         *more = true;
@@ -442,8 +529,8 @@ plain_next(ConnectionObject *connection, bool *more)
     return outcome;
 }
 
-DispatchOutcome
-dispatch_plain(ConnectionObject *connection)
+static DispatchOutcome
+plain(ConnectionObject *connection)
 {
     bool more = connection->broken != BROKEN_MEMORY && connection->broken != BROKEN_HEADER;
 
@@ -457,8 +544,20 @@ dispatch_plain(ConnectionObject *connection)
             connection->broken = BROKEN_MEMORY;
             more = false;
         }
+        if (keeps_some(connection)) {
+            return DISPATCH_PYTHON;
+        }
     }
     return DISPATCH_READ;
+}
+
+DispatchOutcome
+dispatch_plain(ConnectionObject *connection)
+{
+    look(connection);
+    DispatchOutcome outcome = plain(connection);
+    unlook(connection);
+    return outcome;
 }
 
 bool
@@ -466,7 +565,7 @@ dispatch_is_due(const ConnectionObject *connection)
 {
     Frame frame;
 
-    if (connection->broken != BROKEN_NOT) {
+    if (connection->broken != BROKEN_NOT || keeps_some(connection)) {
         return true;
     }
     if (connection->large.bytes != NULL) {

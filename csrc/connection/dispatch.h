@@ -20,6 +20,17 @@ int dispatch_python(ConnectionObject *connection);
 /* With the role, without the GIL: whether there is something to dispatch before more is read. */
 bool dispatch_is_due(const ConnectionObject *connection);
 
+#ifdef Py_GIL_DISABLED
+/* A queue is to be taken apart. Whether that is left to the receiver. */
+bool dispatch_keeps(ItemQueueObject *queue);
+
+/* The receiver, about to run Python code, takes apart what was left to it. */
+void dispatch_let_go(ConnectionObject *connection);
+#else
+#define dispatch_keeps(queue) ((void)(queue), false)
+#define dispatch_let_go(connection) ((void)(connection))
+#endif
+
 /* Raise what `broken` says. */
 void dispatch_set_error(ConnectionObject *connection);
 

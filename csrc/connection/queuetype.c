@@ -1,5 +1,6 @@
 /* The type ItemQueue: what Python's cold half does with an item queue. */
 #include "connection/channel.h"
+#include "connection/dispatch.h"
 #include "connection/receiving.h"
 #include "types.h"
 #include "connection/waking.h"
@@ -26,13 +27,10 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     queue->connection = (ConnectionObject *)Py_NewRef(connection);
-    queue->callback = Py_NewRef(Py_None);
-    queue->endmarker = codec_name(queue->connection->codec->names, "NO_ENDMARKER_WANTED");
     queue->errors = PyList_New(0);
     queue->strconfig = Py_BuildValue("(OO)", Py_True, Py_False);
     queue->channel_ref = PyWeakref_NewRef(channel, NULL);
-    if (queue->endmarker == NULL || queue->errors == NULL || queue->strconfig == NULL ||
-        queue->channel_ref == NULL) {
+    if (queue->errors == NULL || queue->strconfig == NULL || queue->channel_ref == NULL) {
         Py_DECREF(queue);
         return NULL;
     }
@@ -43,15 +41,15 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)queue;
 }
 
-static int
+WHILE_OTHERS_STAND static int
 queue_traverse(ItemQueueObject *queue, visitproc visit, void *arg)
 {
     const ReadingQueue *arrived = &queue->arrived;
 
     Py_VISIT(Py_TYPE(queue));
     Py_VISIT(queue->connection);
-    Py_VISIT(queue->callback);
-    Py_VISIT(queue->endmarker);
+    Py_VISIT((PyObject *)arrived->function);
+    Py_VISIT((PyObject *)arrived->marker);
     Py_VISIT(queue->errors);
     Py_VISIT(queue->strconfig);
     for (size_t i = 0; i < arrived->count; i++) {
@@ -67,8 +65,7 @@ queue_clear(ItemQueueObject *queue)
     ReadingItem item;
 
     itemqueue_end(queue);
-    Py_XSETREF(queue->callback, Py_NewRef(Py_None));
-    Py_CLEAR(queue->endmarker);
+    itemqueue_abandon_callback(queue);
     while (reading_take(itemqueue_reading(queue), &queue->arrived, &item) == TAKE_ITEM) {
         Py_DECREF((PyObject *)item.object);
     }
@@ -81,9 +78,11 @@ queue_dealloc(ItemQueueObject *queue)
     PyTypeObject *type = Py_TYPE(queue);
 
     PyObject_GC_UnTrack(queue);
+    if (dispatch_keeps(queue)) {
+        return;
+    }
     (void)queue_clear(queue);
     PyMem_Free(queue->arrived.items);
-    Py_CLEAR(queue->callback);
     Py_CLEAR(queue->errors);
     Py_CLEAR(queue->strconfig);
     Py_CLEAR(queue->channel_ref);
@@ -177,7 +176,7 @@ queue_get_nowait(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 static PyObject *
 queue_is_set(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(queue->arrived.ended);
+    return PyBool_FromLong(itemqueue_look(queue).ended);
 }
 
 static PyObject *
@@ -199,7 +198,7 @@ queue_wait(ItemQueueObject *queue, PyObject *const *args, Py_ssize_t count)
     if (receive_deadline(count == 1 ? args[0] : Py_None, &deadline) < 0) {
         return NULL;
     }
-    Received received = queue->arrived.ended ? RECEIVED_END : receive_end(queue, deadline);
+    Received received = itemqueue_look(queue).ended ? RECEIVED_END : receive_end(queue, deadline);
     return received == RECEIVED_ERROR ? NULL : PyBool_FromLong(received == RECEIVED_END);
 }
 
@@ -213,12 +212,14 @@ queue_begin_callback(ItemQueueObject *queue, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:begin_callback", &callback, &endmarker)) {
         return NULL;
     }
-    if (!reading_begin_callback(itemqueue_reading(queue), &queue->arrived)) {
-        Py_RETURN_FALSE;
+    Py_INCREF(callback);
+    Py_INCREF(endmarker);
+    if (reading_begin_callback(itemqueue_reading(queue), &queue->arrived, callback, endmarker)) {
+        Py_RETURN_TRUE;
     }
-    Py_XSETREF(queue->endmarker, Py_NewRef(endmarker));
-    Py_XSETREF(queue->callback, Py_NewRef(callback));
-    Py_RETURN_TRUE;
+    Py_DECREF(callback);
+    Py_DECREF(endmarker);
+    Py_RETURN_FALSE;
 }
 
 /* What a signal handler raises after the call, too, finds the item in the list. */
@@ -251,12 +252,15 @@ queue_put_back(ItemQueueObject *queue, PyObject *list)
         return NULL;
     }
     for (Py_ssize_t i = PyList_GET_SIZE(list) - 1; i >= 0; i--) {
-        PyObject *item = PyList_GET_ITEM(list, i);
-        int built = is_built(item);
+        PyObject *item = PyList_GetItemRef(list, i);
+        int built = item == NULL ? -1 : is_built(item);
+        if (built >= 0) {
+            itemqueue_give_back(queue, Py_NewRef(built ? PyTuple_GET_ITEM(item, 0) : item), built);
+        }
+        Py_XDECREF(item);
         if (built < 0) {
             return NULL;
         }
-        itemqueue_give_back(queue, Py_NewRef(built ? PyTuple_GET_ITEM(item, 0) : item), built);
     }
     Py_RETURN_NONE;
 }
@@ -270,14 +274,7 @@ no_endmarker(const ItemQueueObject *queue)
 static PyObject *
 queue_abandon_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *none = no_endmarker(queue);
-
-    if (none == NULL) {
-        return NULL;
-    }
-    Py_XSETREF(queue->callback, Py_NewRef(Py_None));
-    Py_XSETREF(queue->endmarker, none);
-    reading_abandon_callback(itemqueue_reading(queue), &queue->arrived);
+    itemqueue_abandon_callback(queue);
     Py_RETURN_NONE;
 }
 
@@ -285,26 +282,29 @@ queue_abandon_callback(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 static PyObject *
 queue_take_endmarker(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *marker = queue->endmarker, *none = no_endmarker(queue);
+    PyObject *none = no_endmarker(queue);
+    PyObject *marker =
+        none == NULL ? NULL : reading_take_marker(itemqueue_reading(queue), &queue->arrived);
 
-    if (none == NULL || queue->arrived.callback == CALLBACK_DRAINING || queue->is_calling ||
-        marker == NULL) {
+    if (marker == NULL) {
         return none;
     }
-    queue->endmarker = none;
+    Py_DECREF(none);
     return marker;
 }
 
 static PyObject *
 queue_count(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromSize_t(queue->arrived.count);
+    return PyLong_FromSize_t(itemqueue_look(queue).count);
 }
 
 static PyObject *
 queue_get_callback(ItemQueueObject *queue, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(queue->callback);
+    PyObject *function = reading_function(itemqueue_reading(queue), &queue->arrived);
+
+    return function != NULL ? function : Py_NewRef(Py_None);
 }
 
 static int
@@ -317,16 +317,27 @@ queue_set_strconfig(ItemQueueObject *queue, PyObject *strconfig, void *Py_UNUSED
         PyErr_SetString(PyExc_TypeError, "strconfig is (py2str_as_py3str, py3str_as_py2str)");
         return -1;
     }
+    Reading *reading = itemqueue_reading(queue);
+    Py_INCREF(strconfig);
+    LOCK_WITHOUT_GIL(reading);
+    PyObject *before = queue->strconfig;
+    queue->strconfig = strconfig;
     queue->options.py2str_as_py3str = py2str;
     queue->options.py3str_as_py2str = py3str;
-    Py_XSETREF(queue->strconfig, Py_NewRef(strconfig));
+    UNLOCK_WITHOUT_GIL(reading);
+    Py_XDECREF(before);
     return 0;
 }
 
 static PyObject *
 queue_get_strconfig(ItemQueueObject *queue, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(queue->strconfig);
+    Reading *reading = itemqueue_reading(queue);
+
+    LOCK_WITHOUT_GIL(reading);
+    PyObject *strconfig = Py_NewRef(queue->strconfig);
+    UNLOCK_WITHOUT_GIL(reading);
+    return strconfig;
 }
 
 /* ---- the type ---- */

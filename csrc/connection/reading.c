@@ -30,6 +30,9 @@
    6. `callbacks` counts the queues that have a callback and have not ended. While it is not 0 the
       receiver takes the role before others do, so that callbacks are not late.
    7. After reading_stop the role goes to nobody but the receiver, and stays with it.
+   8. Of a queue that has ended, a callback's marker is taken once, by a thread that knows that
+      nobody calls the function any more: who asks while another one delivers or calls gets none,
+   and that one asks when it has done so.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/reading.h"
@@ -267,9 +270,10 @@ leave(Reading *reading, ReadingThread *thread, Told *told)
 /* ---- beginning and forking ---- */
 
 void
-reading_init(Reading *reading)
+reading_init(Reading *reading, void (*hold)(void *object))
 {
     mutex_init(&reading->lock);
+    reading->hold = hold;
     reading->receiver.state = THREAD_AWAY;
 }
 
@@ -295,26 +299,65 @@ pop(ReadingQueue *queue)
     return item;
 }
 
+static Arrival
+arrive(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told)
+{
+    if (queue->ended) {
+        return ARRIVAL_TOO_LATE;
+    }
+    if (queue->callback == CALLBACK_DIRECT) {
+        return ARRIVAL_IS_FOR_CALLBACK;
+    }
+    if (queue->count == queue->capacity) {
+        return ARRIVAL_NEEDS_ROOM;
+    }
+    queue->items[(queue->first + queue->count) & (queue->capacity - 1)] = item;
+    queue->count++;
+    tell_takers(reading, queue, told);
+    return ARRIVAL_QUEUED;
+}
+
 Arrival
 reading_arrive(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told)
 {
-    Arrival arrival = ARRIVAL_QUEUED;
-
     mutex_lock(&reading->lock);
-    if (queue->ended) {
-        arrival = ARRIVAL_TOO_LATE;
-    } else if (queue->callback == CALLBACK_DIRECT) {
-        arrival = ARRIVAL_IS_FOR_CALLBACK;
-    } else if (queue->count == queue->capacity) {
-        arrival = ARRIVAL_NEEDS_ROOM;
-    } else {
-        queue->items[(queue->first + queue->count) & (queue->capacity - 1)] = item;
-        queue->count++;
-        tell_takers(reading, queue, told);
+    Arrival arrival = arrive(reading, queue, item, told);
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return arrival;
+}
+
+/* The function of the queue's callback. */
+static void *
+held(const Reading *reading, const ReadingQueue *queue)
+{
+    reading->hold(queue->function);
+    return queue->function;
+}
+
+Arrival
+reading_arrive_to_call(Reading *reading, ReadingQueue *queue, ReadingItem item, void **function,
+                       Told *told)
+{
+    mutex_lock(&reading->lock);
+    Arrival arrival = arrive(reading, queue, item, told);
+    if (arrival == ARRIVAL_IS_FOR_CALLBACK) {
+        *function = held(reading, queue);
+        queue->calling = true;
     }
     reading_check(reading);
     mutex_unlock(&reading->lock);
     return arrival;
+}
+
+bool
+reading_called(Reading *reading, ReadingQueue *queue)
+{
+    mutex_lock(&reading->lock);
+    queue->calling = false;
+    bool has_ended = queue->ended;
+    mutex_unlock(&reading->lock);
+    return has_ended;
 }
 
 Arrival
@@ -374,15 +417,21 @@ reading_take(Reading *reading, ReadingQueue *queue, ReadingItem *item)
     return taken;
 }
 
+static void
+end(Reading *reading, ReadingQueue *queue, Told *told)
+{
+    queue->ended = true;
+    reading->callbacks -= queue->callback == CALLBACK_DIRECT;
+    tell_all(reading, queue, told);
+}
+
 bool
 reading_end(Reading *reading, ReadingQueue *queue, Told *told)
 {
     mutex_lock(&reading->lock);
     bool ends = !queue->ended;
     if (ends) {
-        queue->ended = true;
-        reading->callbacks -= queue->callback == CALLBACK_DIRECT;
-        tell_all(reading, queue, told);
+        end(reading, queue, told);
     }
     reading_check(reading);
     mutex_unlock(&reading->lock);
@@ -390,12 +439,27 @@ reading_end(Reading *reading, ReadingQueue *queue, Told *told)
 }
 
 bool
-reading_begin_callback(Reading *reading, ReadingQueue *queue)
+reading_end_plain(Reading *reading, ReadingQueue *queue, Told *told)
+{
+    mutex_lock(&reading->lock);
+    bool is_plain = queue->callback == CALLBACK_NONE;
+    if (is_plain) {
+        end(reading, queue, told);
+    }
+    reading_check(reading);
+    mutex_unlock(&reading->lock);
+    return is_plain;
+}
+
+bool
+reading_begin_callback(Reading *reading, ReadingQueue *queue, void *function, void *marker)
 {
     mutex_lock(&reading->lock);
     bool begins = queue->callback == CALLBACK_NONE;
     if (begins) {
         queue->callback = CALLBACK_DRAINING;
+        queue->function = function;
+        queue->marker = marker;
     }
     mutex_unlock(&reading->lock);
     return begins;
@@ -416,13 +480,39 @@ reading_next_for_callback(Reading *reading, ReadingQueue *queue, ReadingItem *it
 }
 
 void
-reading_abandon_callback(Reading *reading, ReadingQueue *queue)
+reading_abandon_callback(Reading *reading, ReadingQueue *queue, void **function, void **marker)
 {
     mutex_lock(&reading->lock);
     reading->callbacks -= queue->callback == CALLBACK_DIRECT && !queue->ended;
     queue->callback = CALLBACK_NONE;
+    *function = queue->function;
+    *marker = queue->marker;
+    queue->function = queue->marker = NULL;
     reading_check(reading);
     mutex_unlock(&reading->lock);
+}
+
+void *
+reading_function(Reading *reading, const ReadingQueue *queue)
+{
+    mutex_lock(&reading->lock);
+    void *function = queue->callback == CALLBACK_NONE ? NULL : held(reading, queue);
+    mutex_unlock(&reading->lock);
+    return function;
+}
+
+void *
+reading_take_marker(Reading *reading, ReadingQueue *queue)
+{
+    void *marker = NULL;
+
+    mutex_lock(&reading->lock);
+    if (queue->callback != CALLBACK_DRAINING && !queue->calling) {
+        marker = queue->marker;
+        queue->marker = NULL;
+    }
+    mutex_unlock(&reading->lock);
+    return marker;
 }
 
 /* ---- a thread that waits ---- */

@@ -8,7 +8,7 @@
 
 #include "connection/sleeper.h"
 
-/* An item that has arrived; the machine only keeps it. */
+/* An item that has arrived; the machine only keeps it, as it keeps all objects. */
 typedef struct {
     void *object;
     bool built;
@@ -26,6 +26,9 @@ typedef struct {
     size_t capacity, first, count;
     bool ended; /* nothing more arrives */
     ReadingCallback callback;
+    void *function; /* of the callback */
+    void *marker;   /* what it is called with last; NULL: that was taken, or there is no callback */
+    bool calling;   /* the receiver is in the function: the marker comes after that */
 } ReadingQueue;
 
 typedef enum {
@@ -62,10 +65,12 @@ typedef struct {
     unsigned uses;    /* how often the role was taken */
     bool stopping;    /* the receiver wants the role for good */
     bool stopped;     /* and has told everybody: nobody waits any more */
+    void (*hold)(void *object);
 } Reading;
 
-/* `reading` and a zeroed queue need no other beginning. */
-void reading_init(Reading *reading);
+/* `reading`, all zeros, and a zeroed queue need no other beginning. `hold` keeps an object for
+   whoever gets it, with the lock held. */
+void reading_init(Reading *reading, void (*hold)(void *object));
 
 /* In a forked child, whose threads are gone: nobody reads, waits or is waited for. */
 void reading_disown(Reading *reading);
@@ -80,6 +85,15 @@ typedef enum {
 } Arrival;
 
 Arrival reading_arrive(Reading *reading, ReadingQueue *queue, ReadingItem item, Told *told);
+
+/* As that, by the receiver: with ARRIVAL_IS_FOR_CALLBACK it is calling the function, which it
+   holds, until reading_called. */
+Arrival reading_arrive_to_call(Reading *reading, ReadingQueue *queue, ReadingItem item,
+                               void **function, Told *told);
+
+/* The function has returned. Whether the queue has ended: then the marker may have been left to the
+   receiver. */
+bool reading_called(Reading *reading, ReadingQueue *queue);
 
 /* An item that was taken is the next one again, of an ended queue, too; ARRIVAL_NEEDS_ROOM or
  * ARRIVAL_QUEUED. */
@@ -101,15 +115,27 @@ Take reading_take(Reading *reading, ReadingQueue *queue, ReadingItem *item);
 /* Nothing more arrives; a callback is counted off. False if that was so before. */
 bool reading_end(Reading *reading, ReadingQueue *queue, Told *told);
 
-/* A thread begins to give the queued items to a callback. False if there is one already. */
-bool reading_begin_callback(Reading *reading, ReadingQueue *queue);
+/* As that, where there is no callback to be told. False if there is one: nothing was done. */
+bool reading_end_plain(Reading *reading, ReadingQueue *queue, Told *told);
+
+/* A thread begins to give the queued items to a callback, whose objects are the queue's from then
+   on. False if there is one already. */
+bool reading_begin_callback(Reading *reading, ReadingQueue *queue, void *function, void *marker);
 
 /* The next of them. TAKE_NONE: all are delivered, and from here on what arrives goes to the
    callback. */
 Take reading_next_for_callback(Reading *reading, ReadingQueue *queue, ReadingItem *item);
 
-/* The thread gave up: as if there had been no callback. */
-void reading_abandon_callback(Reading *reading, ReadingQueue *queue);
+/* The thread gave up: as if there had been no callback. What it consists of is the caller's. */
+void reading_abandon_callback(Reading *reading, ReadingQueue *queue, void **function,
+                              void **marker);
+
+/* The function, held; NULL where there is no callback. */
+void *reading_function(Reading *reading, const ReadingQueue *queue);
+
+/* The marker of a callback that is not called any more: whoever gets it calls with that. NULL where
+   it was taken, or another thread is to look when it has called. */
+void *reading_take_marker(Reading *reading, ReadingQueue *queue);
 
 /* ---- a thread that waits ---- */
 

@@ -79,17 +79,6 @@ fill(ConnectionObject *connection)
 
 /* ---- a thread that waits ---- */
 
-/* The connection's waker is made when a thread first waits. Where there are no descriptors left,
-   others read. */
-static bool
-ensure_waker(ConnectionObject *connection)
-{
-    if (!connection->has_waker && !connection->reading.stopped) {
-        connection->has_waker = fdio_waker_open(&connection->waker);
-    }
-    return connection->has_waker;
-}
-
 struct Wait {
     ReadingThread thread;
     int64_t deadline;
@@ -196,11 +185,13 @@ poll_input(ConnectionObject *connection, Wait *wait)
     return outcome == FDIO_WOKEN ? SLEPT : SLEPT_LOOK;
 }
 
-/* With the GIL: whether the thread is about to get what it waits for. */
+/* Attached: whether the thread is about to get what it waits for. */
 static bool
-is_there(const ReadingThread *thread)
+is_there(ConnectionObject *connection, const ReadingThread *thread)
 {
-    return thread->queue->ended || (thread->queue->count > 0 && !thread->for_end);
+    QueueSight sight = itemqueue_sight(&connection->reading, thread->queue);
+
+    return sight.ended || (sight.count > 0 && !thread->for_end);
 }
 
 /* With the role: do what was read, then read, until that brings what the thread waits for. */
@@ -214,7 +205,8 @@ read_in_role(ConnectionObject *connection, Wait *wait)
             waking_wake(connection, told);
             return SLEPT;
         }
-        if (is_there(&wait->thread) || !reading_poll(&connection->reading, &wait->thread)) {
+        if (is_there(connection, &wait->thread) ||
+            !reading_poll(&connection->reading, &wait->thread)) {
             return SLEPT;
         }
         Slept slept = poll_input(connection, wait);
@@ -258,7 +250,7 @@ stay(ConnectionObject *connection, Wait *wait, ReadingItem *item)
         Slept slept = next == NEXT_READ ? read_in_role(connection, wait)
                                         : sleep_without_role(connection, wait, next == NEXT_WATCH);
         told = NULL;
-        if (slept == SLEPT_LOOK || (is_there(thread) && wait->is_main_thread)) {
+        if (slept == SLEPT_LOOK || (wait->is_main_thread && is_there(connection, thread))) {
             reading_quit(&connection->reading, thread, &told);
             waking_wake(connection, told);
             return RECEIVED_TIMEOUT;
@@ -287,12 +279,12 @@ wait_as_thread(ItemQueueObject *queue, bool for_end, int64_t deadline, ReadingIt
     wait->is_main_thread = waking_is_main(connection, wait->thread.ident);
     wait->thread.queue = &queue->arrived;
     wait->thread.for_end = for_end;
-    wait->thread.can_read = connection->queues != NULL && ensure_waker(connection);
+    wait->thread.can_read = connection->queues != NULL && waking_ensure_waker(connection);
     /* A signal that came before would not end the wait. */
     while (PyErr_CheckSignals() == 0) {
         received = stay(connection, wait, item);
         if (received != RECEIVED_TIMEOUT ||
-            (waking_time_left(deadline) == 0 && !is_there(&wait->thread))) {
+            (waking_time_left(deadline) == 0 && !is_there(connection, &wait->thread))) {
             break;
         }
         received = RECEIVED_ERROR;
@@ -341,9 +333,11 @@ receive_item(ItemQueueObject *queue, int64_t deadline, ReadingItem *item)
 {
     Reading *reading = itemqueue_reading(queue);
 
+#ifndef Py_GIL_DISABLED
     if (queue->arrived.count == 0 && !queue->arrived.ended) {
         return wait_for(queue, false, deadline, item);
     }
+#endif
     switch (reading_take(reading, &queue->arrived, item)) {
     case TAKE_ITEM:
         return RECEIVED_ITEM;
@@ -498,6 +492,7 @@ receive_run(ConnectionObject *connection)
     }
     PyErr_Fetch(&type, &error, &traceback);
     keep_role(connection);
+    dispatch_let_go(connection);
     PyErr_Restore(type, error, traceback);
 }
 

@@ -65,11 +65,47 @@ waking_wake(const ConnectionObject *connection, Told told)
     }
 }
 
+/* One that is open is the connection's, if that has none yet and will still need one. Whether it is
+   so, and the connection has one. */
+static bool
+take_waker(ConnectionObject *connection, const FdioWaker *waker, bool *has_waker)
+{
+    Reading *reading = &connection->reading;
+
+    LOCK_WITHOUT_GIL(reading);
+    bool takes = waker != NULL && !connection->has_waker && !reading->stopped;
+    if (takes) {
+        connection->waker = *waker;
+        connection->has_waker = true;
+    }
+    *has_waker = connection->has_waker;
+    UNLOCK_WITHOUT_GIL(reading);
+    return takes;
+}
+
+bool
+waking_ensure_waker(ConnectionObject *connection)
+{
+    FdioWaker waker;
+    bool has_waker;
+
+    (void)take_waker(connection, NULL, &has_waker);
+    if (!has_waker && fdio_waker_open(&waker) && !take_waker(connection, &waker, &has_waker)) {
+        fdio_waker_close(&waker);
+    }
+    return has_waker;
+}
+
 void
 waking_close_waker(ConnectionObject *connection)
 {
-    if (connection->has_waker) {
-        connection->has_waker = false;
+    Reading *reading = &connection->reading;
+
+    LOCK_WITHOUT_GIL(reading);
+    bool had_waker = connection->has_waker;
+    connection->has_waker = false;
+    UNLOCK_WITHOUT_GIL(reading);
+    if (had_waker) {
         fdio_waker_close(&connection->waker);
     }
 }

@@ -17,6 +17,10 @@ void waking_take(const ConnectionObject *connection, const Sleeper *sleeper);
 /* Wake those whom a transition has told. */
 void waking_wake(const ConnectionObject *connection, Told told);
 
+/* The connection's waker is made when a thread first waits. False where there are no descriptors
+   left, or nobody waits any more: others read. */
+bool waking_ensure_waker(ConnectionObject *connection);
+
 /* When no thread can poll any more. */
 void waking_close_waker(ConnectionObject *connection);
 

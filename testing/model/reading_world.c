@@ -18,6 +18,7 @@ typedef enum {
     M_CHANNEL_ITEM, /* has a channel inside: takes Python code */
     M_CLOSE,
     M_EXEC,
+    M_LET_GO, /* of what another thread let go of while it was looked at: that runs Python code */
     M_STATUS,
     M_TERMINATE,
     M_END, /* of input, or a read error */
@@ -36,6 +37,7 @@ typedef enum {
     P_DROP,
     P_SETCALLBACK,
     P_PUT,
+    P_ASK,
     P_FORK,
 } ProgramKind;
 
@@ -109,6 +111,7 @@ typedef enum {
     X_MARKER,
     X_EMPTY,
     X_ENLARGE,
+    X_ASK,
     C_NEXT,
     C_CALLBACK,
     C_MARKER,
@@ -161,6 +164,7 @@ static const char *const place_names[] = {
     [X_MARKER] = "takes the end marker",
     [X_EMPTY] = "empties its queue",
     [X_ENLARGE] = "makes room",
+    [X_ASK] = "asks for the callback",
     [C_NEXT] = "takes an item for the callback",
     [C_CALLBACK] = "is in the callback",
     [C_MARKER] = "takes the end marker",
@@ -196,7 +200,9 @@ typedef struct {
     ReadingQueue arrived;
     ReadingItem ring1[1], ring2[2], ring4[4];
     bool registered, dropped, ended, has_callback, has_marker, marker_given, is_calling;
+    bool was_direct; /* and was abandoned */
     uint8_t drain;
+    uint8_t functions; /* references to those of callbacks */
     uint8_t last; /* item taken */
 } Queue;
 
@@ -439,11 +445,9 @@ drop_item(int number)
     w->fates[number] = FATE_DROPPED;
 }
 
-static Arrival
-arrive(Actor *actor, Queue *queue, int number)
+static void
+see_arrival(const Actor *actor, Queue *queue, int number, Arrival arrival)
 {
-    Arrival arrival = reading_arrive(&w->reading, &queue->arrived, item_of(number), &actor->told);
-
     switch (arrival) {
     case ARRIVAL_QUEUED:
         explore_expect(count_told(actor) <= 1, "one item wakes more than one");
@@ -461,6 +465,47 @@ arrive(Actor *actor, Queue *queue, int number)
     case ARRIVAL_NEEDS_ROOM:
         break;
     }
+}
+
+static Arrival
+arrive(Actor *actor, Queue *queue, int number)
+{
+    Arrival arrival = reading_arrive(&w->reading, &queue->arrived, item_of(number), &actor->told);
+
+    see_arrival(actor, queue, number, arrival);
+    return arrival;
+}
+
+static void
+hold(void *object)
+{
+    uint8_t *functions = object;
+
+    explore_expect(w->reading.lock.taken, "a function is held that may go meanwhile");
+    explore_expect(*functions > 0, "a function is held that is gone");
+    ++*functions;
+}
+
+static void
+let_go(uint8_t *functions)
+{
+    explore_expect(*functions > 0, "a function is let go of that is gone");
+    --*functions;
+}
+
+static Arrival
+arrive_to_call(Actor *actor, Queue *queue, int number)
+{
+    uint8_t before = queue->functions;
+    void *function = NULL;
+    Arrival arrival = reading_arrive_to_call(&w->reading, &queue->arrived, item_of(number),
+                                             &function, &actor->told);
+    bool calls = arrival == ARRIVAL_IS_FOR_CALLBACK;
+
+    see_arrival(actor, queue, number, arrival);
+    explore_expect(function == (calls ? &queue->functions : NULL), "another function is called");
+    explore_expect(queue->functions == before + calls, "a function is called that may go");
+    queue->is_calling = queue->is_calling || calls;
     return arrival;
 }
 
@@ -495,13 +540,28 @@ is_for_callback(const Queue *queue)
     return queue->has_callback && queue->arrived.callback == CALLBACK_DIRECT;
 }
 
+/* As that is seen by one who looks, and then does something else: it may have changed. */
+static bool
+seems_for_callback(const Queue *queue)
+{
+    bool may_seem = is_for_callback(queue) || queue->was_direct;
+
+    return may_seem && explore_choose(2) == 1;
+}
+
 /* The end marker is taken, and the callback called with it. */
 static void
 take_endmarker(Queue *queue)
 {
-    if (queue->arrived.callback == CALLBACK_DRAINING || queue->is_calling || !queue->has_marker) {
+    void *marker = reading_take_marker(&w->reading, &queue->arrived);
+
+    if (marker == NULL) {
+        explore_expect(queue->drain == DRAINS || queue->is_calling || !queue->has_marker,
+                       "the end marker is given by nobody");
         return;
     }
+    explore_expect(marker == &queue->marker_given, "another end marker is given");
+    explore_expect(!queue->is_calling, "the end marker is given before the last item is");
     explore_expect(queue->drain == DIRECT && queue->arrived.count == 0,
                    "the end marker is given before the items");
     explore_expect(!queue->marker_given, "the end marker is given twice");
@@ -530,7 +590,7 @@ dispatch_one(Actor *actor)
             drop_item(number);
             break;
         }
-        if (is_for_callback(queue) || message.kind == M_CHANNEL_ITEM) {
+        if (message.kind == M_CHANNEL_ITEM || seems_for_callback(queue)) {
             return DONE_PYTHON;
         }
         switch (arrive(actor, queue, number)) {
@@ -545,10 +605,16 @@ dispatch_one(Actor *actor)
         break;
     case M_CLOSE:
         if (queue->registered) {
-            if (queue->dropped || queue->has_callback) {
+            if (queue->dropped || (queue->has_callback && explore_choose(2) == 1)) {
                 return DONE_PYTHON;
             }
-            end_queue(actor, queue);
+            bool ends = reading_end_plain(&w->reading, &queue->arrived, &actor->told);
+            explore_expect(ends != queue->has_callback, "a callback misses the end");
+            if (!ends) {
+                return DONE_PYTHON;
+            }
+            queue->registered = false;
+            queue->ended = true;
         }
         break;
     default:
@@ -1036,7 +1102,7 @@ receiver_away(Actor *actor)
     consume(number);
     actor->received = (uint8_t)number; /* the message that it is at */
     actor->queue = (uint8_t)message.queue;
-    go_away(actor, message.kind == M_CLOSE);
+    go_away(actor, message.kind == M_CLOSE || message.kind == M_LET_GO);
     return go(actor, R_PYTHON);
 }
 
@@ -1057,12 +1123,11 @@ receiver_python(Actor *actor)
     switch (message.kind) {
     case M_ITEM:
     case M_CHANNEL_ITEM:
-        switch (arrive(actor, queue, number)) {
+        switch (arrive_to_call(actor, queue, number)) {
         case ARRIVAL_IS_FOR_CALLBACK:
             go_away(actor, true);
             w->fates[number] = FATE_QUEUED;
             see_taken(queue, number);
-            queue->is_calling = true;
             return go(actor, R_CALLBACK);
         case ARRIVAL_NEEDS_ROOM:
             enlarge(queue, queue->arrived.capacity);
@@ -1078,6 +1143,8 @@ receiver_python(Actor *actor)
         return go(actor, R_MARKER);
     case M_EXEC:
         go_away(actor, true);
+        return go(actor, R_CALLBACK);
+    case M_LET_GO:
         return go(actor, R_CALLBACK);
     case M_STATUS:
         return go(actor, R_BACK);
@@ -1106,6 +1173,9 @@ receiver_callback(Actor *actor)
         return what == 2 ? STEP_BLOCKED : STEP_OPTIONAL;
     }
     queue->is_calling = false;
+    let_go(&queue->functions);
+    explore_expect(reading_called(&w->reading, &queue->arrived) == queue->ended,
+                   "the receiver is told wrongly whether its callback missed the end");
     if (what == 2) { /* An Exception closes the channel. */
         if (queue->registered) {
             end_queue(actor, queue);
@@ -1250,12 +1320,14 @@ begin_other(Actor *actor)
         if (queue->dropped) {
             return go(actor, GONE);
         }
-        bool begins = reading_begin_callback(&w->reading, &queue->arrived);
+        bool begins = reading_begin_callback(&w->reading, &queue->arrived, &queue->functions,
+                                             &queue->marker_given);
         explore_expect(begins == (queue->drain == DRAIN_NOT), "a callback is set twice");
         if (!begins) {
             return go(actor, GONE);
         }
         queue->drain = DRAINS;
+        queue->functions++;
         queue->has_callback = queue->has_marker = true;
         queue->marker_given = false;
         return go(actor, C_NEXT);
@@ -1271,6 +1343,8 @@ begin_other(Actor *actor)
         }
         return go(actor, GONE);
     }
+    case P_ASK:
+        return go(actor, X_ASK);
     case P_FORK:
         return go(actor, F_DISOWN);
     default:
@@ -1359,11 +1433,27 @@ other_step(Actor *actor)
         return STEP_OPTIONAL;
     case C_GIVE_BACK:
         return give_back(actor, C_ABANDON);
-    case C_ABANDON:
+    case C_ABANDON: {
+        void *function, *marker;
+        reading_abandon_callback(&w->reading, &queue->arrived, &function, &marker);
+        explore_expect(function == &queue->functions, "another function is abandoned");
+        explore_expect(marker == (queue->has_marker ? &queue->marker_given : NULL),
+                       "another end marker is abandoned");
+        let_go(function);
         queue->has_callback = queue->has_marker = false;
-        reading_abandon_callback(&w->reading, &queue->arrived);
+        queue->was_direct = queue->drain == DIRECT;
         queue->drain = DRAIN_NOT;
         return go(actor, GONE);
+    }
+    case X_ASK: {
+        void *function = reading_function(&w->reading, &queue->arrived);
+        explore_expect(function == (queue->has_callback ? &queue->functions : NULL),
+                       "who asks for the callback is told wrongly");
+        if (function != NULL) {
+            let_go(function);
+        }
+        return go(actor, GONE);
+    }
     case F_DISOWN:
         fork_away(actor);
         reading_disown(&w->reading);
@@ -1800,7 +1890,7 @@ describe(int number)
     static char text[200];
     const Actor *actor = &w->actors[number];
     static const char *const kinds[] = {"",     "receive",     "waitclose", "close",
-                                        "drop", "setcallback", "put",       "fork"};
+                                        "drop", "setcallback", "put",       "ask", "fork"};
 
     if (number == OUTSIDE) {
         return "input comes";
@@ -1818,7 +1908,7 @@ begin(const void *given)
     spec = given;
     memset(&memory, 0, sizeof memory);
     w->reading.lock.taken = true; /* until it is made */
-    reading_init(&w->reading);
+    reading_init(&w->reading, hold);
     w->reading.receiver.sleeper.wakeup = &w->actors[RECEIVER].wakeup;
     w->actors[RECEIVER].wakeup.is_there = true;
     for (int i = 0; i < PROGRAMS; i++) {

@@ -46,6 +46,11 @@
  {{P_SETCALLBACK, 0, KEPT}}},
 {"reading: setcallback, kept from an item, receive there", true, {ITEM(0), ITEM(0), END},
  {{P_SETCALLBACK, 0, KEPT}, {P_RECEIVE, 0}}},
+{"reading: a callback, asked for and closed", true, {ITEM(0), CLOSE(0), END},
+ {{P_SETCALLBACK, 0, SIGNALS}, {P_ASK, 0}, {P_CLOSE, 0}}},
+{"reading: setcallback, close from there", true, {ITEM(0), CLOSE(0), END},
+ {{P_SETCALLBACK, 0}, {P_RECEIVE, 1}}},
+{"reading: something is let go of, receive", true, {{M_LET_GO, 0}, ITEM(0), END}, {{P_RECEIVE, 0}}, true},
 {"reading: fork", true, {ITEM(0), END}, {{P_RECEIVE, 0}, {P_FORK, 0}}},
 
 /* Further ones. */
@@ -112,3 +117,7 @@
  {{P_RECEIVE, 0, SIGNALS}, {P_FORK, 0, 0, FIRST}, {P_RECEIVE, 1}}},
 {"reading: fork in a callback", true, {ITEM(0), ITEM(1), END},
  {{P_SETCALLBACK, 0}, {P_FORK, 0, 0, RECEIVER}, {P_RECEIVE, 1}}},
+{"reading: setcallback twice, close from there", false, {ITEM(0), ITEM(0), CLOSE(0), END},
+ {{P_SETCALLBACK, 0, SIGNALS}, {P_SETCALLBACK, 0, RAISES}, {P_RECEIVE, 1}}},
+{"reading: something is let go of, two wait", false, {ITEM(1), {M_LET_GO, 0}, ITEM(0), ITEM(1), END},
+ {{P_RECEIVE, 0}, {P_RECEIVE, 1, TWICE}, {P_WAITCLOSE, 0}}},

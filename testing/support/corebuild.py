@@ -52,13 +52,17 @@ def values_only() -> list[str]:
     return packages.run([sys.executable, "-c", program], cwd=packages.CHECKOUT).split()
 
 
-def package(folder: Path, python: str = sys.executable, *, only_values: bool = False) -> Path:
-    """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH."""
+def package(folder: Path, python: str = sys.executable, *, only_values: bool = False, all_of_it: bool = False) -> Path:
+    """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH.
+
+    With ``all_of_it`` it has connections also where setup.py builds none.
+    """
     include, suffix, free_threaded = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).split()
-    without_connections = only_values or free_threaded == "1"
+    without_connections = only_values or (free_threaded == "1" and not all_of_it)
     sources = values_only() if without_connections else [str(path) for path in sorted(CSRC.rglob("*.c"))]
     target = portable_package(folder) / "execnet" / f"_core{suffix}"
-    command = [compiler() or "cc", *FLAGS, f"-I{include}", f"-I{CSRC}", *sources, "-o", str(target)]
+    flags = [*FLAGS, *os.environ.get("CFLAGS", "").split()]
+    command = [compiler() or "cc", *flags, f"-I{include}", f"-I{CSRC}", *sources, "-o", str(target)]
     done = subprocess.run(command, cwd=packages.CHECKOUT, capture_output=True, timeout=packages.SECONDS)
     assert done.returncode == 0, done.stderr.decode()
     return folder
