@@ -112,7 +112,7 @@ class Gateway(BaseGateway):
         """Ask the other side to end, and send nothing more.
 
         Leaves the group; does not wait; never raises for a peer that is gone; may be called again.  With wait
-        (seconds) it waits until the other side has ended and its process is reaped, and ends it the hard way
+        (seconds) it waits until the other side has ended and its process is reaped, and kills it
         when the time is over, as Group.terminate does.
         """
         group = getattr(self, "_group", None)
@@ -203,7 +203,7 @@ class Gateway(BaseGateway):
             self._channelfactory._local_close(channel.id)
 
     def remote_stacks(self, timeout: float | None = 5.0) -> str:
-        """Where the other side stands: its tasks, and the Python stack of each of its threads, as text.
+        """What the other side is doing: its tasks, and the Python stack of each of its threads, as text.
 
         Where its Python code does not come to answer, because a thread stays in C code and keeps the GIL, the C core
         answers.  TimeoutError where nothing came within timeout seconds.

@@ -280,7 +280,7 @@ class Group:
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
 
     def remote_stacks(self, timeout: float | None = 5.0) -> str:
-        """Where each member stands: all are asked at once; see `Gateway.remote_stacks`.
+        """What each member is doing: all are asked at once; see `Gateway.remote_stacks`.
 
         Those that gave no answer within ``timeout`` seconds are named in the text.
         """

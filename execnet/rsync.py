@@ -93,7 +93,7 @@ class RSync:
         """
         if not self._channels:
             if raises:
-                raise OSError("no targets available, maybe you are trying call send() twice?")
+                raise OSError("no targets available: add_target() has to be called before each send()")
             return
         targets = {channel: _Target(self, channel) for channel in self._channels}
         self._failures = {}

@@ -117,9 +117,9 @@ def multiplied(specs: Iterable[XSpec | str | None]) -> list[XSpec | str | None]:
             several.append(spec)
             continue
         if not int(count):
-            raise ValueError(f"at least 1 is to be started: {spec!r}")
+            raise ValueError(f"the number before * must be at least 1: {spec!r}")
         if int(count) > 1 and XSpec(single).id is not None:
-            raise ValueError(f"one id can't be that of {count} gateways: {spec!r}")
+            raise ValueError(f"{count} gateways can't have the same id: {spec!r}")
         several += [single] * int(count)
     return several
 

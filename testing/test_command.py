@@ -93,7 +93,7 @@ def test_a_spec_that_cannot_be_right_is_wrong_use(name: str, spec: str, said: st
 
 @pytest.mark.parametrize("arguments", ["run popen//execmodel=gevent -- 1", "shell popen//execmodel=gevent"])
 def test_a_green_model_is_refused_where_output_is_waited_for(arguments: str) -> None:
-    assert says(execnet(*arguments.split()), 2, "execmodel=gevent is not for this")
+    assert says(execnet(*arguments.split()), 2, "execmodel=gevent can't be used here")
 
 
 @pytest.mark.parametrize("name", ["run", "shell", "rsync"])

@@ -553,8 +553,8 @@ class TestSeveralOfOneSpec:
     @pytest.mark.parametrize(
         ("spec", "said"),
         [
-            ("0*popen", r"at least 1 is to be started: '0\*popen'"),
-            ("2*popen//id=a", "one id can't be that of 2 gateways"),
+            ("0*popen", r"the number before \* must be at least 1: '0\*popen'"),
+            ("2*popen//id=a", "2 gateways can't have the same id"),
             ("x*popen", r"no gateway type found for 'x\*popen': before \* goes a whole number, not 'x'"),
             ("-1*popen", "before [*] goes a whole number, not '-1'"),
             ("²*popen", "before [*] goes a whole number, not '²'"),

@@ -136,9 +136,9 @@ def test_what_is_no_such_number_is_left_as_it_is(string: str) -> None:
 
 
 def test_none_and_several_of_one_id_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"at least 1 is to be started: '0\*popen'"):
+    with pytest.raises(ValueError, match=r"the number before \* must be at least 1: '0\*popen'"):
         multiplied(["0*popen"])
-    with pytest.raises(ValueError, match=r"one id can't be that of 2 gateways: '2\*popen//id=a'"):
+    with pytest.raises(ValueError, match=r"2 gateways can't have the same id: '2\*popen//id=a'"):
         multiplied(["2*popen//id=a"])
 
 

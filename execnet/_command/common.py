@@ -108,7 +108,7 @@ def refuse_green(specs: Sequence[XSpec]) -> None:
     """Raise WrongUse for a model in which threads that wait keep all else from running."""
     for spec in specs:
         if spec.execmodel not in (None, "thread", "main_thread_only"):
-            raise WrongUse(f"execmodel={spec.execmodel} is not for this, but thread or main_thread_only: {spec}")
+            raise WrongUse(f"execmodel={spec.execmodel} can't be used here, only thread and main_thread_only: {spec}")
 
 
 def place(gateway: Gateway) -> str:

@@ -29,7 +29,7 @@ standard output or standard error. That includes what programs print that are st
 still runs when the program ends is neither waited for nor listened to. There is no input.
 A worker's exit status that is not 0 is named at the end."""
 ENDED = None
-# A line that is longer than so many bytes is shown in parts.
+# A line that is longer than this many bytes is shown in parts.
 LONGEST_LINE = 1 << 20
 
 
@@ -156,7 +156,7 @@ class Run:
             self.channel.waitclose()
         except (EOFError, OSError, execnet.RemoteError) as error:
             return common.reason(error)
-        return "it ended without a word"
+        return "it ended without saying why"
 
     def complain(self, text: str) -> None:
         common.complain(self.program, f"{common.place(self.gateway)}: {text}")

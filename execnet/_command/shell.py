@@ -118,7 +118,7 @@ class Session:
                 continue
             if item is ENDED:
                 self.channel.waitclose()
-                raise EOFError("the session ended without a word")
+                raise EOFError("the session ended without saying why")
             kind, what = item
             if kind == "end":
                 return int(what)
@@ -131,7 +131,7 @@ class Session:
             command.write(self.decoder.decode(common.as_bytes(what)))
 
     def _answer(self, prompt: str, taken: int) -> tuple[str, str | None]:
-        """What is typed at a prompt; there, so many of the interrupts it was told of have been taken for code."""
+        """What is typed at a prompt; there: how many of the interrupts it was told of have been taken for code."""
         try:
             self.at_prompt = True
             if self.interrupted or self.told > taken:
