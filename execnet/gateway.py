@@ -136,7 +136,7 @@ class Gateway(BaseGateway):
         self._send_soon(Message.GATEWAY_TERMINATE)
 
     def _end_error(self, exc: EOFError) -> EOFError:
-        from ._io import death  # lazy: start-up speed
+        from ._process import death  # lazy: start-up speed
 
         if self._exiting:
             return EOFError(f"gateway {self.id!r} was told to exit{death.cut_short(exc)}")
@@ -146,7 +146,7 @@ class Gateway(BaseGateway):
         return error
 
     def _tell_people(self) -> None:
-        from ._io import death  # lazy: start-up speed
+        from ._process import death  # lazy: start-up speed
 
         error, self._untold = self._untold, None
         if error is not None and not self._exiting:

@@ -1,6 +1,6 @@
 """The first bytes of a connection: what text is sent, the answer, and errors that say why there is none.
 
-The far side executes one line, answers the byte ``1``, which `execnet._io.noise` finds behind what others
+The far side executes one line, answers the byte ``1``, which `execnet._process.noise` finds behind what others
 write, and from then on speaks messages. A local interpreter of our own imports execnet from where we have it;
 every other one is sent the source of ``gateway_base``, stripped for the wire and compressed.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from execnet._io.death import signal_name, stderr_of, watch_memory
-from execnet._io.noise import ACCEPTED, warn_of_noise
+from execnet._process.death import signal_name, stderr_of, watch_memory
+from execnet._process.noise import ACCEPTED, warn_of_noise
 from execnet.gateway import Gateway
 from execnet.gateway_base import TimeoutError
 from execnet.gateway_io import named_error, runs_this_interpreter

@@ -7,10 +7,10 @@ import sys
 import time
 from contextlib import suppress
 
-from execnet._io.noise import QUIET_TIME, await_answer
-from execnet._io.proxy import ProxyIO as ProxyIO
-from execnet._io.reaping import popen_class
-from execnet._io.waiting import KILL_TIME, LAST_WORDS, LAST_WORDS_SIZE, patience, wait_readable
+from execnet._process.noise import QUIET_TIME, await_answer
+from execnet._process.proxy import ProxyIO as ProxyIO
+from execnet._process.reaping import popen_class
+from execnet._process.waiting import KILL_TIME, LAST_WORDS, LAST_WORDS_SIZE, patience, wait_readable
 from execnet._transport.registry import command_of
 from execnet.gateway_base import Popen2IO, is_ready_for
 

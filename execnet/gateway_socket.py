@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from execnet._io.waiting import LAST_WORDS, LAST_WORDS_SIZE
+from execnet._process.waiting import LAST_WORDS, LAST_WORDS_SIZE
 from execnet.gateway_bootstrap import HostNotFound
 from execnet.gateway_io import named_error
 

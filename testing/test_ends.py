@@ -27,7 +27,7 @@ from support.stuck import BLOCKED_IN_SEND, C_LOOPING, IDLE, LOOPING, SLEEPING, S
 
 import execnet
 from execnet import GatewayDied
-from execnet._io import death
+from execnet._process import death
 
 SECONDS = 20.0
 WAKE_SECONDS = 0.05

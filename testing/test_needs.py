@@ -39,6 +39,10 @@ def test_of_packages():
 def test_without_the_gil():
     pass
 
+@pytest.mark.needs("jython")
+def test_on_java():
+    pass
+
 @pytest.mark.needs("mingw")
 def test_for_windows():
     pass

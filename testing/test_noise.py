@@ -14,7 +14,7 @@ from support.sshd import SshServer
 
 import execnet
 from execnet import gateway_base, gateway_bootstrap, gateway_io
-from execnet._io import noise as gateway_noise
+from execnet._process import noise as gateway_noise
 from execnet.gateway_bootstrap import GatewayStartError
 from execnet.xspec import XSpec
 

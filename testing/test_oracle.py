@@ -629,7 +629,6 @@ PROGRAMS = {
         import inspect
         from execnet import gateway, gateway_base, gateway_io, multi, rsync
         for function in [
-            execnet.Group,
             execnet.Group.set_execmodel, execnet.Group.terminate, execnet.Group.allocate_id, execnet.Group.remote_exec,
             execnet.MultiChannel, execnet.MultiChannel.make_receive_queue,
             execnet.Gateway, execnet.Gateway.remote_exec, execnet.Gateway.reconfigure, execnet.Gateway.join,
@@ -643,7 +642,8 @@ PROGRAMS = {
             print(function.__name__, list(inspect.signature(function).parameters))
         for function in [execnet.loads, execnet.load, gateway_base.loads_internal]:
             print(function.__name__, list(inspect.signature(function).parameters)[1:])
-        for function in [execnet.Group.makegateway, execnet.MultiChannel.receive_each]:  # what is new comes after
+        # What is new comes after.
+        for function in [execnet.Group, execnet.Group.makegateway, execnet.MultiChannel.receive_each]:
             print(function.__name__, list(inspect.signature(function).parameters)[:2])
         print(list(inspect.signature(execnet.RSync.add_target).parameters)[:4])
         """,

@@ -20,7 +20,7 @@ from support.lines import AtLine, functions_of
 from support.processes import wait_until
 
 import execnet
-from execnet._io import reaping
+from execnet._process import reaping
 from execnet.gateway_io import Popen2IOMaster
 
 SECONDS = 20.0

@@ -12,13 +12,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import tested_core
 from support import packages, xdistsuite
 from support.once import Once
 from support.oracle import Oracle
 from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
+
+import execnet
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.needs("index")]
 
@@ -379,7 +380,7 @@ def test_the_report_of_a_run_that_hangs_names_the_lines_of_its_tests(
 ) -> None:
     (tmp_path / "test_hanging.py").write_text(HANGING)
     lines = [(7, "test_lock"), (10, "test_sleep"), (13, "test_loop")]
-    if tested_core() == "portable":
+    if execnet.gateway_base.core == "portable":
         del lines[-1]  # whose worker can't answer
     with open(tmp_path / "output", "wb") as file:
         process = subprocess.Popen(

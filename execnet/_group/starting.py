@@ -25,7 +25,7 @@ from __future__ import annotations
 from execnet._group.calls import Call, Deadline
 from execnet._group.ending import END_TIMEOUT
 from execnet._group.membership import Place
-from execnet._io.noise import warn_of_noise
+from execnet._process.noise import warn_of_noise
 from execnet._transport import registry
 from execnet.gateway_base import OneShotEvent, RemoteError, get_execmodel, has_threads
 from execnet.xspec import XSpec, warn_of_likely_mistakes

@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 
 from execnet import gateway_io
-from execnet._io.waiting import LAST_WORDS, wait_readable
+from execnet._process.waiting import LAST_WORDS, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import time
 from contextlib import ExitStack, suppress
 from io import BufferedReader, BufferedWriter, FileIO
 
-from execnet._io.reaping import send_signal
-from execnet._io.waiting import wait_readable
+from execnet._process.reaping import send_signal
+from execnet._process.waiting import wait_readable
 from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, start_variables

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from execnet._io.death import REAP_TIME
-from execnet._io.noise import QUIET_TIME, await_answer
-from execnet._io.waiting import KILL_TIME, LAST_WORDS, LAST_WORDS_SIZE, patience
+from execnet._process.death import REAP_TIME
+from execnet._process.noise import QUIET_TIME, await_answer
+from execnet._process.waiting import KILL_TIME, LAST_WORDS, LAST_WORDS_SIZE, patience
 from execnet.gateway_base import RemoteError, TimeoutError
 
 TYPE_CHECKING = False
