@@ -119,6 +119,7 @@ def test_who_asks_later_is_told_the_status(pair: execnet.Gateway) -> None:
     popen = pair._io.popen
     pair.remote_exec("import os; os._exit(7)")
     await_reaped(popen.pid)
+    wait_until(lambda: popen.returncode is not None, SECONDS, "a note of the status")  # poll() meanwhile gives None
     ways: list[Callable[[], object]] = [
         popen.poll,
         popen.wait,
