@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import cell
 from support.interpreters import Interpreter
 
 import execnet
@@ -154,20 +155,7 @@ def test_errors_name_file_and_line(other: execnet.Gateway) -> None:
 
 
 def test_channels_and_callbacks_work_there(other: execnet.Gateway) -> None:
-    source = """
-        inner = channel.receive()
-        seen = []
-        inner.setcallback(lambda item: inner.send(item * 2))
-        channel.receive()
-        """
-    channel = other.remote_exec(source)
-    inner = other.newchannel()
-    channel.send(inner)
-    for item in range(5):
-        inner.send(item)
-    assert [inner.receive(SECONDS) for _ in range(5)] == [0, 2, 4, 6, 8]
-    channel.send(None)
-    channel.waitclose(SECONDS)
+    cell.callbacks(other)
 
 
 def test_status_and_termination(other: execnet.Gateway, group: execnet.Group) -> None:

@@ -80,12 +80,17 @@ def run(gateway: execnet.Gateway, source: str) -> None:
     gateway.exit(wait=SECONDS)
 
 
+def assert_both_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ``PRINTS`` wrote was printed by this process, each line with the id of its worker, ``w``."""
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
+    assert "[w] to stderr" in printed.err.splitlines()
+
+
 class TestModes:
     def test_prefix(self, group: execnet.Group, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
         run(group.makegateway(f"{spec}//id=w//stdout=prefix//stderr=prefix"), PRINTS)
-        printed = capsys.readouterr()
-        assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
-        assert "[w] to stderr" in printed.err.splitlines()
+        assert_both_printed(capsys)
 
     def test_capture(self, group: execnet.Group, spec: str, capfd: pytest.CaptureFixture[str]) -> None:
         gateway = group.makegateway(f"{spec}//stdout=capture//stderr=capture")
@@ -193,18 +198,14 @@ class TestFarPythons:
     ) -> None:
         group.makegateway("popen//id=master")
         run(group.makegateway(f"popen{way}//id=w//python={other_python}//stdout=prefix//stderr=prefix"), PRINTS)
-        printed = capsys.readouterr()
-        assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
-        assert "[w] to stderr" in printed.err.splitlines()
+        assert_both_printed(capsys)
 
     def test_any_python_can_be_on_the_way(
         self, group: execnet.Group, other_python: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
         group.makegateway(f"popen//id=master//python={other_python}")
         run(group.makegateway("popen//id=w//via=master//stdout=prefix//stderr=prefix"), PRINTS)
-        printed = capsys.readouterr()
-        assert printed.out.splitlines() == [f"[w] {line}" for line in OUT]
-        assert "[w] to stderr" in printed.err.splitlines()
+        assert_both_printed(capsys)
 
     def test_a_wrapper_that_hands_on_no_descriptors_has_it_sent(
         self, group: execnet.Group, tmp_path: Path, capsys: pytest.CaptureFixture[str]

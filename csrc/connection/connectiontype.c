@@ -214,15 +214,21 @@ connection_read_at(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 static long
 channel_of(const ConnectionObject *connection, const ReadingQueue *queue)
 {
-    PyObject *id, *found;
+    PyObject *queues = connection->queues, *id, *found;
     Py_ssize_t at = 0;
+    long channel = -1;
 
-    while (connection->queues != NULL && PyDict_Next(connection->queues, &at, &id, &found)) {
+    if (queues == NULL) {
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(queues);
+    while (channel < 0 && PyDict_Next(queues, &at, &id, &found)) {
         if (&((ItemQueueObject *)found)->arrived == queue) {
-            return PyLong_AsLong(id);
+            channel = PyLong_AsLong(id);
         }
     }
-    return -1;
+    Py_END_CRITICAL_SECTION();
+    return channel;
 }
 
 PyDoc_STRVAR(waits_doc, "waits($self, /)\n--\n\n"
