@@ -8,15 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from support import stuck
+from support.initiator import wait_for_end
 from support.peer import Peer, frame
-from support.processes import stop, wait_until
+from support.processes import children_of, stop, wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
 import execnet
+
+pytestmark = pytest.mark.stuck
 
 SECONDS = 20.0
 MakeGateway = Callable[..., execnet.Gateway]
@@ -333,3 +337,41 @@ def test_the_oldest_other_side_that_can_be_met_is_named(peer: Peer) -> None:
     thread.join(SECONDS)
     (error,) = errors
     assert "too old to be asked for stacks" in str(error)
+
+
+# A look at this worker takes so long that its end comes meanwhile.
+MANY_THREADS = """
+import ctypes, threading, time
+def descend(depth):
+    descend(depth - 1) if depth else ended.wait()
+ended = threading.Event()
+for _ in range(60):
+    threading.Thread(target=descend, args=(60,), daemon=True).start()
+channel.send(1)
+time.sleep(0.2)
+ctypes.PyDLL(None).sleep(1000)
+"""
+
+
+@c_worker
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are read from /proc")
+def test_a_worker_killed_while_it_is_looked_at_ends_and_so_does_the_look(makegateway: MakeGateway) -> None:
+    gateway = makegateway("popen")
+    assert gateway.pid is not None
+    prepared(gateway)
+    channel = begun(gateway, MANY_THREADS)
+    wait_until(lambda: "Python code did not answer" in gateway.remote_stacks(), SECONDS, "C code")
+
+    def ask() -> None:
+        with suppress(EOFError, OSError):
+            gateway.remote_stacks()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not (copies := children_of(gateway.pid)) and asking.is_alive():
+        pass
+    gateway._io.kill()
+    with pytest.raises(EOFError):
+        channel.waitclose(2.0)
+    assert wait_for_end(copies, 2.0) == []
+    asking.join(SECONDS)
