@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -92,7 +93,10 @@ def test_each_gateway_of_a_server_has_a_process_of_its_own(
     assert socket_server.process.pid not in pids
 
 
-@pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+MODELS = pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+
+
+@MODELS
 def test_the_far_side_runs_the_model_it_is_asked_for(
     makegateway: MakeGateway, socket_server: SocketServer, model: str
 ) -> None:
@@ -119,6 +123,16 @@ def test_the_end_of_the_far_process_ends_the_gateway(makegateway: MakeGateway, s
 
 
 # installvia
+
+
+@MODELS
+def test_one_within_another_gateway_ends_when_told(makegateway: MakeGateway, model: str) -> None:
+    makegateway("popen//id=master")
+    gateway = makegateway(f"socket//installvia=master//execmodel={model}")
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    begin = time.monotonic()
+    gateway.exit(wait=SECONDS)
+    assert time.monotonic() - begin < SECONDS / 2
 
 
 def test_installvia_serves_from_within_the_other_gateway(makegateway: MakeGateway) -> None:
