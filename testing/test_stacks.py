@@ -339,6 +339,19 @@ def test_the_oldest_other_side_that_can_be_met_is_named(peer: Peer) -> None:
     assert "too old to be asked for stacks" in str(error)
 
 
+@c_worker
+@pytest.mark.parametrize("senders", [1, 3])
+def test_threads_that_send_keep_nobody_from_being_told(makegateway: MakeGateway, senders: int) -> None:
+    gateway = makegateway("popen")
+    prepared(gateway)
+    for _ in range(senders):
+        gateway.remote_exec("while True: channel.send(1)").setcallback(lambda item: None)
+    channel = begun(gateway, LOOPING)
+    for _ in range(3):
+        assert_tells_of(gateway.remote_stacks(), channel, "loop_in_c")
+        assert gateway.remote_status().numexecuting == senders + 1
+
+
 # A look at this worker takes so long that its end comes meanwhile.
 MANY_THREADS = """
 import ctypes, threading, time

@@ -449,10 +449,17 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
     }
     for (;;) {
         WriteOutcome outcome;
+        Leave left = LEAVE_DONE;
+        bool has_begun, full;
         Py_BEGIN_ALLOW_THREADS
             outcome = write_pieces(connection, vectors, count, looks);
+            has_begun = outcome == WRITE_LOOK && !untouched(vectors, pieces, count);
+            if (!has_begun) {
+                /* Nobody waits for the writer to get the GIL. */
+                left = leave_turn_and_wake(connection, thread, &full);
+            }
         Py_END_ALLOW_THREADS
-        if (outcome == WRITE_LOOK && !untouched(vectors, pieces, count)) {
+        if (has_begun) {
             RestOutcome rest = hand_over_rest(connection, thread, vectors, pieces, count);
             if (rest == REST_HANDED_OVER) {
                 return await_rest(connection);
@@ -460,7 +467,7 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
             looks = rest == REST_NOT_NOW;
             continue;
         }
-        leave_turn(connection, thread);
+        start_helper_if_owed(connection, thread, left);
         if (outcome != WRITE_LOOK) {
             return outcome == WRITE_DONE ? 0 : closed_error(connection);
         }
@@ -530,7 +537,7 @@ send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
     WritingThread thread = {.waits = false};
     bool full;
 
-    if (!writing_try(&connection->writing, &thread)) {
+    if (!writing_try_now(&connection->writing, &thread)) {
         return false;
     }
     bool written = fdio_writable(connection->writer.fd);
