@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -66,6 +67,12 @@ def begun(gateway: execnet.Gateway, source: str) -> execnet.Channel:
     channel = gateway.remote_exec(source)
     assert channel.receive(SECONDS)
     return channel
+
+
+def asked_at_once(gateway: execnet.Gateway, count: int) -> list[str]:
+    """What as many threads are told that ask at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return [answer.result(SECONDS) for answer in [pool.submit(gateway.remote_stacks) for _ in range(count)]]
 
 
 def assert_tells_of(text: str, channel: execnet.Channel, function: str, name: str = "<remote exec>") -> None:
@@ -255,14 +262,17 @@ def test_looking_leaves_no_process_and_is_not_heard_of(gw: execnet.Gateway) -> N
 def test_threads_that_ask_at_once_all_get_an_answer(gw: execnet.Gateway) -> None:
     prepared(gw)
     channel = begun(gw, LOOPING)
-    texts: list[str] = []
-    threads = [threading.Thread(target=lambda: texts.append(gw.remote_stacks())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
-    assert len(texts) == 4
-    for text in texts:
+    for text in asked_at_once(gw, 4):
+        assert_tells_of(text, channel, "loop_in_c")
+
+
+@c_worker
+def test_nor_does_one_get_none_where_nobody_reads(gw: execnet.Gateway) -> None:
+    prepared(gw)
+    reading = gw.remote_exec("while True: channel.receive()")
+    channel = begun(gw, LOOPING)
+    reading.send(1)  # whoever has read it waits for the GIL
+    for text in asked_at_once(gw, 3):
         assert_tells_of(text, channel, "loop_in_c")
 
 

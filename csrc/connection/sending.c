@@ -250,6 +250,19 @@ leave_turn(ConnectionObject *connection, WritingThread *thread)
     start_helper_if_owed(connection, thread, left);
 }
 
+/* Who starts a thread holds the GIL. Whether small messages are left alone. */
+static bool
+leave_turn_without_gil(ConnectionObject *connection, WritingThread *thread)
+{
+    bool full;
+
+    if (leave_turn_and_wake(connection, thread, &full) != LEAVE_START_HELPER) {
+        return false;
+    }
+    do_without_helper(connection, thread);
+    return true;
+}
+
 static void
 quit(ConnectionObject *connection, WritingThread *thread)
 {
@@ -494,6 +507,17 @@ send_message(ConnectionObject *connection, const Piece *pieces, int count)
     return write_message(connection, &thread, pieces, count);
 }
 
+static WritingSmall *
+small_new(int code, int32_t channel)
+{
+    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
+
+    if (small != NULL) {
+        frame_put_header(small->bytes, code, channel, 0);
+    }
+    return small;
+}
+
 int
 send_soon(ConnectionObject *connection, int code, int32_t channel)
 {
@@ -502,12 +526,11 @@ send_soon(ConnectionObject *connection, int code, int32_t channel)
     if (disown_if_forked(connection)) {
         return 0;
     }
-    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
+    WritingSmall *small = small_new(code, channel);
     if (small == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    frame_put_header(small->bytes, code, channel, 0);
     switch (writing_leave_behind(&connection->writing, &thread, small)) {
     case BEHIND_WRITE:
         leave_turn(connection, &thread);
@@ -535,7 +558,6 @@ bool
 send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
 {
     WritingThread thread = {.waits = false};
-    bool full;
 
     if (!writing_try_now(&connection->writing, &thread)) {
         return false;
@@ -544,12 +566,31 @@ send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
     if (written) {
         write_to_the_end(connection, piece, 1);
     }
-    if (leave_turn_and_wake(connection, &thread, &full) == LEAVE_START_HELPER) {
-        /* Who starts a thread holds the GIL. */
-        do_without_helper(connection, &thread);
+    if (leave_turn_without_gil(connection, &thread)) {
         *left = true;
     }
     return written;
+}
+
+void
+send_soon_without_gil(ConnectionObject *connection, int code, int32_t channel)
+{
+    WritingThread thread = {.waits = false};
+    WritingSmall *small = small_new(code, channel);
+
+    if (small == NULL) {
+        return;
+    }
+    switch (writing_leave_behind(&connection->writing, &thread, small)) {
+    case BEHIND_WRITE:
+        (void)leave_turn_without_gil(connection, &thread);
+        break;
+    case BEHIND_LOST:
+        PyMem_RawFree(small);
+        break;
+    case BEHIND_LEFT:
+        break;
+    }
 }
 
 void
