@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import packages
 from support.processes import stop, wait_until
 
 import execnet
@@ -215,6 +216,30 @@ def test_who_has_set_a_callback_waits_and_who_computes_does_not(program: Callabl
     assert one.process.stdout is not None
     assert one.process.stdout.readline() == b"done\n"
     assert one.reports() == 0
+
+
+AT_ONCE = """
+import os, sys, threading
+from execnet._report import unasked
+sys.setswitchinterval(1e-6)
+def count():
+    return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
+before, together = count(), threading.Barrier(8)
+def begin():
+    together.wait()
+    unasked.begin()
+threads = [threading.Thread(target=begin) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(*[now - then for now, then in zip(count(), before)])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
+def test_threads_that_begin_at_once_have_one_watcher() -> None:
+    for _ in range(5):
+        said = packages.run([sys.executable, "-c", AT_ONCE], cwd=Path("/"), EXECNET_REPORT="60")
+        assert said.split() == ["3", "1"]
 
 
 def test_nothing_of_it_is_loaded_unless_asked_for() -> None:

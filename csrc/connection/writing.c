@@ -49,10 +49,7 @@ could_write(const Writing *writing, const WritingThread *thread)
 static bool
 is_free_for(const Writing *writing, const WritingThread *thread)
 {
-    const WritingThread *kept_for = writing->kept_for;
-
-    return writing->writer == NULL &&
-           (kept_for == NULL || kept_for == thread || !could_write(writing, kept_for));
+    return writing->writer == NULL && (writing->kept_for == NULL || writing->kept_for == thread);
 }
 
 /* It is nobody's turn, and a thread that waits for it sleeps; the first of them. */
@@ -61,10 +58,6 @@ first_overslept(const Writing *writing)
 {
     WritingThread *first = NULL;
 
-    if (writing->kept_for != NULL && !is_free_for(writing, NULL)) {
-        first = writing->kept_for->sleeps ? writing->kept_for : NULL;
-        return writing->writer == NULL ? first : NULL;
-    }
     for (WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         if (could_write(writing, thread)) {
             if (!thread->sleeps) {
@@ -86,7 +79,8 @@ writing_check(const Writing *writing)
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
            writing->helps || writing->alone || writing->failed);
     assert(!writing->alone || writing->small != NULL || writing->writer != NULL || writing->failed);
-    assert(writing->kept_for == NULL || writing->kept_for->waits);
+    assert(writing->kept_for == NULL ||
+           (writing->kept_for->waits && (writing->writer != NULL || !writing->kept_for->sleeps)));
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
     for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         assert(thread->waits && thread != writing->writer);
@@ -121,8 +115,6 @@ unlink_thread(Writing *writing, WritingThread *thread)
         }
         *link = thread->next;
         thread->waits = false;
-    }
-    if (writing->kept_for == thread) {
         writing->kept_for = NULL;
     }
 }
