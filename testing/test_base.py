@@ -788,7 +788,8 @@ def test_close_write_tells_the_other_side_once(base: ModuleType, factory: Any, f
 def test_the_other_sides_close_after_its_last_message_is_heard(
     base: ModuleType, factory: Any, has_callback: bool
 ) -> None:
-    channel, received = factory.new(), []
+    channel = factory.new()
+    received: list[str] = []
     if has_callback:
         channel.setcallback(received.append, endmarker="end")
     for _ in range(2):
