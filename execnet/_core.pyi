@@ -79,6 +79,7 @@ class ItemQueue:
     """What waits to be received on one channel, and which threads wait for it."""
 
     closed: bool
+    write_closed: bool
     strconfig: tuple[bool, bool]
     def __new__(cls, channel: Channel, connection: Connection, /) -> ItemQueue: ...
     @property

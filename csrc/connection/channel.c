@@ -80,7 +80,7 @@ send_item(ChannelObject *channel, PyObject *item)
     if (queue == NULL) {
         return PyObject_CallMethod((PyObject *)channel, "_portable_send", "(O)", item);
     }
-    if (queue->closed) {
+    if (queue->closed || queue->write_closed) {
         PyErr_Format(PyExc_OSError, "cannot send to %R", channel);
         return NULL;
     }

@@ -183,7 +183,7 @@ is_behind(QueueSight sight)
 static bool
 is_for_nobody(const ItemQueueObject *queue, QueueSight sight)
 {
-    return queue->dropped && sight.callback == CALLBACK_NONE;
+    return sight.ended || (queue->dropped && sight.callback == CALLBACK_NONE);
 }
 
 static PlainOutcome
@@ -251,10 +251,11 @@ plain_close(ItemQueueObject *queue, const Frame *frame)
         keep_error(queue, frame->payload, frame->size) < 0) {
         return PLAIN_ERROR;
     }
-    if (frame->code != MESSAGE_CHANNEL_LAST_MESSAGE) {
+    bool may_send = frame->code == MESSAGE_CHANNEL_LAST_MESSAGE;
+    if (!may_send) {
         queue->closed = true;
     }
-    int ended = itemqueue_end_plain(queue, frame->channel);
+    int ended = itemqueue_end_plain(queue, frame->channel, may_send);
     return ended < 0 ? PLAIN_ERROR : ended == 0 ? PLAIN_NOT : PLAIN_DONE;
 }
 

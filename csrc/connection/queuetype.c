@@ -64,6 +64,7 @@ queue_clear(ItemQueueObject *queue)
 {
     ReadingItem item;
 
+    queue->closed = true;
     itemqueue_end(queue);
     itemqueue_abandon_callback(queue);
     while (reading_take(itemqueue_reading(queue), &queue->arrived, &item) == TAKE_ITEM) {
@@ -96,6 +97,9 @@ queue_channel(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     PyObject *channel;
 
+    if (queue->dropped) { /* its finalizer may still run */
+        Py_RETURN_NONE;
+    }
     if (PyWeakref_GetRef(queue->channel_ref, &channel) < 0) {
         return NULL;
     }
@@ -346,7 +350,8 @@ static PyMethodDef queue_methods[] = {
     {"channel", (PyCFunction)queue_channel, METH_NOARGS,
      "The Channel that still uses the queue, or None."},
     {"drop", (PyCFunction)queue_drop, METH_O,
-     "The Channel is going: without a callback, the queue of that id is found no more."},
+     "The Channel is going: unless its callback waits for more, the queue of that id is found no "
+     "more."},
     {"disown", (PyCFunction)queue_disown, METH_O, "In a forked child: let the queue end."},
     {"put", (PyCFunction)queue_put, METH_O, "Append bytes, or a value in a 1-tuple."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,
@@ -375,6 +380,8 @@ static PyMethodDef queue_methods[] = {
 
 static PyMemberDef queue_members[] = {
     {"closed", T_BOOL, offsetof(ItemQueueObject, closed), 0, "whether the channel is closed"},
+    {"write_closed", T_BOOL, offsetof(ItemQueueObject, write_closed), 0,
+     "whether this side sends nothing more"},
     {"errors", T_OBJECT_EX, offsetof(ItemQueueObject, errors), READONLY,
      "errors of the other side that were not told yet"},
     {NULL, 0, 0, 0, NULL},
