@@ -433,6 +433,63 @@ os._exit(0)
             process.kill()
 
 
+# Prints in a callback, which its receiver runs, more than any pipe and window hold, for each of two items.
+CALLED = """
+import os
+numbers = channel.receive()
+def on_number(number):
+    for line in range(20000): os.write(1, ("%d %d %s\\n" % (number, line, "x" * 40)).encode())
+    numbers.send(number)
+numbers.setcallback(on_number)
+channel.send("ready")  # what comes later is for the receiver
+channel.receive()
+"""
+CALLED_LINES = [f"{number} {line} {'x' * 40}" for number in range(2) for line in range(20000)]
+
+
+class TestCallbacks:
+    @pytest.mark.parametrize("mode", ["prefix", "capture", "file", "inherit"])
+    def test_one_that_prints_does_not_wait_for_itself(
+        self, group: execnet.Group, spec: str, mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        mode = f"file:{tmp_path}/{{id}}" if mode == "file" else mode
+        gateway = group.makegateway(f"{spec}//id=w//stdout={mode}")
+        channel, numbers = gateway.remote_exec(CALLED), gateway.newchannel()
+        channel.send(numbers)
+        assert channel.receive(SECONDS) == "ready"
+        for number in range(2):
+            numbers.send(number)
+        assert [numbers.receive(SECONDS) for _ in range(2)] == [0, 1]
+        channel.send(None)
+        channel.waitclose(SECONDS)
+        gateway.exit(wait=SECONDS)
+        printed = {"capture": lambda: gateway.output("stdout"), "file": lambda: (tmp_path / "w").read_text()}
+        lines = printed.get(mode.partition(":")[0], lambda: capfd.readouterr().out)().splitlines()
+        if mode == "prefix":
+            lines = [line.partition("[w] ")[2] for line in lines]
+        if mode == "capture":  # of which the last MiB is kept
+            assert len(lines) > 10000
+            del lines[0]
+        assert lines == CALLED_LINES[-len(lines) :]
+        assert mode == "capture" or len(lines) == len(CALLED_LINES)
+
+
+    @pytest.mark.parametrize("kind", ["socket//installvia=master", "popen//via=master"])
+    def test_one_that_is_not_written_in_python(
+        self, group: execnet.Group, kind: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gateway = group.makegateway("popen//id=master") and group.makegateway(f"{kind}//id=w//stdout=prefix")
+        channel, texts = gateway.remote_exec(CALLED.replace("on_number)", "print)")), gateway.newchannel()
+        channel.send(texts)
+        assert channel.receive(SECONDS) == "ready"
+        for letter in "abc":
+            texts.send(letter * 1_000_000)
+        channel.send(None)
+        channel.waitclose(SECONDS)
+        gateway.exit(wait=SECONDS)
+        assert capsys.readouterr().out.splitlines() == [f"[w] {letter * 1_000_000}" for letter in "abc"]
+
+
 class TestDeaths:
     LAST = "import os\nfor n in range(3000): os.write(1, b'line %d\\n' % n)\nos.write(1, b'the end')\n"
 

@@ -55,7 +55,14 @@ class Sent(Stream):
         self._untold += len(data)
         if self._untold >= TELL:
             untold, self._untold = self._untold, 0
-            self._tell(Message.CHANNEL_DATA, dumps_internal(untold))
+            self._tell_written(untold)
+
+    def begin(self) -> None:
+        """The worker sends: have its receiver hear from us before anything can keep it."""
+        self._tell_written(0)
+
+    def _tell_written(self, count: int) -> None:
+        self._tell(Message.CHANNEL_DATA, dumps_internal(count))
 
     def _tell(self, code: int, data: bytes = b"") -> None:
         with suppress(OSError):  # the worker is gone
@@ -84,32 +91,30 @@ def set_up(gateway: Gateway, outputs: Outputs) -> None:
     if gateway.spec.execmodel not in WITH_THREADS:
         outputs.refuse(f"with execmodel={gateway.spec.execmodel} there is no thread that could send it")
         return
-    _ask(gateway, False, {name: _stream(gateway, outputs, name, Sent) for name in outputs.left()})
+    _ask(gateway, False, _streams(gateway, outputs, outputs.left(), Sent))
 
 
 def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tuple[int, int, int]]:
     """Have ``gateway`` make pipes for a process that it is to start: how it knows the ends for that."""
     if gateway.spec.execmodel not in WITH_THREADS:
         return {}
-    known: dict[str, tuple[int, int, int]] = _ask(
-        gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names}
-    )
+    known: dict[str, tuple[int, int, int]] = _ask(gateway, True, _streams(gateway, outputs, names, Relayed))
     return known
 
 
-def _stream(gateway: Gateway, outputs: Outputs, name: str, kind: type[Sent]) -> tuple[int, int] | None:
-    """The ids of the channels for that output; None where it leads nowhere."""
-    if outputs.mode(name) == NULL:
-        return None
-    stream = outputs.carry(name, partial(kind, gateway))
-    return stream.data_id, stream.written_id
+def _streams(gateway: Gateway, outputs: Outputs, names: list[str], kind: type[Sent]) -> dict[str, Sent | None]:
+    """What comes of each output; None where it leads nowhere."""
+    make = partial(kind, gateway)
+    return {name: None if outputs.mode(name) == NULL else outputs.carry(name, make) for name in names}
 
 
-def _ask(gateway: Gateway, relays: bool, wanted: dict[str, tuple[int, int] | None]) -> Any:
+def _ask(gateway: Gateway, relays: bool, streams: dict[str, Sent | None]) -> Any:
     from execnet.script import output  # lazy: only for what is far
 
     channel = gateway.remote_exec(output)
-    channel.send((relays, wanted))
+    channel.send((relays, {name: stream and (stream.data_id, stream.written_id) for name, stream in streams.items()}))
     answer = channel.receive()
     channel.waitclose()
+    for stream in filter(None, streams.values()):
+        stream.begin()
     return answer

@@ -12,8 +12,8 @@ descriptor is again what it was. Where the connection is lost, the thread reads 
 stop who writes. A `Relay` is for a process that is to be started here (``via``), which outlives nothing: its pipe ends
 with it, and what it wrote last is read.
 
-What the receiver of this worker runs, a callback, must not print more than WINDOW before it returns, for the receiver
-is who hears what was written.
+Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it hears
+nothing: nobody waits for the window then, or a callback that prints would wait for itself.
 """
 
 import io
@@ -25,6 +25,7 @@ CHUNK = 32768  # bytes sent at most for one message
 WINDOW = 262144  # bytes under way at most
 LAST = 1048576  # bytes sent at most when nobody tells any more that they were written
 PATIENCE = 0.1  # seconds without progress after which what processes of the worker may still write is not waited for
+LOOK = 0.05  # seconds between two looks whether the receiver is away; it is if both find it handling the same message
 NUMBERS = {"stdout": 1, "stderr": 2}
 CHANNEL_DATA, CHANNEL_CLOSE = 4, 5  # the messages, and around bytes, what a value is made of: doc/wire.rst
 BYTES, STOP = b"A", b"Q"
@@ -37,13 +38,12 @@ class Pipe(object):
         self.gateway = gateway
         self.data_id = data_id
         self.written_id = written_id
-        # Each written by one thread alone.
+        # Each written by one thread alone, but that the receiver lets go of what it has handled.
         self.sent = self.written = 0
         self.is_last = False
+        self.receiver = self.handled = None
         self.done = gateway.execmodel.Event()
-        # Held, but for a moment after something was told.
-        self.told = gateway.execmodel.Lock()
-        self.told.acquire()
+        self.told = gateway.execmodel.Event()
         self.read_end, self.write_end = os.pipe()
 
     def start(self):
@@ -52,21 +52,22 @@ class Pipe(object):
         self.gateway._channelfactory.new(self.written_id).setcallback(self.tell, None)
 
     def tell(self, count):
-        """So much was written; None: nothing more will be told."""
+        """So much was written, at first nothing; None: nothing more will be told. Called by the receiver."""
+        self.receiver = self.gateway.execmodel.get_ident()
+        self.handled = None
         if count is None:
             self.is_last = True
         else:
             self.written += count
-        if self.told.locked():
-            self.told.release()
+        self.told.set()
 
     def carry(self):
         """Send what is written, until nobody can write any more."""
         while True:
+            self.await_window(CHUNK)  # before it is read: what is in the pipe, a death leaves there
             chunk = os.read(self.read_end, CHUNK)
             if not chunk:
                 break
-            self.await_window(len(chunk))
             if not self.is_last or self.sent - self.written <= WINDOW + LAST:
                 self.send(CHANNEL_DATA, BYTES + struct.pack("!i", len(chunk)) + chunk + STOP)
             self.sent += len(chunk)
@@ -76,8 +77,27 @@ class Pipe(object):
         self.done.set()
 
     def await_window(self, count):
+        """Wait until so much more may be sent, or the receiver would not hear that it may."""
         while not self.is_last and self.sent + count - self.written > WINDOW:
-            self.told.acquire()
+            handled = self.handling()
+            if handled is not None and handled == self.handled:
+                return
+            self.handled = handled
+            self.told.wait(LOOK)
+            self.told.clear()
+        self.handled = None
+
+    def handling(self):
+        """What is the same as long as the receiver handles one message, and None while it reads."""
+        if self.gateway._connection is not None:
+            return self.gateway._connection.handling() or None
+        receive = self.gateway._receive_messages.__func__
+        above, frame = None, getattr(sys, "_current_frames", dict)().get(self.receiver)
+        while frame is not None and frame.f_code is not receive.__code__:
+            above, frame = frame, frame.f_back
+        if frame is None or above is None or above.f_code is receive.__globals__["Message"].from_io.__code__:
+            return None
+        return above
 
     def send(self, code, data):
         try:
