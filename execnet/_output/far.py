@@ -6,7 +6,6 @@ from contextlib import suppress
 from functools import partial
 
 from execnet._output.carrier import Stream
-from execnet._output.modes import NULL
 from execnet.gateway_base import Message, dumps_internal
 
 TYPE_CHECKING = False
@@ -44,9 +43,12 @@ class Sent(Stream):
 
     def _receive(self, data: bytes | None) -> None:
         if data is None:
-            self._carrier.order(self.end)
+            self._carrier.order(self._closed)
         else:
             self._carrier.order(self._take, data)
+
+    def _closed(self) -> None:
+        self.end()
 
     def _take(self, data: bytes) -> None:
         if self.ended.is_set():
@@ -76,6 +78,60 @@ class Sent(Stream):
         super().end()
 
 
+class SentOverSsh(Sent):
+    """As Sent, of a process whose last words come with its standard error (`execnet._output.last_words`).
+
+    It ends when both have: the channel, and the last words, which wait for that.
+    """
+
+    linger = 1.0
+
+    def __init__(self, gateway: Gateway, carrier: Carrier, sink: Sink) -> None:
+        super().__init__(gateway, carrier, sink)
+        self._left = {"channel", "last words"}
+        self._last = b""
+        self._begins_at: int | None = None  # how much of all the worker had surely sent
+
+    def settle_last(self) -> OneShotEvent:
+        """What is set when there is nothing more of a process that has ended. For the receiver, which gets no more."""
+        self._carrier.order(self._closed)
+        return self.ended
+
+    def take_last(self, data: bytes | None) -> None:
+        """Last words; None: there are no more. For the carrier's thread."""
+        if data is None:
+            self._without("last words")
+        elif not self.ended.is_set():
+            self._last += data
+            self._write_last()
+
+    def end(self) -> None:
+        """Expect no more."""
+        self._left.discard("channel")
+        self._write_last()
+        super().end()
+
+    def _closed(self) -> None:
+        self._without("channel")
+
+    def _without(self, end: str) -> None:
+        self._left.discard(end)
+        self._write_last()
+        if not self._left:
+            self.end()
+
+    def _write_last(self) -> None:
+        if "channel" in self._left or self.ended.is_set():
+            return
+        if self._begins_at is None and b":" in self._last:
+            begin, _, last = self._last.partition(b":")
+            self._begins_at = int(begin)
+            self._last = last[max(self.carried - self._begins_at, 0) :]
+        if self._last and self._begins_at is not None:
+            self.write(self._last)
+            self._last = b""
+
+
 class Relayed(Sent):
     """As Sent, of a process that another gateway has started: its end is told when nobody can write any more."""
 
@@ -91,7 +147,9 @@ def set_up(gateway: Gateway, outputs: Outputs) -> None:
     if gateway.spec.execmodel not in WITH_THREADS:
         outputs.refuse(f"with execmodel={gateway.spec.execmodel} there is no thread that could send it")
         return
-    _ask(gateway, False, _streams(gateway, outputs, outputs.left(), Sent))
+    names = outputs.left()
+    mark = outputs.mark if names == ["stdout"] else None
+    _ask(gateway, False, _streams(gateway, outputs, names, SentOverSsh if mark else Sent), mark)
 
 
 def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tuple[int, int, int]]:
@@ -105,14 +163,15 @@ def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tup
 def _streams(gateway: Gateway, outputs: Outputs, names: list[str], kind: type[Sent]) -> dict[str, Sent | None]:
     """What comes of each output; None where it leads nowhere."""
     make = partial(kind, gateway)
-    return {name: None if outputs.mode(name) == NULL else outputs.carry(name, make) for name in names}
+    return {name: outputs.carry(name, make) if outputs.is_carried(name) else None for name in names}
 
 
-def _ask(gateway: Gateway, relays: bool, streams: dict[str, Sent | None]) -> Any:
+def _ask(gateway: Gateway, relays: bool, streams: dict[str, Sent | None], mark: str | None = None) -> Any:
     from execnet.script import output  # lazy: only for what is far
 
     channel = gateway.remote_exec(output)
-    channel.send((relays, {name: stream and (stream.data_id, stream.written_id) for name, stream in streams.items()}))
+    wanted = {name: stream and (stream.data_id, stream.written_id, mark) for name, stream in streams.items()}
+    channel.send((relays, wanted))
     answer = channel.receive()
     channel.waitclose()
     for stream in filter(None, streams.values()):

@@ -12,12 +12,17 @@ descriptor is again what it was. Where the connection is lost, the thread reads 
 stop who writes. A `Relay` is for a process that is to be started here (``via``), which outlives nothing: its pipe ends
 with it, and what it wrote last is read.
 
+Over ssh a process stands between: it outlives this one, and what this one had not sent, it writes to standard error,
+which ssh carries by itself, between two marks that the initiator has chosen (`execnet._output.last_words`). A chunk is
+this process's from when it was sent, which is told.
+
 Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it hears
 nothing: nobody waits for the window then, or a callback that prints would wait for itself.
 """
 
 import io
 import os
+import select
 import struct
 import sys
 
@@ -29,19 +34,23 @@ LOOK = 0.05  # seconds between two looks whether the receiver is away; it is if 
 NUMBERS = {"stdout": 1, "stderr": 2}
 CHANNEL_DATA, CHANNEL_CLOSE = 4, 5  # the messages, and around bytes, what a value is made of: doc/wire.rst
 BYTES, STOP = b"A", b"Q"
+SENT, ENDS = b"+", b"."  # what the process in between is told: a chunk is sent, the worker ends
+TOLD, SOURCE, ERRORS, TO_WORKER = range(4)  # its descriptors
+MOST_FILES = 256  # that a worker has open at its start
 
 
 class Pipe(object):
     """What is written into ``write_end`` is read and sent."""
 
-    def __init__(self, gateway, data_id, written_id):
+    def __init__(self, gateway, data_id, written_id, mark):
         self.gateway = gateway
+        self.mark = mark
         self.data_id = data_id
         self.written_id = written_id
         # Each written by one thread alone, but that the receiver lets go of what it has handled.
         self.sent = self.written = 0
         self.is_last = False
-        self.receiver = self.handled = None
+        self.receiver = self.handled = self.sent_end = None
         self.done = gateway.execmodel.Event()
         self.told = gateway.execmodel.Event()
         self.read_end, self.write_end = os.pipe()
@@ -71,6 +80,7 @@ class Pipe(object):
             if not self.is_last or self.sent - self.written <= WINDOW + LAST:
                 self.send(CHANNEL_DATA, BYTES + struct.pack("!i", len(chunk)) + chunk + STOP)
             self.sent += len(chunk)
+            self.tell_between(SENT)
         os.close(self.read_end)
         self.send(CHANNEL_CLOSE, b"")
         self.gateway._channelfactory._no_longer_opened(self.written_id)
@@ -105,6 +115,13 @@ class Pipe(object):
         except (IOError, OSError):  # noqa: UP024 -- two classes on Python 2
             pass  # the connection is gone
 
+    def tell_between(self, word):
+        if self.sent_end is not None:
+            try:
+                os.write(self.sent_end, word)
+            except (IOError, OSError):  # noqa: UP024
+                pass  # it is gone
+
 
 class Relay(Pipe):
     """The output of a process that is to be started with ``write_end``, and then to be the only one that has it."""
@@ -118,12 +135,14 @@ class Relay(Pipe):
 class Output(Pipe):
     """That of this process, by a descriptor."""
 
-    def __init__(self, gateway, name, data_id, written_id):
-        Pipe.__init__(self, gateway, data_id, written_id)
+    def __init__(self, gateway, name, *ids):
+        Pipe.__init__(self, gateway, *ids)
         self.name = name
         self.former = os.dup(NUMBERS[name])
         os.dup2(self.write_end, NUMBERS[name])
         os.close(self.write_end)
+        if self.mark:
+            self.read_end, self.sent_end = in_between(self.mark, self.read_end)
         write_at_line_ends(name, NUMBERS[name])
 
     def end(self):
@@ -131,10 +150,76 @@ class Output(Pipe):
         flush(getattr(sys, self.name))
         os.dup2(self.former, NUMBERS[self.name])
         os.close(self.former)
-        sent = -1
-        while sent != self.sent and not self.done.is_set():
+        sent, most = -1, self.sent + WINDOW + LAST  # more is what a child goes on writing
+        while sent != self.sent < most and not self.done.is_set():
             sent = self.sent
             self.done.wait(PATIENCE)
+        self.tell_between(ENDS)
+
+
+def in_between(mark, source):
+    """Start the process that reads the source: what comes of it, and where it is told what was sent."""
+    read_end, to_worker = os.pipe()
+    told, sent_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setsid()
+            if not os.fork():  # no child of the worker, where somebody may wait for those
+                for number, descriptor in enumerate([os.dup(one) for one in (told, source, 2, to_worker)]):
+                    os.dup2(descriptor, number)
+                os.closerange(TO_WORKER + 1, MOST_FILES)
+                pass_on(mark.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    for descriptor in (told, source, to_worker):
+        os.close(descriptor)
+    for descriptor in (read_end, sent_end):
+        not_for_children(descriptor)
+    return read_end, sent_end
+
+
+def not_for_children(descriptor):
+    import fcntl  # lazy: only over ssh, which is no way to Windows
+
+    fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+
+
+def pass_on(mark):
+    """Pass chunks on until the worker ends; then what it has not sent to standard error.
+
+    That is all if the worker has died, else what is there by then.
+    """
+    sent, chunk, is_dead = pass_on_to_worker()
+    os.close(TO_WORKER)
+    os.write(ERRORS, mark + str(sent).encode() + b":")
+    most = LAST
+    while chunk is not None:
+        while chunk:
+            chunk = chunk[os.write(ERRORS, chunk) :]
+        may_come = is_dead or (most > 0 and select.select([SOURCE], (), (), 0)[0])
+        chunk = os.read(SOURCE, CHUNK) or None if may_come else None
+        most -= CHUNK
+    os.write(ERRORS, mark)
+
+
+def pass_on_to_worker():
+    """How much it has sent, the first chunk that it has not, and whether it is dead."""
+    sent = 0
+    while TOLD not in select.select([TOLD, SOURCE], (), ())[0]:
+        chunk = os.read(SOURCE, CHUNK)
+        if not chunk:
+            return sent, b"", False
+        try:
+            os.write(TO_WORKER, chunk)
+            word = os.read(TOLD, 1)
+        except (IOError, OSError):  # noqa: UP024
+            word = b""
+        if word != SENT:
+            return sent, chunk, not word
+        sent += len(chunk)
+    return sent, b"", not os.read(TOLD, 1)
 
 
 def flush(stream):
