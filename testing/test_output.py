@@ -23,6 +23,7 @@ from support.sshd import SshServer
 
 import execnet
 from execnet import GatewayDied
+from execnet._output.last_words import Parted
 from execnet._output.sinks import LONGEST_LINE, Lines
 
 MakeGateway = Callable[..., execnet.Gateway]
@@ -48,11 +49,11 @@ class Transports:
         self.request = request
 
     def spec(self, kind: str) -> str:
-        if kind in ("via", "installvia", "python via") and "master" not in self.group:
+        if kind in ("via", "installvia", "ssh via") and "master" not in self.group:
             self.group.makegateway("popen//id=master")
-        if kind == "ssh":
+        if kind.startswith("ssh"):
             server: SshServer = self.request.getfixturevalue("ssh_server")
-            return server.spec()
+            return server.spec() + ("//via=master" if kind == "ssh via" else "")
         if kind == "socket":
             sockets: SocketServer = self.request.getfixturevalue("socket_server")
             return sockets.spec()
@@ -65,7 +66,8 @@ class Transports:
         }[kind]
 
 
-KINDS = ["popen", "python", "warm", pytest.param("ssh", marks=pytest.mark.needs("ssh")), "socket", "installvia", "via"]
+SSH, SSH_VIA = (pytest.param(kind, marks=pytest.mark.needs("ssh")) for kind in ("ssh", "ssh via"))
+KINDS = ["popen", "python", "warm", SSH, "socket", "installvia", "via"]
 
 
 @pytest.fixture(params=KINDS)
@@ -433,19 +435,76 @@ os._exit(0)
             process.kill()
 
 
+# Prints in a callback, which its receiver runs, more than any pipe and window hold, for each of two items.
+CALLED = """
+import os
+numbers = channel.receive()
+def on_number(number):
+    for line in range(20000): os.write(1, ("%d %d %s\\n" % (number, line, "x" * 40)).encode())
+    numbers.send(number)
+numbers.setcallback(on_number)
+channel.send("ready")  # what comes later is for the receiver
+channel.receive()
+"""
+CALLED_LINES = [f"{number} {line} {'x' * 40}" for number in range(2) for line in range(20000)]
+
+
+class TestCallbacks:
+    @pytest.mark.parametrize("mode", ["prefix", "capture", "file", "inherit"])
+    def test_one_that_prints_does_not_wait_for_itself(
+        self, group: execnet.Group, spec: str, mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        mode = f"file:{tmp_path}/{{id}}" if mode == "file" else mode
+        gateway = group.makegateway(f"{spec}//id=w//stdout={mode}")
+        channel, numbers = gateway.remote_exec(CALLED), gateway.newchannel()
+        channel.send(numbers)
+        assert channel.receive(SECONDS) == "ready"
+        for number in range(2):
+            numbers.send(number)
+        assert [numbers.receive(SECONDS) for _ in range(2)] == [0, 1]
+        channel.send(None)
+        channel.waitclose(SECONDS)
+        gateway.exit(wait=SECONDS)
+        printed = {"capture": lambda: gateway.output("stdout"), "file": lambda: (tmp_path / "w").read_text()}
+        lines = printed.get(mode.partition(":")[0], lambda: capfd.readouterr().out)().splitlines()
+        if mode == "prefix":
+            lines = [line.partition("[w] ")[2] for line in lines]
+        if mode == "capture":  # of which the last MiB is kept
+            assert len(lines) > 10000
+            del lines[0]
+        assert lines == CALLED_LINES[-len(lines) :]
+        assert mode == "capture" or len(lines) == len(CALLED_LINES)
+
+
+    @pytest.mark.parametrize("kind", ["socket//installvia=master", "popen//via=master"])
+    def test_one_that_is_not_written_in_python(
+        self, group: execnet.Group, kind: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gateway = group.makegateway("popen//id=master") and group.makegateway(f"{kind}//id=w//stdout=prefix")
+        channel, texts = gateway.remote_exec(CALLED.replace("on_number)", "print)")), gateway.newchannel()
+        channel.send(texts)
+        assert channel.receive(SECONDS) == "ready"
+        for letter in "abc":
+            texts.send(letter * 1_000_000)
+        channel.send(None)
+        channel.waitclose(SECONDS)
+        gateway.exit(wait=SECONDS)
+        assert capsys.readouterr().out.splitlines() == [f"[w] {letter * 1_000_000}" for letter in "abc"]
+
+
 class TestDeaths:
     LAST = "import os\nfor n in range(3000): os.write(1, b'line %d\\n' % n)\nos.write(1, b'the end')\n"
 
-    @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master"])
+    @pytest.mark.parametrize("kind", ["popen", "warm", "via", SSH, SSH_VIA])
     @pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
     def test_what_was_written_last_comes_before_the_death_is_told(
-        self, group: execnet.Group, kind: str, death: str, monkeypatch: pytest.MonkeyPatch
+        self, group: execnet.Group, kind: str, death: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     ) -> None:
+        start = Transports(group, request).spec(kind)
         both = io.StringIO()
         monkeypatch.setattr(sys, "stdout", both)
         monkeypatch.setattr(sys, "stderr", both)
-        group.makegateway("popen//id=master")
-        channel = group.makegateway(f"{kind}//id=w//stdout=prefix//stderr=null").remote_exec(self.LAST + death)
+        channel = group.makegateway(f"{start}//id=w//stdout=prefix//stderr=null").remote_exec(self.LAST + death)
         with pytest.raises(GatewayDied):
             channel.receive(SECONDS)
         lines = both.getvalue().splitlines()
@@ -503,10 +562,41 @@ class TestDeaths:
             run(group.makegateway(f"{kind}//stdout=prefix"), "for number in range(50000): print(number)")
             assert came == [str(number) for number in range(50000)]
 
-    @pytest.mark.parametrize("kind", ["popen", "popen//via=master"])
-    def test_a_child_that_goes_on_writing_keeps_nobody_waiting(self, makegateway: MakeGateway, kind: str) -> None:
-        makegateway("popen//id=master")
-        gateway = makegateway(f"{kind}//stdout=capture")
+    @pytest.mark.needs("ssh")
+    def test_who_waits_for_all_children_over_ssh_has_none(
+        self, group: execnet.Group, ssh_server: SshServer, other_python: Any
+    ) -> None:
+        gateway = group.makegateway(f"{ssh_server.spec(python=str(other_python))}//stdout=capture")
+        channel = gateway.remote_exec("import os\ntry: os.wait()\nexcept OSError: channel.send('none')")
+        assert channel.receive(SECONDS) == "none"
+        with pytest.raises(GatewayDied):
+            gateway.remote_exec(f"{self.LAST}\nos.kill(os.getpid(), 9)").receive(SECONDS)
+        assert gateway.output("stdout").splitlines() == [*(f"line {number}" for number in range(3000)), "the end"]
+
+    @pytest.mark.parametrize("size", range(1, 12))
+    def test_last_words_are_found_however_they_are_cut(self, size: int) -> None:
+        came: dict[str, list[bytes | None]] = {"sink": [], "last": []}
+
+        class Came:
+            write = came["sink"].append
+
+            def end(self) -> None:
+                self.write(None)
+
+        parted = Parted(Came(), "<mark>", came["last"].append)
+        text = b"one <mar<mark>two <<<mark>three <mark>four<mark>five <mar"
+        for at in range(0, len(text), size):
+            parted.write(text[at : at + size])
+        parted.end()
+        assert came["sink"].pop() is None and b"".join(filter(None, came["sink"])) == b"one <marthree five <mar"
+        assert b"".join(filter(None, came["last"])) == b"two <<four"
+        assert came["last"][-2:] == [None, None]
+
+    @pytest.mark.parametrize("kind", ["popen", "via", SSH])
+    def test_a_child_that_goes_on_writing_keeps_nobody_waiting(
+        self, group: execnet.Group, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        gateway = group.makegateway(f"{Transports(group, request).spec(kind)}//stdout=capture")
         channel = gateway.remote_exec("import subprocess; channel.send(subprocess.Popen(['yes']).pid)")
         child = channel.receive(SECONDS)
         try:

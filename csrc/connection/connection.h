@@ -93,6 +93,7 @@ typedef struct {
     Broken broken;
     int read_errno;
     FdioSpin spin;
+    _Atomic unsigned steps;  /* of the receiver out of the role and back: odd while it is out */
     _Atomic int64_t read_at; /* fdio_about_now's milliseconds, for who asks; 0: nothing yet */
 
     PyThread_type_lock receiver_wakeup;

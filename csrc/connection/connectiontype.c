@@ -210,6 +210,18 @@ connection_read_at(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLongLong(atomic_load(&connection->read_at));
 }
 
+PyDoc_STRVAR(handling_doc, "handling($self, /)\n--\n\n"
+                           "A number for the message that the receiver runs Python code for, such "
+                           "as a callback, which keeps it from reading; 0: it runs none.");
+
+static PyObject *
+connection_handling(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    unsigned steps = atomic_load(&connection->steps);
+
+    return PyLong_FromUnsignedLong(steps % 2 ? steps : 0);
+}
+
 /* The id of the channel that has this queue, -1 where none has it any more. */
 static long
 channel_of(const ConnectionObject *connection, const ReadingQueue *queue)
@@ -441,6 +453,7 @@ static PyMethodDef connection_methods[] = {
     {"end_task", (PyCFunction)connection_end_task, METH_VARARGS, end_task_doc},
     {"prepare_stacks", (PyCFunction)connection_prepare_stacks, METH_NOARGS, prepare_stacks_doc},
     {"read_at", (PyCFunction)connection_read_at, METH_NOARGS, read_at_doc},
+    {"handling", (PyCFunction)connection_handling, METH_NOARGS, handling_doc},
     {"waits", (PyCFunction)connection_waits, METH_NOARGS, waits_doc},
     {"watch", (PyCFunction)connection_watch, METH_VARARGS, watch_doc},
     {"leave_in", (PyCFunction)connection_leave_in, METH_O, leave_in_doc},

@@ -422,6 +422,15 @@ read_without_gil(ConnectionObject *connection, bool *left)
     return false;
 }
 
+static int
+handle(ConnectionObject *connection)
+{
+    (void)atomic_fetch_add(&connection->steps, 1);
+    int outcome = dispatch_python(connection);
+    (void)atomic_fetch_add(&connection->steps, 1);
+    return outcome;
+}
+
 /* With the role: do what was read. -1 with an exception, the role may be another's then. */
 static int
 dispatch_as_receiver(ConnectionObject *connection)
@@ -430,7 +439,7 @@ dispatch_as_receiver(ConnectionObject *connection)
     Told told = NULL;
 
     while ((outcome = dispatch_plain(connection)) == DISPATCH_PYTHON) {
-        if (dispatch_python(connection) < 0) {
+        if (handle(connection) < 0) {
             return -1;
         }
         if (!reading_receiver_back(&connection->reading)) {

@@ -8,11 +8,11 @@ A local process (popen, warm, ssh's own standard error) has the writing end of a
 Whatever else is far (ssh's standard output, socket, via) has a pipe of its own, which a thread of the worker reads
 (`execnet.script.output`); it sends what it gets as messages of a channel, and no more than a window ahead of what the
 carrier has written: so both ways hold a worker back as a pipe does. Neither holds back what goes over channels, for no
-receiver waits for a sink.
+receiver waits for a sink. What a worker over ssh had not sent at its death comes in the standard error of ssh.
 
 `modes` reads what is asked for, `carrier` is the thread, `sinks` what it writes to, `far` the initiator's end of what
-is sent, `streams` what one worker has of all this. Nothing here is imported unless a spec or the environment asks for
-it.
+is sent, `last_words` what is found in a standard error, `streams` what one worker has of all this. Nothing here is
+imported unless a spec or the environment asks for it.
 """
 
 from __future__ import annotations

@@ -75,6 +75,9 @@ class Stream:
         """As settle(), where who writes has ended."""
         return self.settle()
 
+    def take_last(self, data: bytes | None) -> None:
+        """Take what comes another way; for the carrier's thread."""
+
     def finish(self) -> None:
         """End it once all that had come before this call is written."""
         self._carrier.order(self._when_settled, self.end)

@@ -6,7 +6,6 @@ from contextlib import suppress
 from functools import partial
 
 from execnet._output.carrier import Stream
-from execnet._output.modes import NULL
 from execnet.gateway_base import Message, dumps_internal
 
 TYPE_CHECKING = False
@@ -44,9 +43,12 @@ class Sent(Stream):
 
     def _receive(self, data: bytes | None) -> None:
         if data is None:
-            self._carrier.order(self.end)
+            self._carrier.order(self._closed)
         else:
             self._carrier.order(self._take, data)
+
+    def _closed(self) -> None:
+        self.end()
 
     def _take(self, data: bytes) -> None:
         if self.ended.is_set():
@@ -55,7 +57,14 @@ class Sent(Stream):
         self._untold += len(data)
         if self._untold >= TELL:
             untold, self._untold = self._untold, 0
-            self._tell(Message.CHANNEL_DATA, dumps_internal(untold))
+            self._tell_written(untold)
+
+    def begin(self) -> None:
+        """The worker sends: have its receiver hear from us before anything can keep it."""
+        self._tell_written(0)
+
+    def _tell_written(self, count: int) -> None:
+        self._tell(Message.CHANNEL_DATA, dumps_internal(count))
 
     def _tell(self, code: int, data: bytes = b"") -> None:
         with suppress(OSError):  # the worker is gone
@@ -67,6 +76,60 @@ class Sent(Stream):
         if not self.ended.is_set():
             self._tell(Message.CHANNEL_CLOSE)
         super().end()
+
+
+class SentOverSsh(Sent):
+    """As Sent, of a process whose last words come with its standard error (`execnet._output.last_words`).
+
+    It ends when both have: the channel, and the last words, which wait for that.
+    """
+
+    linger = 1.0
+
+    def __init__(self, gateway: Gateway, carrier: Carrier, sink: Sink) -> None:
+        super().__init__(gateway, carrier, sink)
+        self._left = {"channel", "last words"}
+        self._last = b""
+        self._begins_at: int | None = None  # how much of all the worker had surely sent
+
+    def settle_last(self) -> OneShotEvent:
+        """What is set when there is nothing more of a process that has ended. For the receiver, which gets no more."""
+        self._carrier.order(self._closed)
+        return self.ended
+
+    def take_last(self, data: bytes | None) -> None:
+        """Last words; None: there are no more. For the carrier's thread."""
+        if data is None:
+            self._without("last words")
+        elif not self.ended.is_set():
+            self._last += data
+            self._write_last()
+
+    def end(self) -> None:
+        """Expect no more."""
+        self._left.discard("channel")
+        self._write_last()
+        super().end()
+
+    def _closed(self) -> None:
+        self._without("channel")
+
+    def _without(self, end: str) -> None:
+        self._left.discard(end)
+        self._write_last()
+        if not self._left:
+            self.end()
+
+    def _write_last(self) -> None:
+        if "channel" in self._left or self.ended.is_set():
+            return
+        if self._begins_at is None and b":" in self._last:
+            begin, _, last = self._last.partition(b":")
+            self._begins_at = int(begin)
+            self._last = last[max(self.carried - self._begins_at, 0) :]
+        if self._last and self._begins_at is not None:
+            self.write(self._last)
+            self._last = b""
 
 
 class Relayed(Sent):
@@ -84,32 +147,33 @@ def set_up(gateway: Gateway, outputs: Outputs) -> None:
     if gateway.spec.execmodel not in WITH_THREADS:
         outputs.refuse(f"with execmodel={gateway.spec.execmodel} there is no thread that could send it")
         return
-    _ask(gateway, False, {name: _stream(gateway, outputs, name, Sent) for name in outputs.left()})
+    names = outputs.left()
+    mark = outputs.mark if names == ["stdout"] else None
+    _ask(gateway, False, _streams(gateway, outputs, names, SentOverSsh if mark else Sent), mark)
 
 
 def relay(gateway: Gateway, outputs: Outputs, names: list[str]) -> dict[str, tuple[int, int, int]]:
     """Have ``gateway`` make pipes for a process that it is to start: how it knows the ends for that."""
     if gateway.spec.execmodel not in WITH_THREADS:
         return {}
-    known: dict[str, tuple[int, int, int]] = _ask(
-        gateway, True, {name: _stream(gateway, outputs, name, Relayed) for name in names}
-    )
+    known: dict[str, tuple[int, int, int]] = _ask(gateway, True, _streams(gateway, outputs, names, Relayed))
     return known
 
 
-def _stream(gateway: Gateway, outputs: Outputs, name: str, kind: type[Sent]) -> tuple[int, int] | None:
-    """The ids of the channels for that output; None where it leads nowhere."""
-    if outputs.mode(name) == NULL:
-        return None
-    stream = outputs.carry(name, partial(kind, gateway))
-    return stream.data_id, stream.written_id
+def _streams(gateway: Gateway, outputs: Outputs, names: list[str], kind: type[Sent]) -> dict[str, Sent | None]:
+    """What comes of each output; None where it leads nowhere."""
+    make = partial(kind, gateway)
+    return {name: outputs.carry(name, make) if outputs.is_carried(name) else None for name in names}
 
 
-def _ask(gateway: Gateway, relays: bool, wanted: dict[str, tuple[int, int] | None]) -> Any:
+def _ask(gateway: Gateway, relays: bool, streams: dict[str, Sent | None], mark: str | None = None) -> Any:
     from execnet.script import output  # lazy: only for what is far
 
     channel = gateway.remote_exec(output)
+    wanted = {name: stream and (stream.data_id, stream.written_id, mark) for name, stream in streams.items()}
     channel.send((relays, wanted))
     answer = channel.receive()
     channel.waitclose()
+    for stream in filter(None, streams.values()):
+        stream.begin()
     return answer

@@ -157,6 +157,16 @@ class Caller:
                     complain(f"what output= of the group was given raised, told once:\n{shown.rstrip()}")
 
 
+class Nowhere:
+    """Loses what is written."""
+
+    def write(self, data: bytes) -> None:
+        """Lose it."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
 class Descriptor:
     """Writes to a descriptor of this process as it comes, where that is one that a child process would have."""
 

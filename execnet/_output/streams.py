@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from execnet._output.carrier import MOST_WAITING, Pipe
 from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, none_kept, path_of
-from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Printer
+from execnet._output.last_words import Parted, new_mark
+from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Nowhere, Printer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Outputs:
     ) -> None:
         self.id = spec.id or ""
         self._spec = spec
-        self._modes = modes
+        # Where it is told what a worker wrote last; then standard error is carried, whatever it is to be.
+        self.mark = new_mark() if spec.ssh and modes.get("stdout", NULL) != NULL else None
+        self._modes = {"stderr": INHERIT, **modes} if self.mark else modes
         self._carrier = carrier
         self._function = function
         self.gateway: Gateway | None = None
@@ -88,7 +91,7 @@ class Outputs:
     def stderr_end(self) -> int | None:
         """A descriptor for a local process's standard error; None where it is to have ours."""
         self._done.add("stderr")
-        return None if self._modes.get("stderr", INHERIT) == INHERIT else self._end_for("stderr")
+        return self._end_for("stderr") if self.mark or self._modes.get("stderr", INHERIT) != INHERIT else None
 
     def stdout_end(self) -> int | None:
         """A descriptor for a local process's standard output; None where that is to lead nowhere."""
@@ -123,7 +126,9 @@ class Outputs:
 
     def _end_for(self, name: str) -> int:
         mode = self._modes[name]
-        if mode == INHERIT:
+        if self.mark:
+            end = self._pipe(name)
+        elif mode == INHERIT:
             end = os.dup(DESCRIPTORS[name])
         elif mode == NULL:
             end = os.open(os.devnull, os.O_WRONLY)
@@ -146,7 +151,15 @@ class Outputs:
 
     def sink(self, name: str) -> Sink:
         """Where this output goes to, of what is carried."""
-        mode = self._modes[name]
+        sink = self._sink(name, self._modes[name])
+        return Parted(sink, self.mark, self._take_last) if self.mark and name == "stderr" else sink
+
+    def _take_last(self, data: bytes | None) -> None:
+        stdout = self._streams.get("stdout")
+        if stdout is not None:
+            stdout.take_last(data)
+
+    def _sink(self, name: str, mode: str) -> Sink:
         if mode == PREFIX:
             if self._function is not None:
                 return Lines(Caller(self._function, name, self))
@@ -154,7 +167,9 @@ class Outputs:
         if mode == CAPTURE:
             kept = self._kept[name] = Kept(Descriptor(DESCRIPTORS[name]) if name == "stderr" else None)
             return kept
-        return Descriptor(DESCRIPTORS[name]) if mode == INHERIT else File(path_of(mode, self.id))
+        if mode.startswith(FILE):
+            return File(path_of(mode, self.id))
+        return Descriptor(DESCRIPTORS[name]) if mode == INHERIT else Nowhere()
 
     # -- when there is a gateway
 
@@ -184,9 +199,9 @@ class Outputs:
             if getattr(self._spec, name):
                 raise ValueError(f"{name}={self._modes[name]}: {reason} ({str(self._spec)!r})")
 
-    def mode(self, name: str) -> str:
-        """What is asked for."""
-        return self._modes[name]
+    def is_carried(self, name: str) -> bool:
+        """Whether what is written comes here; else it leads nowhere."""
+        return self._modes[name] != NULL or self.mark is not None
 
     def carry(self, name: str, make: Callable[[Carrier, Sink], StreamT]) -> StreamT:
         """The stream for an output that is sent."""
