@@ -47,7 +47,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.5"
+CORE_ABI = "2.2.6"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
