@@ -68,6 +68,9 @@ typedef struct Task Task;
 /* A thread's wait for an item, or for the end. */
 typedef struct Wait Wait;
 
+/* What is noted of items. */
+typedef struct Timeline Timeline;
+
 typedef struct {
     PyObject_HEAD
     CodecObject *codec;
@@ -120,6 +123,9 @@ typedef struct {
     /* Which tasks run (tasks.c); their lock guards them. */
     Mutex tasks_lock;
     Task *tasks;
+
+    /* Set once, where it is asked for (timeline.c). */
+    _Atomic(Timeline *) timeline;
 
     /* A question (stacks.c): its channel, until somebody answers it; the channels of the last ones
        that were found where nobody had read them; and what Python code was not yet there to be

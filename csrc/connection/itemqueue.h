@@ -8,6 +8,7 @@
 typedef struct ItemQueueObject {
     PyObject_HEAD
     ConnectionObject *connection;
+    int32_t id;            /* the channel's */
     PyObject *channel_ref; /* weak */
     /* The machine's. Its items own their objects: the raw payload, or, if built, the value. Its
        callback owns the function, and the end marker, which may be NO_ENDMARKER_WANTED. */
@@ -19,6 +20,7 @@ typedef struct ItemQueueObject {
     atomic_bool write_closed; /* this side sends nothing more */
     atomic_bool dropped;      /* the Channel object is gone */
     atomic_bool is_open;      /* counted among the connection's open channels */
+    uint32_t sent, received;  /* the items that timeline.c has numbered */
 #ifdef Py_GIL_DISABLED
     struct ItemQueueObject *next_dead; /* dispatch.c */
 #endif

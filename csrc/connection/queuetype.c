@@ -2,6 +2,7 @@
 #include "connection/channel.h"
 #include "connection/dispatch.h"
 #include "connection/receiving.h"
+#include "connection/timeline.h"
 #include "types.h"
 #include "connection/waking.h"
 
@@ -27,6 +28,7 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     queue->connection = (ConnectionObject *)Py_NewRef(connection);
+    queue->id = ((ChannelObject *)channel)->id;
     queue->errors = PyList_New(0);
     queue->strconfig = Py_BuildValue("(OO)", Py_True, Py_False);
     queue->channel_ref = PyWeakref_NewRef(channel, NULL);
@@ -202,7 +204,12 @@ queue_wait(ItemQueueObject *queue, PyObject *const *args, Py_ssize_t count)
     if (receive_deadline(count == 1 ? args[0] : Py_None, &deadline) < 0) {
         return NULL;
     }
-    Received received = itemqueue_look(queue).ended ? RECEIVED_END : receive_end(queue, deadline);
+    if (itemqueue_look(queue).ended) {
+        Py_RETURN_TRUE;
+    }
+    int64_t begun = timeline_begin(queue->connection);
+    Received received = receive_end(queue, deadline);
+    timeline_note(queue, TIMELINE_WAITED, begun, 0);
     return received == RECEIVED_ERROR ? NULL : PyBool_FromLong(received == RECEIVED_END);
 }
 
@@ -238,6 +245,10 @@ queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
         return NULL;
     }
     Take take = reading_next_for_callback(itemqueue_reading(queue), &queue->arrived, &item);
+    if (take == TAKE_ITEM) { /* the call follows at once */
+        timeline_note(queue, TIMELINE_CALLED, timeline_begin(queue->connection),
+                      item.built ? 0 : PyBytes_GET_SIZE((PyObject *)item.object));
+    }
     PyObject *object = taken(queue, take, &item);
     if (take == TAKE_ITEM && object != NULL && PyList_Append(list, object) < 0) {
         itemqueue_give_back(queue, Py_NewRef(item.object), item.built);
