@@ -285,7 +285,17 @@ def _starts_green(start):
 def _system_ident():
     # What get_ident() gives may be a green thread's own; only a thread of the system executes a frame at a time.
     frame = sys._getframe()
-    return [ident for ident, executed in getattr(sys, "_current_frames", dict)().items() if executed is frame]
+    return [ident for ident, executed in thread_frames().items() if executed is frame]
+
+
+def thread_frames():
+    """What each thread executes, by ident; nothing where that is not told, or not only of this interpreter."""
+    if sys.version_info >= (3, 12):
+        # CPython looks at the threads of other interpreters, too, and crashes.
+        interpreters = __import__("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+        if len(interpreters.list_all()) > 1:
+            return {}
+    return getattr(sys, "_current_frames", dict)()
 
 
 def _doze(delay, deadline=None):
@@ -1452,7 +1462,7 @@ _HOLDERS = {vars(Writer)["send"].__code__: "message", vars(Writer)["_write_as"].
 def _is_forsaken(holder):
     # Whether its thread goes on without ever coming back to a function that holds a way by holder; of a green thread,
     # and where no other thread can be asked, that is not known.
-    frame = getattr(sys, "_current_frames", dict)().get(holder.ident)
+    frame = thread_frames().get(holder.ident)
     return frame is not None and not _is_within(holder, frame)
 
 
@@ -1600,10 +1610,10 @@ class ItemQueue(object):
     delivery = None
 
     def __init__(self, channel, execmodel):
-        # lazy: the C core needs no weakref
-        import weakref
+        # lazy: the C core needs none; and made as a whole, for handlers and finalizers that come to this meanwhile
+        from _weakref import ref
 
-        self.channel = weakref.ref(channel)
+        self.channel = ref(channel)
         self.closed = self.write_closed = False
         self.errors = []
         self.strconfig = (True, False)

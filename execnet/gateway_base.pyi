@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar, Literal, Protocol, overload, type_check_only
 
 from execnet import _core as _c
@@ -171,6 +171,7 @@ class GeventExecModel(ExecModel):
     def start(self, func: Callable[..., object], args: tuple[Any, ...] = ()) -> None: ...
 
 def threads_are_green() -> bool: ...
+def thread_frames() -> dict[int, FrameType]: ...
 def has_threads(execmodel: ExecModel) -> bool: ...
 def get_execmodel(backend: str | ExecModel) -> ExecModel: ...
 
