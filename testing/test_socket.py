@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from support.interpreters import Interpreter
@@ -159,6 +161,17 @@ def test_start_via_listens_where_it_is_told(gw: execnet.Gateway) -> None:
     with socket.create_connection((host, port), timeout=SECONDS) as sock:
         sock.sendall(b"'clientsock.sendall(b\"done\")'\n")
         assert sock.makefile("rb").read() == b"done"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="has one address of its own")
+def test_installvia_listens_where_the_machine_was_reached(makegateway: MakeGateway) -> None:
+    with closing(SocketServer(host="127.0.0.2")) as server:
+        makegateway(server.spec(id="far"))
+        makegateway("popen//via=far//id=behind")
+        for master in ("far", "behind"):
+            gateway = makegateway(f"socket//installvia={master}")
+            assert gateway.remoteaddress.startswith("127.0.0.2:")
+            assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
 
 def test_installvia_an_unknown_gateway(makegateway: MakeGateway) -> None:
