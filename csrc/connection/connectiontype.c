@@ -441,6 +441,7 @@ connection_dealloc(ConnectionObject *connection)
     PyTypeObject *type = Py_TYPE(connection);
 
     PyObject_GC_UnTrack(connection);
+    stacks_release(connection); /* before others get the GIL */
     (void)disown_if_forked(connection);
     (void)connection_clear(connection);
     waking_close_waker(connection);
@@ -456,7 +457,6 @@ connection_dealloc(ConnectionObject *connection)
     receive_release(connection);
     tasks_release(connection);
     timeline_release(connection);
-    stacks_release(connection);
     /* In a forked child, it may be held by a thread that is not there: it is left. */
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);
