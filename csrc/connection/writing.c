@@ -19,13 +19,13 @@
 
    What always holds (writing_check asserts it after every transition):
 
-   1. Nobody is the writer and a thread waits that could be it => one of those is awake.
+   1. A thread waits that may write, as nobody does => one of those is awake.
    2. Small messages are left => there is a writer, or a thread that waits, or the helper (until
    `failed`; but if no helper could be had, they are `alone` until somebody leaves as the writer).
    3. A message is unfinished => the helper is there, and the writer.
    4. After `failed` nobody becomes the writer but a thread that wants to close the descriptor;
    another for which the turn is kept quits.
-   5. The turn is kept for a thread that waits; if nobody is the writer, that one is awake.
+   5. The turn is kept for a thread that waits; only that one may write then.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/writing.h"
@@ -52,21 +52,27 @@ is_free_for(const Writing *writing, const WritingThread *thread)
     return writing->writer == NULL && (writing->kept_for == NULL || writing->kept_for == thread);
 }
 
-/* It is nobody's turn, and a thread that waits for it sleeps; the first of them. */
+static bool
+may_write(const Writing *writing, const WritingThread *thread)
+{
+    return is_free_for(writing, thread) && could_write(writing, thread);
+}
+
+/* The first of the threads that may write, if they all sleep. */
 static WritingThread *
 first_overslept(const Writing *writing)
 {
     WritingThread *first = NULL;
 
     for (WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
-        if (could_write(writing, thread)) {
+        if (may_write(writing, thread)) {
             if (!thread->sleeps) {
                 return NULL;
             }
             first = first != NULL ? first : thread;
         }
     }
-    return writing->writer == NULL ? first : NULL;
+    return first;
 }
 
 #ifdef NDEBUG
@@ -79,8 +85,7 @@ writing_check(const Writing *writing)
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
            writing->helps || writing->alone || writing->failed);
     assert(!writing->alone || writing->small != NULL || writing->writer != NULL || writing->failed);
-    assert(writing->kept_for == NULL ||
-           (writing->kept_for->waits && (writing->writer != NULL || !writing->kept_for->sleeps)));
+    assert(writing->kept_for == NULL || writing->kept_for->waits);
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
     for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         assert(thread->waits && thread != writing->writer);
@@ -200,7 +205,7 @@ next(Writing *writing, WritingThread *thread, Want want)
         return TURN_CLOSED;
     }
     thread->ends = want == WANT_END;
-    if (is_free_for(writing, thread) && could_write(writing, thread)) {
+    if (may_write(writing, thread)) {
         take_turn(writing, thread);
         return TURN_WRITE;
     }
