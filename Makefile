@@ -160,7 +160,7 @@ WITHOUT_GIL = $(SANITIZED)/free-threaded
 sanitize-free-threaded: $(VENV)/installed-strict $(VENV)/requirements
 	rm -rf $(WITHOUT_GIL) && mkdir -p $(WITHOUT_GIL)/races
 	cd testing && CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=thread" $(CURDIR)/$(BIN)/python -c "import pathlib, sys; \
-	  from support import corebuild; corebuild.package(pathlib.Path(sys.argv[1]), sys.argv[2], all_of_it=True)" \
+	  from support import corebuild; corebuild.package(pathlib.Path(sys.argv[1]), sys.argv[2])" \
 	  $(WITHOUT_GIL) $(FREE_THREADED)
 	export LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" PYTHONPATH=$(WITHOUT_GIL) \
 	  TSAN_OPTIONS="log_path=$(WITHOUT_GIL)/races/of exitcode=0 report_thread_leaks=0 history_size=7 \

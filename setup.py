@@ -11,7 +11,6 @@ EXECNET_WERROR       1: compiler warnings are errors and asserts stay on
 import glob
 import os
 import sys
-import sysconfig
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -19,9 +18,8 @@ from setuptools.command.build_ext import build_ext
 WANTED = os.environ.get("EXECNET_BUILD_CORE", "")
 STRICT = os.environ.get("EXECNET_WERROR", "") == "1"
 POSIX_FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden"]
-# Without POSIX there are only values in C: what connections need of the system is not there. Nor are they in C where
-# there is no GIL, which guards what they are made of.
-VALUES_ONLY = sys.platform == "win32" or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+# Without POSIX there are only values in C: what connections need of the system is not there.
+VALUES_ONLY = sys.platform == "win32"
 SOURCES = ["csrc/module.c", "csrc/values/*.c"] if VALUES_ONLY else ["csrc/**/*.c"]
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror", "-UNDEBUG"]
 

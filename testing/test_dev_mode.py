@@ -23,8 +23,6 @@ STRICT = {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
 def package_with(core: str, python: Interpreter, once: Once) -> Path:
     if core == "c" and not wheels.has_own_wheel(python):
         pytest.skip(f"{python.name} has no C core")
-    if core == "c" and python.free_threaded:  # as setup.py does
-        return once("values only", lambda folder: corebuild.package(folder, python, only_values=True))
     return corebuild.shared(once, core, python)
 
 

@@ -22,9 +22,11 @@ GATEWAYS = f"""
 import sys
 import execnet, execnet.gateway_base
 group = execnet.Group()
-told = [group.makegateway(spec).remote_exec({HAS_GIL!r}).receive({SECONDS}) for spec in ("popen", "popen//warm")]
+gateways = [group.makegateway(spec) for spec in ("popen", "popen//warm")]
+told = [gateway.remote_exec({HAS_GIL!r}).receive({SECONDS}) for gateway in gateways]
+kinds = {{type(gateway._connection).__name__ for gateway in gateways}}
 group.terminate({SECONDS})
-print(execnet.gateway_base.core, sys._is_gil_enabled(), *told)
+print(execnet.gateway_base.core, *kinds, sys._is_gil_enabled(), *told)
 """
 XDIST_SUITE = """
 import sys
@@ -56,7 +58,7 @@ def with_the_core(python: str, once: Once) -> Path:
 
 def test_the_gil_stays_off_here_and_in_popen_and_warm_workers(python: str, with_the_core: Path) -> None:
     said = packages.run([python, "-W", "error", "-c", GATEWAYS], cwd=with_the_core, PYTHONWARNINGS="error")
-    assert said.split() == ["c", "False", "False", "False"]
+    assert said.split() == ["c", "Connection", "False", "False", "False"]
 
 
 def test_the_gil_stays_off_in_a_worker_that_is_sent_the_text(
@@ -77,14 +79,10 @@ def test_threads_share_the_codec_and_what_it_writes(python: str, with_the_core: 
     assert said.split() == ["c", "False"]
 
 
-def test_threads_share_a_connection_and_its_channels(python: str, once: Once, with_the_core: Path) -> None:
-    def build(folder: Path) -> None:
-        corebuild.package(folder, python, all_of_it=True)
-
-    folder = once("free-threaded core with connections", build)
+def test_threads_share_a_connection_and_its_channels(python: str, with_the_core: Path) -> None:
     program = packages.CHECKOUT / "testing" / "support" / "sharing_connections.py"
     options = ["-X", "dev", "-W", "error"]
-    said = packages.run([python, *options, program, STRESS_SECONDS], cwd=folder, PYTHONPATH=str(folder))
+    said = packages.run([python, *options, program, STRESS_SECONDS], cwd=with_the_core, PYTHONPATH=str(with_the_core))
     assert said.split() == ["Connection", "False"]
 
 
@@ -101,7 +99,7 @@ def installed(python: str, sources: Path, once: Once) -> packages.Venv:
 @pytest.mark.timeout(300)
 @pytest.mark.needs("index")
 def test_it_is_installed_with_the_c_core(installed: packages.Venv) -> None:
-    assert installed.run("-W", "error", "-c", GATEWAYS).split() == ["c", "False", "False", "False"]
+    assert installed.run("-W", "error", "-c", GATEWAYS).split() == ["c", "Connection", "False", "False", "False"]
 
 
 @pytest.mark.timeout(300)

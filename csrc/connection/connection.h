@@ -82,6 +82,8 @@ typedef struct {
     /* Ends a worker that lost its connection, or NULL. Without a GIL, the object's critical section
        guards it. */
     Sentinel *sentinel;
+    PyObject *weakrefs;
+    PyObject *itself; /* weakly; set before there is a sentinel */
 
     /* Sending. Whose turn it is has the writer and the rest, with or without the GIL. */
     Writing writing;

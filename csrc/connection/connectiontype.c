@@ -9,6 +9,8 @@
 #include "types.h"
 #include "connection/waking.h"
 
+#include <structmember.h>
+
 /* ---- what Python's cold half calls ---- */
 
 enum { MOST_WAITERS = 100 };
@@ -306,8 +308,15 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     if (!PyArg_ParseTuple(args, "d:watch", &seconds)) {
         return NULL;
     }
+    PyObject *itself = PyWeakref_NewRef((PyObject *)connection, NULL);
+    if (itself == NULL) {
+        return NULL;
+    }
     bool is_watched;
     Py_BEGIN_CRITICAL_SECTION(connection);
+    if (connection->itself == NULL) {
+        connection->itself = Py_NewRef(itself);
+    }
     if (connection->sentinel == NULL) {
         connection->sentinel =
             sentinel_start(connection->read_fd, connection->writer.fd, (int64_t)(seconds * 1000),
@@ -316,6 +325,7 @@ connection_watch(ConnectionObject *connection, PyObject *args)
     }
     is_watched = connection->sentinel != NULL;
     Py_END_CRITICAL_SECTION();
+    Py_DECREF(itself);
     return PyBool_FromLong(is_watched);
 }
 
@@ -443,6 +453,9 @@ connection_dealloc(ConnectionObject *connection)
     PyObject_GC_UnTrack(connection);
     stacks_release(connection); /* before others get the GIL */
     (void)disown_if_forked(connection);
+    if (connection->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)connection);
+    }
     (void)connection_clear(connection);
     waking_close_waker(connection);
     if (connection->sentinel != NULL) {
@@ -457,6 +470,7 @@ connection_dealloc(ConnectionObject *connection)
     receive_release(connection);
     tasks_release(connection);
     timeline_release(connection);
+    Py_CLEAR(connection->itself);
     /* In a forked child, it may be held by a thread that is not there: it is left. */
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);
@@ -489,6 +503,11 @@ static PyMethodDef connection_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef connection_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ConnectionObject, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot connection_slots[] = {
     {Py_tp_doc, "A connection over a pair of descriptors, which stay the caller's to close."},
     {Py_tp_new, connection_new},
@@ -496,6 +515,7 @@ static PyType_Slot connection_slots[] = {
     {Py_tp_clear, connection_clear},
     {Py_tp_dealloc, connection_dealloc},
     {Py_tp_methods, connection_methods},
+    {Py_tp_members, connection_members},
     {0, NULL},
 };
 

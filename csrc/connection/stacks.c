@@ -36,8 +36,11 @@ enum {
     PIECE = 3 * 1024,
 };
 
+/* The connection's and its thread's; freed by the last. */
 struct Question {
-    ConnectionObject *connection; /* guarded by the GIL; NULL: it is gone */
+    atomic_int owners;
+    Mutex lock;                   /* guards the next */
+    ConnectionObject *connection; /* NULL: it is gone */
     int32_t channel;
     size_t size;
     char payload[];
@@ -122,6 +125,28 @@ answer_in_python(ConnectionObject *connection, const Question *question)
     Py_DECREF(answer);
 }
 
+static void
+let_go(Question *question)
+{
+    if (question != NULL && atomic_fetch_sub(&question->owners, 1) == 1) {
+        free(question);
+    }
+}
+
+/* With the GIL: a reference to the connection; NULL: it is gone, or about to be. */
+static ConnectionObject *
+connection_of(Question *question)
+{
+    PyObject *connection = NULL;
+
+    mutex_lock(&question->lock);
+    if (question->connection != NULL) {
+        (void)PyWeakref_GetRef(question->connection->itself, &connection);
+    }
+    mutex_unlock(&question->lock);
+    return (ConnectionObject *)connection;
+}
+
 /* A thread of its own waits for the GIL, however long: who reads goes on, and can be asked again.
  */
 static void *
@@ -129,16 +154,15 @@ ask_python(void *argument)
 {
     Question *question = argument;
     PyGILState_STATE gil = PyGILState_Ensure();
-    ConnectionObject *connection = question->connection;
+    ConnectionObject *connection = connection_of(question);
 
     if (connection != NULL) {
-        Py_INCREF(connection);
-        atomic_store(&connection->question, NULL);
+        let_go(atomic_exchange(&connection->question, NULL));
         answer_in_python(connection, question);
         Py_DECREF(connection);
     }
     PyGILState_Release(gil);
-    free(question);
+    let_go(question);
     return NULL;
 }
 
@@ -153,6 +177,8 @@ start_asking(ConnectionObject *connection, const Frame *frame)
     if (question == NULL) {
         return false;
     }
+    atomic_init(&question->owners, 2);
+    mutex_init(&question->lock);
     question->connection = connection;
     question->channel = frame->channel;
     question->size = frame->size;
@@ -460,6 +486,9 @@ stacks_release(ConnectionObject *connection)
     Question *question = atomic_exchange(&connection->question, NULL);
 
     if (question != NULL) {
+        mutex_lock(&question->lock);
         question->connection = NULL;
+        mutex_unlock(&question->lock);
     }
+    let_go(question);
 }

@@ -19,7 +19,7 @@ CSRC = packages.CHECKOUT / "csrc"
 FLAGS = ["-std=c11", "-O0", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
 ASK = """import sysconfig
 print(sysconfig.get_path("include"))
-print(*sysconfig.get_config_vars("EXT_SUFFIX", "Py_GIL_DISABLED"))
+print(sysconfig.get_config_var("EXT_SUFFIX"))
 """
 
 
@@ -42,12 +42,11 @@ def portable_package(folder: Path) -> Path:
 
 
 def values_only() -> list[str]:
-    """The sources that setup.py takes where there is no POSIX, or no GIL, and how it compiles them."""
+    """The sources that setup.py takes where there is no POSIX, and how it compiles them."""
     program = (
-        "import runpy, setuptools, setuptools.command.build_ext, sys, sysconfig\n"
+        "import runpy, setuptools, setuptools.command.build_ext, sys\n"
         "seen = {}\n"
         "setuptools.setup = lambda **options: seen.update(options)\n"
-        "sysconfig.get_config_vars()  # while it knows where it is\n"
         "sys.platform = 'win32'\n"
         "runpy.run_path('setup.py')\n"
         "(core,) = seen['ext_modules']\n"
@@ -56,14 +55,10 @@ def values_only() -> list[str]:
     return packages.run([sys.executable, "-c", program], cwd=packages.CHECKOUT).split()
 
 
-def package(folder: Path, python: str = sys.executable, *, only_values: bool = False, all_of_it: bool = False) -> Path:
-    """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH.
-
-    With ``all_of_it`` it has connections also where setup.py builds none.
-    """
-    include, suffix, free_threaded = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).split()
-    without_connections = only_values or (free_threaded == "1" and not all_of_it)
-    sources = values_only() if without_connections else [str(path) for path in sorted(CSRC.rglob("*.c"))]
+def package(folder: Path, python: str = sys.executable, *, only_values: bool = False) -> Path:
+    """A copy of the package with a C core for ``python``, in ``folder``; returns that, for PYTHONPATH."""
+    include, suffix = packages.run([python, "-c", ASK], cwd=packages.CHECKOUT).split()
+    sources = values_only() if only_values else [str(path) for path in sorted(CSRC.rglob("*.c"))]
     target = portable_package(folder) / "execnet" / f"_core{suffix}"
     flags = [*FLAGS, *os.environ.get("CFLAGS", "").split()]
     command = [compiler() or "cc", *flags, f"-I{include}", f"-I{CSRC}", *sources, "-o", str(target)]
