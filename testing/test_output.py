@@ -475,7 +475,6 @@ class TestCallbacks:
         assert lines == CALLED_LINES[-len(lines) :]
         assert mode == "capture" or len(lines) == len(CALLED_LINES)
 
-
     @pytest.mark.parametrize("kind", ["socket//installvia=master", "popen//via=master"])
     def test_one_that_is_not_written_in_python(
         self, group: execnet.Group, kind: str, capsys: pytest.CaptureFixture[str]
@@ -498,7 +497,12 @@ class TestDeaths:
     @pytest.mark.parametrize("kind", ["popen", "warm", "via", SSH, SSH_VIA])
     @pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
     def test_what_was_written_last_comes_before_the_death_is_told(
-        self, group: execnet.Group, kind: str, death: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+        self,
+        group: execnet.Group,
+        kind: str,
+        death: str,
+        monkeypatch: pytest.MonkeyPatch,
+        request: pytest.FixtureRequest,
     ) -> None:
         start = Transports(group, request).spec(kind)
         both = io.StringIO()

@@ -1,8 +1,8 @@
 """What a worker over ssh wrote last to its standard output, which comes in its standard error, between two marks.
 
-A thread of the worker sends the rest of its output, and dies with it. What is in the pipe by then, a process that outlives
-the worker passes on (`execnet.script.output`): to standard error, which ssh carries by itself. The mark is made for one
-worker, so nothing else is taken for it.
+A thread of the worker sends the rest of its output, and dies with it. What it had not sent by then, a process that
+outlives the worker passes on (`execnet.script.output`): to standard error, which ssh carries by itself. The mark is made
+for one worker, so nothing else is taken for it.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ Over ssh a process stands between: it outlives this one, and what this one had n
 which ssh carries by itself, between two marks that the initiator has chosen (`execnet._output.last_words`). A chunk is
 this process's from when it was sent, which is told.
 
-Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it hears
-nothing: nobody waits for the window then, or a callback that prints would wait for itself.
+Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it
+hears nothing: nobody waits for the window then, or a callback that prints would wait for itself.
 """
 
 import io
