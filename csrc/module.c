@@ -2,7 +2,7 @@
 #include "types.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
-#define CORE_ABI "2.2.5"
+#define CORE_ABI "2.2.6"
 
 ModuleState *
 module_state(PyObject *module)

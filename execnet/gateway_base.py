@@ -47,7 +47,7 @@ else:
     now = time.time
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.5"
+CORE_ABI = "2.2.6"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -285,7 +285,17 @@ def _starts_green(start):
 def _system_ident():
     # What get_ident() gives may be a green thread's own; only a thread of the system executes a frame at a time.
     frame = sys._getframe()
-    return [ident for ident, executed in getattr(sys, "_current_frames", dict)().items() if executed is frame]
+    return [ident for ident, executed in thread_frames().items() if executed is frame]
+
+
+def thread_frames():
+    """What each thread executes, by ident; nothing where that is not told, or not only of this interpreter."""
+    if sys.version_info >= (3, 12):
+        # CPython looks at the threads of other interpreters, too, and crashes.
+        interpreters = __import__("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+        if len(interpreters.list_all()) > 1:
+            return {}
+    return getattr(sys, "_current_frames", dict)()
 
 
 def _doze(delay, deadline=None):
@@ -1452,7 +1462,7 @@ _HOLDERS = {vars(Writer)["send"].__code__: "message", vars(Writer)["_write_as"].
 def _is_forsaken(holder):
     # Whether its thread goes on without ever coming back to a function that holds a way by holder; of a green thread,
     # and where no other thread can be asked, that is not known.
-    frame = getattr(sys, "_current_frames", dict)().get(holder.ident)
+    frame = thread_frames().get(holder.ident)
     return frame is not None and not _is_within(holder, frame)
 
 
@@ -1600,11 +1610,11 @@ class ItemQueue(object):
     delivery = None
 
     def __init__(self, channel, execmodel):
-        # lazy: the C core needs no weakref
-        import weakref
+        # lazy: the C core needs none; and made as a whole, for handlers and finalizers that come to this meanwhile
+        from _weakref import ref
 
-        self.channel = weakref.ref(channel)
-        self.closed = False
+        self.channel = ref(channel)
+        self.closed = self.write_closed = False
         self.errors = []
         self.strconfig = (True, False)
         self.items = deque()
@@ -1624,9 +1634,9 @@ class ItemQueue(object):
         return self.delivery.endmarker if self.delivery else NO_ENDMARKER_WANTED
 
     def drop(self, id):
-        """The Channel is going; without a callback, what arrives for it is not kept any more."""
+        """The Channel is going; unless its callback waits for more, what arrives for it is not kept any more."""
         self.channel = _no_channel
-        if self.delivery is None:
+        if self._ended or self.delivery is None:
             exhaust(removing(self._queues, id, self))
 
     def disown(self, execmodel):
@@ -1780,7 +1790,7 @@ class PortableChannel(object):
         OSError if this channel or the connection is closed, DumpError if item can't be serialized (then
         nothing is sent).
         """
-        if self._queue.closed:
+        if self._queue.closed or self._queue.write_closed:
             raise IOError("cannot send to %r" % (self,))
         self.gateway._send(Message.CHANNEL_DATA, self.id, dumps_internal(item, self.gateway))
 
@@ -1870,7 +1880,8 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
         self._queue.strconfig = getattr(gateway, "_strconfig", (True, False))
 
     def __repr__(self):
-        return "<Channel id=%d %s>" % (self.id, "closed" if self._closed else "open")
+        sends = "closed for sending" if self._queue.write_closed else "open"
+        return "<Channel id=%d %s>" % (self.id, "closed" if self._closed else sends)
 
     def __iter__(self):
         return self
@@ -1944,6 +1955,26 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
             raise IOError("cannot explicitly close channel within remote_exec")
         self._close(error)
 
+    def close_write(self):
+        """Send nothing more: after the last item the other side gets EOFError, or its end marker; it may still send.
+
+        send() raises OSError from then on; receive() and callbacks go on.  Does nothing the second time, and when the
+        channel is closed; OSError if the connection is.
+        """
+        queue = self._queue
+        if queue.closed or queue.write_closed:
+            return
+        try:
+            queue.write_closed = True
+            self.gateway._send(Message.CHANNEL_LAST_MESSAGE, self.id)
+        except BaseException:  # of a signal handler, too: no other close_write() does this; told twice does no harm
+            queue.write_closed = True
+            self._send_soon(Message.CHANNEL_LAST_MESSAGE)
+            raise
+
+    def _send_soon(self, code):
+        getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
+
     def _close(self, error=None):
         queue, factory = self._queue, self.gateway._channelfactory
         if queue.closed:
@@ -1968,7 +1999,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
             # A signal handler may raise at any of these steps: all are done nevertheless. No other close() does them.
             self._end_here(queue)
             if not told:  # or it is not known: it does no harm to be told twice
-                getattr(self.gateway, "_send_soon", self.gateway._send)(Message.CHANNEL_CLOSE, self.id)
+                self._send_soon(Message.CHANNEL_CLOSE)
             factory._end_callback(queue)
             raise
 
@@ -2033,10 +2064,10 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
         queue.drop(self.id)
         while queue.errors:
             self._getremoteerror().warn()
-        if closed:
-            return
         factory = getattr(self.gateway, "_channelfactory", None)
         ended, has_callback = queue.is_set(), queue.callback is not None
+        if closed or queue.write_closed and has_callback and not ended:
+            return
         if not has_callback:
             # Whoever got hold of the Channel just now, from the queue, has one that is closed.
             queue.closed = True
@@ -2044,7 +2075,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
         if not ended or not getattr(factory, "finished", True):
             code = Message.CHANNEL_LAST_MESSAGE if has_callback and not ended else Message.CHANNEL_CLOSE
             try:
-                getattr(self.gateway, "_send_soon", self.gateway._send)(code, self.id)
+                self._send_soon(code)
             except (IOError, ValueError):
                 # The connection is gone, and with it the side that was to be told.
                 pass
@@ -2124,7 +2155,8 @@ class ChannelFactory(object):
                 self.gateway._trace("exception during callback of an end marker: %s" % geterrortext(exc))
 
     def _local_close(self, id, remoteerror=None, sendonly=False):
-        # The other side closed the channel, or with sendonly: lost it, and may still want to receive.
+        # The other side closed the channel, or with sendonly: sends nothing more, and may still want to receive. Then
+        # the channel stays registered, for its close.
         queue = self._settle(id, remoteerror, sendonly)
         if queue is not None:
             self._end_callback(queue)
@@ -2143,14 +2175,18 @@ class ChannelFactory(object):
         elif remoteerror is not None:
             remoteerror.warn()
         if queue is not None:
-            exhaust(removing(self._queues, id, queue))
+            if not sendonly or self.finished:
+                exhaust(removing(self._queues, id, queue))
             queue.set()
+            # Asked after the end is set: whoever drops the Channel asks for the end afterwards.
+            if queue.channel() is None:
+                exhaust(removing(self._queues, id, queue))
         return queue
 
     def _local_receive(self, id, data):
         queue = self._queues.get(id)
         delivery = queue and queue.delivery
-        if queue is None or (delivery is None and queue.channel() is None):
+        if queue is None or queue.is_set() or (delivery is None and queue.channel() is None):
             self.gateway._trace("dropping data for channel", id)
             return
         if delivery is not None and not queue.items and delivery.baton.acquire(False):

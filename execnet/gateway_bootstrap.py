@@ -70,7 +70,10 @@ if execmodel.backend in ('gevent', 'eventlet'):
 clientsock.setsockopt(execmodel.socket.IPPROTO_TCP, execmodel.socket.TCP_NODELAY, 1)
 io = Popen2IO(clientsock.makefile('wb'), clientsock.makefile('rb'), execmodel)
 io.write(b'1')
-serve(io, id={id})
+try:
+    serve(io, id={id})
+finally:
+    clientsock.close()
 """
 
 

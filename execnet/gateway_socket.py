@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from execnet.xspec import XSpec
 
 
+# Addresses and ports of both ends, as the ssh server of the machine tells them.
+SSH_CONNECTION = "import os; channel.send(os.environ.get('SSH_CONNECTION', ''))"
+
+
 class SocketIO:
     """Bytes over a connected TCP socket."""
 
@@ -134,7 +138,7 @@ def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
     """
     if spec.installvia:
         try:
-            host, port = start_via(group[spec.installvia])
+            host, port = start_via(group[spec.installvia], _address_on_its_machine(group[spec.installvia], group))
         except EOFError as error:
             raise OSError(f"no socket server for gateway {str(spec)!r}: {error}") from None
     else:
@@ -149,6 +153,26 @@ def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
         if sock is not None:
             sock.close()
         raise
+
+
+def _address_on_its_machine(gateway: Gateway, group: Group) -> tuple[str, int] | None:
+    """Where a server of that gateway listens so that we can connect to it: None where its machine is this one."""
+    leads_there = _leads_to_machine(gateway, group)
+    if leads_there is None:
+        return None
+    if isinstance(leads_there._io, SocketIO):
+        return leads_there._io.sock.getpeername()[0], 0
+    connection: str = leads_there.remote_exec(SSH_CONNECTION).receive()
+    return (connection.split()[2], 0) if connection else None
+
+
+def _leads_to_machine(gateway: Gateway, group: Group) -> Gateway | None:
+    """Of a gateway and those that it goes through, the one that leads to another machine."""
+    spec = gateway.spec
+    if spec.ssh or spec.vagrant_ssh or (spec.socket and not spec.installvia):
+        return gateway
+    nearer = spec.via or spec.installvia
+    return _leads_to_machine(group[nearer], group) if nearer else None
 
 
 def _address(spec: XSpec) -> tuple[str, int]:

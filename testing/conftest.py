@@ -139,11 +139,17 @@ def no_leaks() -> Iterator[None]:
 
 
 @pytest.fixture
-def group() -> Iterator[execnet.Group]:
+def terminate_seconds(request: pytest.FixtureRequest) -> float:
+    """How long the workers of a test may take to end."""
+    return 0.0 if request.node.get_closest_marker("stuck") else TERMINATE_SECONDS
+
+
+@pytest.fixture
+def group(terminate_seconds: float) -> Iterator[execnet.Group]:
     """A fresh group, terminated at the end."""
     group = execnet.Group()
     yield group
-    group.terminate(timeout=TERMINATE_SECONDS)
+    group.terminate(timeout=terminate_seconds)
 
 
 @pytest.fixture
@@ -284,11 +290,11 @@ def remote_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def pair_group(local: ModuleType, remote_core: str) -> Iterator[execnet.Group]:
+def pair_group(local: ModuleType, remote_core: str, terminate_seconds: float) -> Iterator[execnet.Group]:
     """A fresh group for each local and each remote core."""
     group: execnet.Group = local.Group()
     yield group
-    group.terminate(timeout=TERMINATE_SECONDS)
+    group.terminate(timeout=terminate_seconds)
 
 
 @pytest.fixture

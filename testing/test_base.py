@@ -766,6 +766,59 @@ def test_a_dropped_channel_tells_the_other_side(base: ModuleType, factory: Any, 
     assert set(factory._callbacks) == {ids[1]}
 
 
+def test_close_write_tells_the_other_side_once(base: ModuleType, factory: Any, fake: FakeGateway) -> None:
+    Message = base.Message
+    plain, called = factory.new(), factory.new()
+    called.setcallback(lambda item: None)
+    ids = plain.id, called.id
+    for channel in (plain, called):
+        channel.close_write()
+        channel.close_write()
+        with pytest.raises(OSError, match=r"cannot send to <Channel id=\d closed for sending>"):
+            channel.send(1)
+    assert fake.sent == [(Message.CHANNEL_LAST_MESSAGE, id) for id in ids]
+    fake.sent.clear()
+    del plain, called, channel
+    gc.collect()
+    assert fake.sent == [(Message.CHANNEL_CLOSE, ids[0])]  # the callback still receives
+    assert set(factory._callbacks) == {ids[1]}
+
+
+@pytest.mark.parametrize("has_callback", [False, True])
+def test_the_other_sides_close_after_its_last_message_is_heard(
+    base: ModuleType, factory: Any, has_callback: bool
+) -> None:
+    channel = factory.new()
+    received: list[str] = []
+    if has_callback:
+        channel.setcallback(received.append, endmarker="end")
+    for _ in range(2):
+        factory._local_close(channel.id, sendonly=True)
+        factory._local_receive(channel.id, base.dumps_internal("late"))
+    assert received == (["end"] if has_callback else [])
+    assert factory.channels() == [channel]
+    assert not channel.isclosed()
+    factory._local_close(channel.id)
+    assert channel.isclosed()
+    assert received == (["end"] if has_callback else [])
+    assert not factory._queues
+
+
+@pytest.mark.parametrize("has_callback", [False, True])
+def test_a_channel_that_ended_is_forgotten_when_it_is_dropped(
+    base: ModuleType, factory: Any, fake: FakeGateway, has_callback: bool
+) -> None:
+    channel = factory.new()
+    id = channel.id
+    if has_callback:
+        channel.setcallback(lambda item: None)
+    factory._local_close(id, sendonly=True)
+    del channel
+    gc.collect()
+    assert fake.sent == [(base.Message.CHANNEL_CLOSE, id)]
+    assert not factory._queues
+
+
 def test_an_error_that_nobody_received_is_printed(
     base: ModuleType, factory: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -528,6 +528,177 @@ def test_dropped_channels_are_forgotten(pair: execnet.Gateway) -> None:
     assert len(pair._channelfactory._queues) <= 1
 
 
+# half-closed
+
+
+def test_close_write_ends_the_other_sides_items_and_not_its_answers(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("items = list(channel)\nfor item in items + ['end']: channel.send(item)")
+    items = ["small", b"x" * 3_000_000, [1], "y" * 100_000, 2]
+    for item in items:
+        channel.send(item)
+    channel.close_write()
+    assert list(channel) == [*items, "end"]
+    channel.waitclose(SECONDS)
+
+
+def test_after_close_write_nothing_is_sent_and_the_channel_is_open(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("list(channel)\nchannel.send(channel.isclosed())")
+    assert repr(channel) == f"<Channel id={channel.id} open>"
+    channel.close_write()
+    assert repr(channel) == f"<Channel id={channel.id} closed for sending>"
+    assert not channel.isclosed()
+    for send in (channel.send, channel.makefile("w").write):
+        with pytest.raises(OSError, match=rf"^cannot send to <Channel id={channel.id} closed for sending>$"):
+            send("late")
+    channel.close_write()
+    assert channel.receive(SECONDS) is False
+    channel.waitclose(SECONDS)
+    assert repr(channel) == f"<Channel id={channel.id} closed>"
+    channel.close_write()
+
+
+def test_close_write_of_a_closed_channel_does_nothing(pair: execnet.Gateway) -> None:
+    channel, ended = pair.remote_exec(ECHO), pair.remote_exec("pass")
+    ended.waitclose(SECONDS)
+    channel.close()
+    for each in (channel, ended):
+        each.close_write()
+        each.close_write()
+        assert repr(each) == f"<Channel id={each.id} closed>"
+
+
+def test_close_write_where_the_connection_has_ended_is_an_error(pair: execnet.Gateway) -> None:
+    channel = pair.newchannel()
+    pair.exit()
+    pair.join(SECONDS)
+    with pytest.raises(OSError, match="cannot send"):
+        channel.close_write()
+
+
+@pytest.mark.parametrize("has_callback", [False, True])
+def test_close_after_close_write_is_told(pair: execnet.Gateway, has_callback: bool) -> None:
+    source = """
+        inner, has_callback = channel.receive()
+        ends = []
+        if has_callback:
+            inner.setcallback(ends.append, endmarker="end")
+        inner.waitclose(20)
+        channel.send((inner.isclosed(), ends))
+        channel.receive()
+        try:
+            inner.send(1)
+        except OSError as exc:
+            channel.send(str(exc))
+        channel.send((channel.gateway._channelfactory._queues.get(inner.id), ends))
+    """
+    channel, inner = pair.remote_exec(source), pair.newchannel()
+    channel.send((inner, has_callback))
+    inner.close_write()
+    ends = ["end"] if has_callback else []
+    assert channel.receive(SECONDS) == (False, ends)
+    inner.close()
+    channel.send("closed")
+    assert channel.receive(SECONDS) == f"cannot send to <Channel id={inner.id} closed>"
+    assert channel.receive(SECONDS) == (None, ends)
+
+
+def test_the_error_of_a_close_after_close_write_is_told(pair: execnet.Gateway) -> None:
+    source = "inner = channel.receive()\nlist(inner)\nchannel.send(0)\nchannel.receive()\ninner.receive(0)"
+    channel, inner = pair.remote_exec(source), pair.newchannel()
+    channel.send(inner)
+    inner.close_write()
+    assert channel.receive(SECONDS) == 0
+    inner.close("no more of that")
+    channel.send(1)
+    with pytest.raises(channel.RemoteError, match="RemoteError: no more of that"):
+        channel.waitclose(SECONDS)
+
+
+def test_a_task_ends_its_items_before_it_ends(pair: execnet.Gateway) -> None:
+    source = "channel.send(1)\nchannel.close_write()\nother = channel.receive()\nother.send(list(channel))"
+    channel, other = pair.remote_exec(source), pair.newchannel()
+    assert list(channel) == [1]
+    assert not channel.isclosed()
+    for item in (other, "still", "sent"):
+        channel.send(item)
+    channel.close_write()
+    assert other.receive(SECONDS) == ["still", "sent"]
+    wait_until(channel.isclosed, SECONDS, "the task's end")
+
+
+def test_callbacks_go_on_after_close_write(pair: execnet.Gateway) -> None:
+    source = """
+        import threading
+        ended = threading.Event()
+
+        def back(item):
+            channel.send(item)
+            if item == "end":
+                ended.set()
+
+        channel.setcallback(back, endmarker="end")
+        channel.send("after" if ended.wait(20) else "no end")
+    """
+    received: Queue[Any] = Queue()
+    channel = pair.remote_exec(source)
+    channel.setcallback(received.put, endmarker="over")
+    for number in range(3):
+        channel.send(number)
+    channel.close_write()
+    assert [received.get(timeout=SECONDS) for _ in range(6)] == [0, 1, 2, "end", "after", "over"]
+
+
+def test_a_half_closed_channel_is_the_same_when_it_is_sent_again(pair: execnet.Gateway) -> None:
+    source = "inner = channel.receive()\nlist(inner)\nchannel.send(0)\nchannel.send(channel.receive() is inner)"
+    channel, inner = pair.remote_exec(source), pair.newchannel()
+    channel.send(inner)
+    inner.close_write()
+    assert channel.receive(SECONDS) == 0
+    channel.send(inner)
+    assert channel.receive(SECONDS) is True
+
+
+def test_half_closed_channels_are_forgotten_when_they_are_dropped(pair: execnet.Gateway) -> None:
+    for _ in range(20):
+        channel = pair.remote_exec("list(channel)\nchannel.setcallback(id, endmarker=0)\nchannel.close_write()")
+        channel.setcallback(id, endmarker=0)
+        channel.close_write()
+        channel.waitclose(SECONDS)
+    del channel
+    gc.collect()
+    wait_until(lambda: pair.remote_status().numchannels == 0, SECONDS, "no far channels")
+    wait_until(lambda: not pair._channelfactory._queues, SECONDS, "no channels")
+    told = pair.remote_exec("channel.send(len(channel.gateway._channelfactory._queues))")
+    assert told.receive(SECONDS) == 1
+
+
+def test_dropping_a_half_closed_channel_closes_it_over_there(pair: execnet.Gateway) -> None:
+    source = """
+        inner = channel.receive()
+        list(inner)
+        channel.send("its items have ended")
+        channel.receive()
+        channel.send(inner.isclosed())
+    """
+    channel, inner = pair.remote_exec(source), pair.newchannel()
+    channel.send(inner)
+    inner.close_write()
+    assert channel.receive(SECONDS) == "its items have ended"
+    del inner
+    gc.collect()
+    channel.send(1)
+    assert channel.receive(SECONDS) is True
+
+
+def test_a_half_closed_channel_ends_with_the_connection(pair: execnet.Gateway) -> None:
+    channel = pair.remote_exec("channel.close_write()\nchannel.receive()")
+    assert list(channel) == []
+    pair.exit()
+    pair.join(SECONDS)
+    assert not pair._channelfactory._queues
+    channel.close()
+
+
 # string types
 
 
@@ -746,6 +917,22 @@ def test_an_exception_of_a_handler_leaves_a_gateway_that_works(local_pair: execn
         with suppress(Stop):
             interruption.during(lambda: OPERATIONS[operation](local_pair, channel))
         echo(channel, number)
+        number += 1
+
+
+def test_an_exception_of_a_handler_out_of_close_write_leaves_it_told_or_undone(local_pair: execnet.Gateway) -> None:
+    interruption, number = Interruption(0, stop), 0
+    while interruption.happened or not number:
+        interruption = Interruption(number, stop)
+        channel = local_pair.remote_exec("channel.send(list(channel))")
+        channel.send(number)
+        with suppress(Stop):
+            interruption.during(channel.close_write)
+        if channel._queue.write_closed:
+            with pytest.raises(OSError, match=r"^cannot send to <Channel id=\d+ closed"):
+                channel.send("late")
+        channel.close_write()
+        assert channel.receive(SECONDS) == [number]
         number += 1
 
 

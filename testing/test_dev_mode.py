@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import corebuild, interpreters, packages, wheels
 from support.interpreters import Interpreter
+from support.once import Once
 
 import execnet
 
@@ -19,20 +20,18 @@ CPYTHONS = [python for python in PYTHONS if python.implementation == "cpython"]
 STRICT = {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
 
 
-def package_with(core: str, python: Interpreter, folder: Path) -> Path:
-    if core == "portable":
-        return corebuild.portable_package(folder)
-    if not wheels.has_own_wheel(python):
+def package_with(core: str, python: Interpreter, once: Once) -> Path:
+    if core == "c" and not wheels.has_own_wheel(python):
         pytest.skip(f"{python.name} has no C core")
-    if corebuild.headers(python) is None or corebuild.compiler() is None:
-        pytest.skip(f"no C core can be built for {python.name}: no compiler, or no headers of it")
-    return corebuild.package(folder, python, only_values=python.free_threaded)  # as setup.py does
+    if core == "c" and python.free_threaded:  # as setup.py does
+        return once("values only", lambda folder: corebuild.package(folder, python, only_values=True))
+    return corebuild.shared(once, core, python)
 
 
 @pytest.mark.parametrize("core", ["c", "portable"])
 @pytest.mark.parametrize("python", CPYTHONS, ids=lambda python: python.name)
-def test_nothing_warns(python: Interpreter, core: str, tmp_path: Path) -> None:
-    folder = package_with(core, python, tmp_path / "package")
+def test_nothing_warns(python: Interpreter, core: str, tmp_path: Path, once: Once) -> None:
+    folder = package_with(core, python, once)
     command = [os.path.realpath(python), "-W", "error", "-X", "dev", EVERYDAY, *KINDS]
     assert packages.run(command, cwd=tmp_path, PYTHONPATH=str(folder), EXECNET_TEST_CORE=core, **STRICT) == ""
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from support.oracle import Oracle
 from support.processes import end
 
 import execnet
+
+SECONDS = 20.0
 
 HASH_SEED = "1"  # the same for all: sets are written in iteration order
 
@@ -689,6 +692,65 @@ def test_a_program_prints_the_same(
     name: str, run_ours: Callable[[str], list[str]], run_theirs: Callable[[str], list[str]]
 ) -> None:
     assert run_ours(program(name)) == run_theirs(program(name))
+
+
+@pytest.fixture
+def their_worker(oracle: Oracle, local: ModuleType, tmp_path: Path) -> Iterator[execnet.Gateway]:
+    """A gateway of ours, over each core, to a worker over execnet 2.1.2."""
+    group: execnet.Group = local.Group()
+    gateway = group.makegateway(oracle.worker_spec(tmp_path))
+    version = gateway.remote_exec("import execnet; channel.send(execnet.__version__)")
+    assert version.receive(SECONDS) == "2.1.2"
+    yield gateway
+    group.terminate(timeout=10)
+
+
+def test_close_write_ends_the_items_of_2_1_which_can_still_answer(their_worker: execnet.Gateway) -> None:
+    channel = their_worker.remote_exec("channel.send(sum(map(len, channel))); channel.send(channel.isclosed())")
+    channel.send("abc")
+    channel.send(b"x" * 300_000)
+    channel.close_write()
+    assert (channel.receive(SECONDS), channel.receive(SECONDS)) == (300_003, False)
+    channel.close()
+    assert their_worker.remote_exec("channel.send(1)").receive(SECONDS) == 1
+
+
+def test_close_write_gives_a_callback_of_2_1_its_end_marker_once(their_worker: execnet.Gateway) -> None:
+    source = """
+        inner, received = channel.receive(), []
+        inner.setcallback(received.append, endmarker="end")
+        inner.waitclose(20)
+        inner.send("answer")
+        channel.receive()
+        channel.send(received)
+    """
+    channel, inner = their_worker.remote_exec(source), their_worker.newchannel()
+    channel.send(inner)
+    inner.send("item")
+    inner.close_write()
+    inner.close_write()
+    assert inner.receive(SECONDS) == "answer"
+    inner.close()
+    channel.send("closed")
+    assert channel.receive(SECONDS) == ["item", "end"]
+
+
+def test_the_last_message_of_2_1_ends_the_items_here(their_worker: execnet.Gateway) -> None:
+    source = """
+        received, inner = [], channel.receive()
+        inner.send("item")
+        inner.setcallback(received.append)
+        inner = None
+        channel.receive()
+        channel.send(received)
+    """
+    channel, inner = their_worker.remote_exec(source), their_worker.newchannel()
+    channel.send(inner)
+    assert list(inner) == ["item"]
+    assert not inner.isclosed()
+    inner.send("answer")
+    channel.send("sent")
+    assert channel.receive(SECONDS) == ["answer"]
 
 
 SPECS = """

@@ -637,7 +637,7 @@ def test_an_interrupt_at_the_begin_of_a_wait_ends_it(pair: execnet.Gateway) -> N
     channel = pair.remote_exec(ECHO)
     main = threading.main_thread().ident
     assert main is not None
-    for round in range(200):
+    for round in range(80):
         for number in range(3):  # short waits, as those are in which a reader spins
             channel.send(number)
             assert channel.receive(SECONDS) == number

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import corebuild, interpreters, packages
+from support.interpreters import Interpreter
 from support.processes import stop, wait_until
 
 import execnet
@@ -217,6 +219,28 @@ def test_who_has_set_a_callback_waits_and_who_computes_does_not(program: Callabl
     assert one.reports() == 0
 
 
+AT_ONCE = """
+import os, sys, threading
+from execnet._report import unasked
+sys.setswitchinterval(1e-6)
+before, together = len(os.listdir("/proc/self/fd")), threading.Barrier(8)
+def begin():
+    together.wait()
+    unasked.begin()
+threads = [threading.Thread(target=begin) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
+def test_threads_that_begin_at_once_have_one_watcher() -> None:
+    for _ in range(5):
+        said = packages.run([sys.executable, "-c", AT_ONCE], cwd=Path("/"), EXECNET_REPORT="60")
+        assert said.split() == ["3"]
+
+
 def test_nothing_of_it_is_loaded_unless_asked_for() -> None:
     source = (
         "import sys, execnet\nexecnet.makegateway().exit(wait=5)\nprint([n for n in sys.modules if '_report' in n])"
@@ -224,3 +248,28 @@ def test_nothing_of_it_is_loaded_unless_asked_for() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "EXECNET_REPORT"}
     said = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, timeout=60, check=True)
     assert said.stdout == b"[]\n"
+
+
+BESIDE_OTHERS = """
+import importlib, threading, time, execnet
+name = "_interpreters" if __import__("sys").version_info >= (3, 13) else "_xxsubinterpreters"
+interpreters = importlib.import_module(name)
+other = interpreters.create()
+run = getattr(interpreters, "exec", None) or interpreters.run_string
+thread = threading.Thread(target=run, args=(other, "import time; time.sleep(1)"))
+thread.start()
+time.sleep(0.3)
+group = execnet.Group(["popen"])
+for _ in range(3):
+    assert "gw0" in execnet.report()
+thread.join()
+group.terminate(10)
+"""
+
+
+@pytest.mark.parametrize(
+    "python", [python for python in interpreters.found() if python.version >= (3, 12)], ids=lambda python: python.name
+)
+def test_other_interpreters_of_the_process_are_left_alone(python: Interpreter, tmp_path: Path) -> None:
+    folder = corebuild.portable_package(tmp_path / "package")
+    assert packages.run([python, "-W", "ignore", "-c", BESIDE_OTHERS], cwd=tmp_path, PYTHONPATH=str(folder)) == ""

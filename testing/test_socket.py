@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from support.interpreters import Interpreter
@@ -92,7 +95,10 @@ def test_each_gateway_of_a_server_has_a_process_of_its_own(
     assert socket_server.process.pid not in pids
 
 
-@pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+MODELS = pytest.mark.parametrize("model", ["thread", "main_thread_only", "gevent", "eventlet"])
+
+
+@MODELS
 def test_the_far_side_runs_the_model_it_is_asked_for(
     makegateway: MakeGateway, socket_server: SocketServer, model: str
 ) -> None:
@@ -121,6 +127,16 @@ def test_the_end_of_the_far_process_ends_the_gateway(makegateway: MakeGateway, s
 # installvia
 
 
+@MODELS
+def test_one_within_another_gateway_ends_when_told(makegateway: MakeGateway, model: str) -> None:
+    makegateway("popen//id=master")
+    gateway = makegateway(f"socket//installvia=master//execmodel={model}")
+    assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    begin = time.monotonic()
+    gateway.exit(wait=SECONDS)
+    assert time.monotonic() - begin < SECONDS / 2
+
+
 def test_installvia_serves_from_within_the_other_gateway(makegateway: MakeGateway) -> None:
     master = makegateway("popen//id=master")
     gateway = makegateway("socket//installvia=master")
@@ -145,6 +161,17 @@ def test_start_via_listens_where_it_is_told(gw: execnet.Gateway) -> None:
     with socket.create_connection((host, port), timeout=SECONDS) as sock:
         sock.sendall(b"'clientsock.sendall(b\"done\")'\n")
         assert sock.makefile("rb").read() == b"done"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="has one address of its own")
+def test_installvia_listens_where_the_machine_was_reached(makegateway: MakeGateway) -> None:
+    with closing(SocketServer(host="127.0.0.2")) as server:
+        makegateway(server.spec(id="far"))
+        makegateway("popen//via=far//id=behind")
+        for master in ("far", "behind"):
+            gateway = makegateway(f"socket//installvia={master}")
+            assert gateway.remoteaddress.startswith("127.0.0.2:")
+            assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
 
 
 def test_installvia_an_unknown_gateway(makegateway: MakeGateway) -> None:

@@ -64,6 +64,8 @@ def test_installvia_ssh(makegateway: MakeGateway, ssh_server: SshServer) -> None
     makegateway(ssh_server.spec(id="far"))
     gateway = makegateway("socket//installvia=far")
     assert gateway.remote_exec("channel.send(1)").receive(SECONDS) == 1
+    # The address by which ssh has reached the machine, not what "localhost" is here.
+    assert gateway.remoteaddress.startswith("127.0.0.1:")
 
 
 def test_the_end_of_ssh_ends_the_gateway(makegateway: MakeGateway, ssh_server: SshServer) -> None:

@@ -8,15 +8,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from support import stuck
+from support.initiator import wait_for_end
 from support.peer import Peer, frame
-from support.processes import stop, wait_until
+from support.processes import children_of, stop, wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
 
 import execnet
+
+pytestmark = pytest.mark.stuck
 
 SECONDS = 20.0
 MakeGateway = Callable[..., execnet.Gateway]
@@ -62,6 +67,12 @@ def begun(gateway: execnet.Gateway, source: str) -> execnet.Channel:
     channel = gateway.remote_exec(source)
     assert channel.receive(SECONDS)
     return channel
+
+
+def asked_at_once(gateway: execnet.Gateway, count: int) -> list[str]:
+    """What as many threads are told that ask at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return [answer.result(SECONDS) for answer in [pool.submit(gateway.remote_stacks) for _ in range(count)]]
 
 
 def assert_tells_of(text: str, channel: execnet.Channel, function: str, name: str = "<remote exec>") -> None:
@@ -251,14 +262,17 @@ def test_looking_leaves_no_process_and_is_not_heard_of(gw: execnet.Gateway) -> N
 def test_threads_that_ask_at_once_all_get_an_answer(gw: execnet.Gateway) -> None:
     prepared(gw)
     channel = begun(gw, LOOPING)
-    texts: list[str] = []
-    threads = [threading.Thread(target=lambda: texts.append(gw.remote_stacks())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
-    assert len(texts) == 4
-    for text in texts:
+    for text in asked_at_once(gw, 4):
+        assert_tells_of(text, channel, "loop_in_c")
+
+
+@c_worker
+def test_nor_does_one_get_none_where_nobody_reads(gw: execnet.Gateway) -> None:
+    prepared(gw)
+    reading = gw.remote_exec("while True: channel.receive()")
+    channel = begun(gw, LOOPING)
+    reading.send(1)  # whoever has read it waits for the GIL
+    for text in asked_at_once(gw, 3):
         assert_tells_of(text, channel, "loop_in_c")
 
 
@@ -333,3 +347,54 @@ def test_the_oldest_other_side_that_can_be_met_is_named(peer: Peer) -> None:
     thread.join(SECONDS)
     (error,) = errors
     assert "too old to be asked for stacks" in str(error)
+
+
+@c_worker
+@pytest.mark.parametrize("senders", [1, 3])
+def test_threads_that_send_keep_nobody_from_being_told(makegateway: MakeGateway, senders: int) -> None:
+    gateway = makegateway("popen")
+    prepared(gateway)
+    for _ in range(senders):
+        gateway.remote_exec("while True: channel.send(1)").setcallback(lambda item: None)
+    channel = begun(gateway, LOOPING)
+    for _ in range(3):
+        assert_tells_of(gateway.remote_stacks(), channel, "loop_in_c")
+        assert gateway.remote_status().numexecuting == senders + 1
+
+
+# A look at this worker takes so long that its end comes meanwhile.
+MANY_THREADS = """
+import ctypes, threading, time
+def descend(depth):
+    descend(depth - 1) if depth else ended.wait()
+ended = threading.Event()
+for _ in range(60):
+    threading.Thread(target=descend, args=(60,), daemon=True).start()
+channel.send(1)
+time.sleep(0.2)
+ctypes.PyDLL(None).sleep(1000)
+"""
+
+
+@c_worker
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are read from /proc")
+def test_a_worker_killed_while_it_is_looked_at_ends_and_so_does_the_look(makegateway: MakeGateway) -> None:
+    gateway = makegateway("popen")
+    assert gateway.pid is not None
+    prepared(gateway)
+    channel = begun(gateway, MANY_THREADS)
+    wait_until(lambda: "Python code did not answer" in gateway.remote_stacks(), SECONDS, "C code")
+
+    def ask() -> None:
+        with suppress(EOFError, OSError):
+            gateway.remote_stacks()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not (copies := children_of(gateway.pid)) and asking.is_alive():
+        pass
+    gateway._io.kill()
+    with pytest.raises(EOFError):
+        channel.waitclose(2.0)
+    assert wait_for_end(copies, 2.0) == []
+    asking.join(SECONDS)

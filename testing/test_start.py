@@ -99,9 +99,10 @@ def test_shipped_text_compiles_on(other_python: Interpreter, tmp_path: Path) -> 
     [
         ("a = 1  # why\n", "a = 1\n"),
         ('"""Doc."""\n', '""\n'),
-        ('def f():\n    """One # two\n    "three".\n    """\n    x = "#"\n', 'def f():\n    ""\n\n\n    x = "#"\n'),
-        ('x = (\n    "text"  # no docstring\n)\n', 'x = (\n    "text"\n)\n'),
-        ('class C:\n    # first\n\n    """doc"""\n', 'class C:\n\n\n    ""\n'),
+        ('def f():\n    """One # two\n    "three".\n    """\n    x = "#"\n', 'def f():\n ""\n\n\n x = "#"\n'),
+        ('x = (\n    "text"  # no docstring\n)\n', 'x = (\n "text"\n)\n'),
+        ('class C:\n    # first\n\n    """doc"""\n', 'class C:\n\n\n ""\n'),
+        ("if a:\n    if b:\n        c = '    '\n", "if a:\n if b:\n  c = '    '\n"),
         ("x = 'a\\'#b'  # 'c'\n", "x = 'a\\'#b'\n"),
         ('x = "a\\"#b" + \'"\'  # "c"\n', 'x = "a\\"#b" + \'"\'\n'),
         ('x = """\n# y\n    """\nz = b""\n', 'x = """\n# y\n    """\nz = b""\n'),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import packages
 from support.initiator import Initiator, wait_for_end
-from support.processes import wait_until
+from support.processes import children_of, wait_until
 from support.socketserver import SocketServer
 
 import execnet
@@ -246,11 +246,6 @@ except KeyboardInterrupt:
             pids = initiator.hear()
             initiator.end()
             assert wait_for_end(pids, SLACK) == []
-
-
-def children_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from support.blocked import await_blocked
 from support.initiator import FORKING_ENVIRON, Initiator, is_running, wait_for_end
 from support.interpreters import Interpreter
 from support.lines import AtLine, functions_of
-from support.processes import pid_of, wait_until
+from support.processes import children_of, pid_of, wait_until
 from support.stuck import C_LOOPING, IDLE, LOOPING, SLEEPING
 
 import execnet
@@ -96,12 +96,6 @@ def value_of(gateway: execnet.Gateway, expression: str) -> Any:
 def forkserver_of(group: execnet.Group) -> Any:  # a ForkServer that was started
     (forkserver,) = group._forkservers.values()
     return forkserver
-
-
-def children_of(pid: int) -> list[int]:
-    """The children of a process, zombies too."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def own_children() -> list[int]:

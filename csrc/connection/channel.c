@@ -7,6 +7,7 @@
 
 #include "connection/receiving.h"
 #include "connection/sending.h"
+#include "connection/timeline.h"
 #include "types.h"
 
 #include <structmember.h>
@@ -80,7 +81,7 @@ send_item(ChannelObject *channel, PyObject *item)
     if (queue == NULL) {
         return PyObject_CallMethod((PyObject *)channel, "_portable_send", "(O)", item);
     }
-    if (queue->closed) {
+    if (queue->closed || queue->write_closed) {
         PyErr_Format(PyExc_OSError, "cannot send to %R", channel);
         return NULL;
     }
@@ -107,7 +108,9 @@ send_item(ChannelObject *channel, PyObject *item)
         {dump.big_data, (size_t)dump.big_size, dump.big},
         {"Q", 1, NULL},
     };
+    int64_t begun = timeline_begin(connection);
     if (send_message(connection, pieces, dump.big != NULL ? 3 : 1) == 0) {
+        timeline_note(queue, TIMELINE_SENT, begun, size);
         result = Py_NewRef(Py_None);
     }
 done:
@@ -150,6 +153,13 @@ receive_other(ChannelObject *channel, ItemQueueObject *queue, Received outcome, 
     return value;
 }
 
+/* Of a value that was not read from a payload: of the large ones, all there is. */
+static Py_ssize_t
+size_of_built(PyObject *value)
+{
+    return PyBytes_Check(value) ? PyBytes_GET_SIZE(value) : 0;
+}
+
 static PyObject *
 receive_within(ChannelObject *channel, PyObject *timeout)
 {
@@ -169,9 +179,11 @@ receive_within(ChannelObject *channel, PyObject *timeout)
     }
     Py_INCREF(queue);
     PyObject *value = NULL;
+    int64_t begun = timeline_begin(queue->connection);
     Received outcome = receive_item(queue, deadline, &item);
     if (outcome == RECEIVED_ITEM && item.built) {
         value = item.object;
+        timeline_note(queue, TIMELINE_RECEIVED, begun, size_of_built(value));
     } else if (outcome == RECEIVED_ITEM) {
         LoadOptions options = itemqueue_options(queue);
         value = load_value(queue->connection->codec, PyBytes_AS_STRING(item.object),
@@ -180,11 +192,13 @@ receive_within(ChannelObject *channel, PyObject *timeout)
             Py_CLEAR(value);
         }
         if (value != NULL || codec_finds_unreadable(queue->connection->codec)) {
+            timeline_note(queue, TIMELINE_RECEIVED, begun, PyBytes_GET_SIZE(item.object));
             Py_DECREF((PyObject *)item.object);
         } else { /* a signal handler raised, or memory lacks: the item was not received */
             itemqueue_give_back(queue, item.object, false);
         }
     } else if (outcome != RECEIVED_ERROR) {
+        timeline_note(queue, TIMELINE_WAITED, begun, 0);
         value = receive_other(channel, queue, outcome, timeout);
     }
     Py_DECREF(queue);

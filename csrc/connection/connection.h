@@ -32,7 +32,10 @@
 #define UNLOCK_WITHOUT_GIL(reading) ((void)(reading))
 #endif
 
-enum { STATUS_NAME = 32 };
+enum {
+    STATUS_NAME = 32,
+    MOST_FOUND = 16, /* questions that nobody reads, at a time */
+};
 
 /* A large payload on its way into its own object. */
 typedef struct {
@@ -64,6 +67,9 @@ typedef struct Task Task;
 
 /* A thread's wait for an item, or for the end. */
 typedef struct Wait Wait;
+
+/* What is noted of items. */
+typedef struct Timeline Timeline;
 
 typedef struct {
     PyObject_HEAD
@@ -118,9 +124,14 @@ typedef struct {
     Mutex tasks_lock;
     Task *tasks;
 
-    /* A question (stacks.c): its channel, until somebody answers it; and what Python code was not
-       yet there to be asked. */
-    _Atomic int32_t asked, found;
+    /* Set once, where it is asked for (timeline.c). */
+    _Atomic(Timeline *) timeline;
+
+    /* A question (stacks.c): its channel, until somebody answers it; the channels of the last ones
+       that were found where nobody had read them; and what Python code was not yet there to be
+       asked. */
+    _Atomic int32_t asked, found[MOST_FOUND];
+    atomic_uint founds;
     _Atomic(Question *) question;
     atomic_bool answers;              /* the sentinel does: it may be the writer */
     void (*dump_threads)(int number); /* NULL: not prepared */

@@ -5,6 +5,7 @@
 #include "connection/sending.h"
 #include "connection/stacks.h"
 #include "connection/tasks.h"
+#include "connection/timeline.h"
 #include "types.h"
 #include "connection/waking.h"
 
@@ -198,6 +199,30 @@ connection_prepare_stacks(ConnectionObject *connection, PyObject *Py_UNUSED(igno
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(start_timeline_doc, "start_timeline($self, /)\n--\n\n"
+                                 "From here on, note which items are sent and received.");
+
+static PyObject *
+connection_start_timeline(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    if (timeline_start(connection) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    take_timeline_doc,
+    "take_timeline($self, /)\n--\n\n"
+    "How many notes were lost since the last call, and a list of the others: (kind, channel "
+    "id, number of the first item, count, bytes, begun, ended, spent, thread).");
+
+static PyObject *
+connection_take_timeline(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
+{
+    return timeline_take(connection);
 }
 
 PyDoc_STRVAR(read_at_doc, "read_at($self, /)\n--\n\n"
@@ -416,6 +441,7 @@ connection_dealloc(ConnectionObject *connection)
     PyTypeObject *type = Py_TYPE(connection);
 
     PyObject_GC_UnTrack(connection);
+    stacks_release(connection); /* before others get the GIL */
     (void)disown_if_forked(connection);
     (void)connection_clear(connection);
     waking_close_waker(connection);
@@ -430,7 +456,7 @@ connection_dealloc(ConnectionObject *connection)
     send_release(connection);
     receive_release(connection);
     tasks_release(connection);
-    stacks_release(connection);
+    timeline_release(connection);
     /* In a forked child, it may be held by a thread that is not there: it is left. */
     if (connection->receiver_wakeup != NULL && !connection->disowned) {
         PyThread_free_lock(connection->receiver_wakeup);
@@ -452,6 +478,8 @@ static PyMethodDef connection_methods[] = {
     {"run_task", (PyCFunction)connection_run_task, METH_VARARGS, run_task_doc},
     {"end_task", (PyCFunction)connection_end_task, METH_VARARGS, end_task_doc},
     {"prepare_stacks", (PyCFunction)connection_prepare_stacks, METH_NOARGS, prepare_stacks_doc},
+    {"start_timeline", (PyCFunction)connection_start_timeline, METH_NOARGS, start_timeline_doc},
+    {"take_timeline", (PyCFunction)connection_take_timeline, METH_NOARGS, take_timeline_doc},
     {"read_at", (PyCFunction)connection_read_at, METH_NOARGS, read_at_doc},
     {"handling", (PyCFunction)connection_handling, METH_NOARGS, handling_doc},
     {"waits", (PyCFunction)connection_waits, METH_NOARGS, waits_doc},

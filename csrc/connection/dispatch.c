@@ -11,6 +11,7 @@
 
 #include "connection/large.h"
 #include "connection/stacks.h"
+#include "connection/timeline.h"
 #include "connection/waking.h"
 
 /* ---- queues that others let go of ---- */
@@ -183,7 +184,7 @@ is_behind(QueueSight sight)
 static bool
 is_for_nobody(const ItemQueueObject *queue, QueueSight sight)
 {
-    return queue->dropped && sight.callback == CALLBACK_NONE;
+    return sight.ended || (queue->dropped && sight.callback == CALLBACK_NONE);
 }
 
 static PlainOutcome
@@ -251,10 +252,11 @@ plain_close(ItemQueueObject *queue, const Frame *frame)
         keep_error(queue, frame->payload, frame->size) < 0) {
         return PLAIN_ERROR;
     }
-    if (frame->code != MESSAGE_CHANNEL_LAST_MESSAGE) {
+    bool may_send = frame->code == MESSAGE_CHANNEL_LAST_MESSAGE;
+    if (!may_send) {
         queue->closed = true;
     }
-    int ended = itemqueue_end_plain(queue, frame->channel);
+    int ended = itemqueue_end_plain(queue, frame->channel, may_send);
     return ended < 0 ? PLAIN_ERROR : ended == 0 ? PLAIN_NOT : PLAIN_DONE;
 }
 
@@ -374,10 +376,12 @@ end_callback(ConnectionObject *connection, ItemQueueObject *queue)
 /* Give a value to the callback, which is let go of; its failure is Python's to handle. */
 static int
 call_back(ConnectionObject *connection, ItemQueueObject *queue, int32_t id, PyObject *callback,
-          PyObject *value)
+          PyObject *value, Py_ssize_t size)
 {
     step_out(connection, true);
+    int64_t begun = timeline_begin(connection);
     PyObject *result = PyObject_CallOneArg(callback, value);
+    timeline_note(queue, TIMELINE_CALLED, begun, size);
     bool has_ended = reading_called(itemqueue_reading(queue), &queue->arrived);
     Py_DECREF(callback);
     int outcome = result == NULL ? callback_failed(connection, id) : 0;
@@ -452,7 +456,9 @@ python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is
         outcome = is_behind(itemqueue_look(queue)) ? catch_up(connection, queue, id) : 0;
         break;
     case PUT_IS_FOR_CALLBACK:
-        outcome = callback == NULL ? 0 : call_back(connection, queue, id, callback, value);
+        outcome = callback == NULL ? 0
+                                   : call_back(connection, queue, id, callback, value,
+                                               PyBytes_GET_SIZE(payload));
         break;
     case PUT_ERROR:
         break;

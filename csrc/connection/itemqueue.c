@@ -103,7 +103,9 @@ itemqueue_end(ItemQueueObject *queue)
 {
     Told told = NULL;
 
-    count_no_longer(queue);
+    if (queue->closed) {
+        count_no_longer(queue);
+    }
     (void)reading_end(itemqueue_reading(queue), &queue->arrived, &told);
     waking_wake(queue->connection, told);
 }
@@ -142,15 +144,18 @@ unregister(const ItemQueueObject *queue, int32_t id)
 }
 
 int
-itemqueue_end_plain(ItemQueueObject *queue, int32_t id)
+itemqueue_end_plain(ItemQueueObject *queue, int32_t id, bool may_send)
 {
     Told told = NULL;
 
     if (!reading_end_plain(itemqueue_reading(queue), &queue->arrived, &told)) {
         return 0;
     }
-    count_no_longer(queue);
-    int outcome = unregister(queue, id);
+    int outcome = 0;
+    if (!may_send) {
+        count_no_longer(queue);
+        outcome = unregister(queue, id);
+    }
     waking_wake(queue->connection, told);
     return outcome < 0 ? -1 : 1;
 }
@@ -160,7 +165,8 @@ itemqueue_drop(ItemQueueObject *queue, int32_t id)
 {
     queue->dropped = true;
     count_no_longer(queue);
-    return itemqueue_has_callback(queue) ? 0 : unregister(queue, id);
+    QueueSight sight = itemqueue_look(queue);
+    return sight.callback != CALLBACK_NONE && !sight.ended ? 0 : unregister(queue, id);
 }
 
 void

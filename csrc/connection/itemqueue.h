@@ -8,16 +8,19 @@
 typedef struct ItemQueueObject {
     PyObject_HEAD
     ConnectionObject *connection;
+    int32_t id;            /* the channel's */
     PyObject *channel_ref; /* weak */
     /* The machine's. Its items own their objects: the raw payload, or, if built, the value. Its
        callback owns the function, and the end marker, which may be NO_ENDMARKER_WANTED. */
     ReadingQueue arrived;
     PyObject *errors; /* list: the errors of the other side that were not told yet */
     PyObject *strconfig;
-    LoadOptions options; /* strconfig, as the reader wants it */
-    atomic_bool closed;  /* the channel is */
-    atomic_bool dropped; /* the Channel object is gone */
-    atomic_bool is_open; /* counted among the connection's open channels */
+    LoadOptions options;      /* strconfig, as the reader wants it */
+    atomic_bool closed;       /* the channel is */
+    atomic_bool write_closed; /* this side sends nothing more */
+    atomic_bool dropped;      /* the Channel object is gone */
+    atomic_bool is_open;      /* counted among the connection's open channels */
+    uint32_t sent, received;  /* the items that timeline.c has numbered */
 #ifdef Py_GIL_DISABLED
     struct ItemQueueObject *next_dead; /* dispatch.c */
 #endif
@@ -91,14 +94,16 @@ void itemqueue_give_back(ItemQueueObject *queue, PyObject *object, bool built);
 /* Let nothing more arrive, and wake all that wait. */
 void itemqueue_end(ItemQueueObject *queue);
 
-/* As that, and it is no longer found under `id`: it is not before who waits is woken. 0 where
-   there is a callback to be told, and nothing was done, 1 if it is done, -1 with MemoryError. */
-int itemqueue_end_plain(ItemQueueObject *queue, int32_t id);
+/* As that; unless this side may still send, it is no longer found under `id` before whoever waits
+   is woken. 0 where there is a callback to be told, and nothing was done, 1 if it is done, -1 with
+   MemoryError. */
+int itemqueue_end_plain(ItemQueueObject *queue, int32_t id, bool may_send);
 
 /* Let go of the callback, if there is one. */
 void itemqueue_abandon_callback(ItemQueueObject *queue);
 
-/* The Channel is gone. Where no callback is set, the queue is no longer found under `id` either. */
+/* The Channel is gone. Unless its callback waits for more, the queue is no longer found under `id`
+   either. */
 int itemqueue_drop(ItemQueueObject *queue, int32_t id);
 
 #endif

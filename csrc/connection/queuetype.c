@@ -2,6 +2,7 @@
 #include "connection/channel.h"
 #include "connection/dispatch.h"
 #include "connection/receiving.h"
+#include "connection/timeline.h"
 #include "types.h"
 #include "connection/waking.h"
 
@@ -27,6 +28,7 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     queue->connection = (ConnectionObject *)Py_NewRef(connection);
+    queue->id = ((ChannelObject *)channel)->id;
     queue->errors = PyList_New(0);
     queue->strconfig = Py_BuildValue("(OO)", Py_True, Py_False);
     queue->channel_ref = PyWeakref_NewRef(channel, NULL);
@@ -64,6 +66,7 @@ queue_clear(ItemQueueObject *queue)
 {
     ReadingItem item;
 
+    queue->closed = true;
     itemqueue_end(queue);
     itemqueue_abandon_callback(queue);
     while (reading_take(itemqueue_reading(queue), &queue->arrived, &item) == TAKE_ITEM) {
@@ -96,6 +99,9 @@ queue_channel(ItemQueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
     PyObject *channel;
 
+    if (queue->dropped) { /* its finalizer may still run */
+        Py_RETURN_NONE;
+    }
     if (PyWeakref_GetRef(queue->channel_ref, &channel) < 0) {
         return NULL;
     }
@@ -198,7 +204,12 @@ queue_wait(ItemQueueObject *queue, PyObject *const *args, Py_ssize_t count)
     if (receive_deadline(count == 1 ? args[0] : Py_None, &deadline) < 0) {
         return NULL;
     }
-    Received received = itemqueue_look(queue).ended ? RECEIVED_END : receive_end(queue, deadline);
+    if (itemqueue_look(queue).ended) {
+        Py_RETURN_TRUE;
+    }
+    int64_t begun = timeline_begin(queue->connection);
+    Received received = receive_end(queue, deadline);
+    timeline_note(queue, TIMELINE_WAITED, begun, 0);
     return received == RECEIVED_ERROR ? NULL : PyBool_FromLong(received == RECEIVED_END);
 }
 
@@ -234,6 +245,10 @@ queue_next_for_callback(ItemQueueObject *queue, PyObject *list)
         return NULL;
     }
     Take take = reading_next_for_callback(itemqueue_reading(queue), &queue->arrived, &item);
+    if (take == TAKE_ITEM) { /* the call follows at once */
+        timeline_note(queue, TIMELINE_CALLED, timeline_begin(queue->connection),
+                      item.built ? 0 : PyBytes_GET_SIZE((PyObject *)item.object));
+    }
     PyObject *object = taken(queue, take, &item);
     if (take == TAKE_ITEM && object != NULL && PyList_Append(list, object) < 0) {
         itemqueue_give_back(queue, Py_NewRef(item.object), item.built);
@@ -346,7 +361,8 @@ static PyMethodDef queue_methods[] = {
     {"channel", (PyCFunction)queue_channel, METH_NOARGS,
      "The Channel that still uses the queue, or None."},
     {"drop", (PyCFunction)queue_drop, METH_O,
-     "The Channel is going: without a callback, the queue of that id is found no more."},
+     "The Channel is going: unless its callback waits for more, the queue of that id is found no "
+     "more."},
     {"disown", (PyCFunction)queue_disown, METH_O, "In a forked child: let the queue end."},
     {"put", (PyCFunction)queue_put, METH_O, "Append bytes, or a value in a 1-tuple."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,
@@ -375,6 +391,8 @@ static PyMethodDef queue_methods[] = {
 
 static PyMemberDef queue_members[] = {
     {"closed", T_BOOL, offsetof(ItemQueueObject, closed), 0, "whether the channel is closed"},
+    {"write_closed", T_BOOL, offsetof(ItemQueueObject, write_closed), 0,
+     "whether this side sends nothing more"},
     {"errors", T_OBJECT_EX, offsetof(ItemQueueObject, errors), READONLY,
      "errors of the other side that were not told yet"},
     {NULL, 0, 0, 0, NULL},

@@ -250,6 +250,19 @@ leave_turn(ConnectionObject *connection, WritingThread *thread)
     start_helper_if_owed(connection, thread, left);
 }
 
+/* Who starts a thread holds the GIL. Whether small messages are left alone. */
+static bool
+leave_turn_without_gil(ConnectionObject *connection, WritingThread *thread)
+{
+    bool full;
+
+    if (leave_turn_and_wake(connection, thread, &full) != LEAVE_START_HELPER) {
+        return false;
+    }
+    do_without_helper(connection, thread);
+    return true;
+}
+
 static void
 quit(ConnectionObject *connection, WritingThread *thread)
 {
@@ -449,10 +462,17 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
     }
     for (;;) {
         WriteOutcome outcome;
+        Leave left = LEAVE_DONE;
+        bool has_begun, full;
         Py_BEGIN_ALLOW_THREADS
             outcome = write_pieces(connection, vectors, count, looks);
+            has_begun = outcome == WRITE_LOOK && !untouched(vectors, pieces, count);
+            if (!has_begun) {
+                /* Nobody waits for the writer to get the GIL. */
+                left = leave_turn_and_wake(connection, thread, &full);
+            }
         Py_END_ALLOW_THREADS
-        if (outcome == WRITE_LOOK && !untouched(vectors, pieces, count)) {
+        if (has_begun) {
             RestOutcome rest = hand_over_rest(connection, thread, vectors, pieces, count);
             if (rest == REST_HANDED_OVER) {
                 return await_rest(connection);
@@ -460,7 +480,7 @@ write_message(ConnectionObject *connection, WritingThread *thread, const Piece *
             looks = rest == REST_NOT_NOW;
             continue;
         }
-        leave_turn(connection, thread);
+        start_helper_if_owed(connection, thread, left);
         if (outcome != WRITE_LOOK) {
             return outcome == WRITE_DONE ? 0 : closed_error(connection);
         }
@@ -487,6 +507,17 @@ send_message(ConnectionObject *connection, const Piece *pieces, int count)
     return write_message(connection, &thread, pieces, count);
 }
 
+static WritingSmall *
+small_new(int code, int32_t channel)
+{
+    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
+
+    if (small != NULL) {
+        frame_put_header(small->bytes, code, channel, 0);
+    }
+    return small;
+}
+
 int
 send_soon(ConnectionObject *connection, int code, int32_t channel)
 {
@@ -495,12 +526,11 @@ send_soon(ConnectionObject *connection, int code, int32_t channel)
     if (disown_if_forked(connection)) {
         return 0;
     }
-    WritingSmall *small = PyMem_RawMalloc(sizeof *small);
+    WritingSmall *small = small_new(code, channel);
     if (small == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    frame_put_header(small->bytes, code, channel, 0);
     switch (writing_leave_behind(&connection->writing, &thread, small)) {
     case BEHIND_WRITE:
         leave_turn(connection, &thread);
@@ -528,21 +558,39 @@ bool
 send_now(ConnectionObject *connection, struct iovec *piece, bool *left)
 {
     WritingThread thread = {.waits = false};
-    bool full;
 
-    if (!writing_try(&connection->writing, &thread)) {
+    if (!writing_try_now(&connection->writing, &thread)) {
         return false;
     }
     bool written = fdio_writable(connection->writer.fd);
     if (written) {
         write_to_the_end(connection, piece, 1);
     }
-    if (leave_turn_and_wake(connection, &thread, &full) == LEAVE_START_HELPER) {
-        /* Who starts a thread holds the GIL. */
-        do_without_helper(connection, &thread);
+    if (leave_turn_without_gil(connection, &thread)) {
         *left = true;
     }
     return written;
+}
+
+void
+send_soon_without_gil(ConnectionObject *connection, int code, int32_t channel)
+{
+    WritingThread thread = {.waits = false};
+    WritingSmall *small = small_new(code, channel);
+
+    if (small == NULL) {
+        return;
+    }
+    switch (writing_leave_behind(&connection->writing, &thread, small)) {
+    case BEHIND_WRITE:
+        (void)leave_turn_without_gil(connection, &thread);
+        break;
+    case BEHIND_LOST:
+        PyMem_RawFree(small);
+        break;
+    case BEHIND_LEFT:
+        break;
+    }
 }
 
 void

@@ -19,6 +19,9 @@ int send_message(ConnectionObject *connection, const Piece *pieces, int count);
 /* Send a message without payload, without ever waiting; -1 with MemoryError. */
 int send_soon(ConnectionObject *connection, int code, int32_t channel);
 
+/* The same without the GIL, where it can be lost for want of memory. */
+void send_soon_without_gil(ConnectionObject *connection, int code, int32_t channel);
+
 /* Write what finalizers left, as far as that takes no waiting and nobody else is about to. */
 void send_what_is_left(ConnectionObject *connection);
 

@@ -114,8 +114,9 @@ answer_in_python(ConnectionObject *connection, const Question *question)
     }
     struct iovec piece = {PyBytes_AS_STRING(answer), (size_t)PyBytes_GET_SIZE(answer)};
     Py_BEGIN_ALLOW_THREADS
-        if (claim(connection, question->channel)) {
-            (void)send_when_possible(connection, piece, fdio_now() + SEND_MS);
+        if (claim(connection, question->channel) &&
+            !send_when_possible(connection, piece, fdio_now() + SEND_MS)) {
+            send_soon_without_gil(connection, MESSAGE_CHANNEL_CLOSE, question->channel);
         }
     Py_END_ALLOW_THREADS
     Py_DECREF(answer);
@@ -184,7 +185,20 @@ stacks_are_partly_asked_for(const ConnectionObject *connection)
 bool
 stacks_were_told(ConnectionObject *connection, int32_t channel)
 {
-    return atomic_load(&connection->found) == channel;
+    for (int i = 0; i < MOST_FOUND; i++) {
+        if (atomic_load(&connection->found[i]) == channel) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void
+note_found(ConnectionObject *connection, int32_t channel)
+{
+    unsigned at = atomic_fetch_add(&connection->founds, 1) % MOST_FOUND;
+
+    atomic_store(&connection->found[at], channel);
 }
 
 /* One question at a time: another one is answered within the sentinel's times. */
@@ -213,7 +227,7 @@ ask_behind(ConnectionObject *connection)
         if (frame.code == MESSAGE_STATUS && frame.size > 0 &&
             !stacks_were_told(connection, frame.channel)) {
             ask(connection, &frame);
-            atomic_store(&connection->found, frame.channel);
+            note_found(connection, frame.channel);
         }
         behind.start += FRAME_HEADER + frame.size;
     }
@@ -357,11 +371,13 @@ send_text(ConnectionObject *connection, int32_t channel, const char *text, size_
         message[FRAME_HEADER + 5 + part] = OP_STOP;
         struct iovec piece = {message, FRAME_HEADER + 5 + part + 1};
         if (!send_when_possible(connection, piece, deadline)) {
-            return;
+            break;
         }
     }
     frame_put_header(message, MESSAGE_CHANNEL_CLOSE, channel, 0);
-    (void)send_when_possible(connection, (struct iovec){message, FRAME_HEADER}, deadline);
+    if (!send_when_possible(connection, (struct iovec){message, FRAME_HEADER}, deadline)) {
+        send_soon_without_gil(connection, MESSAGE_CHANNEL_CLOSE, channel);
+    }
 }
 
 static void
@@ -393,23 +409,23 @@ stacks_answer(void *argument)
 
 /* ---- a question that nobody reads ---- */
 
-/* The channel of the last question among bytes that begin and end anywhere; 0: there is none. */
+/* The channel of the next question from `at` on, among bytes that begin and end anywhere; 0: there
+   is none. */
 static int32_t
-find_question(const char *bytes, size_t size)
+next_question(const char *bytes, size_t size, size_t *at)
 {
     static const char text[] = STACKS_QUESTION;
     enum { BEFORE = FRAME_HEADER + 5 };
-    int32_t channel = 0;
 
-    for (size_t at = BEFORE; at + sizeof text - 1 <= size; at++) {
-        const char *header = bytes + at - BEFORE;
-        if (bytes[at] == text[0] && memcmp(bytes + at, text, sizeof text - 1) == 0 &&
-            header[0] == MESSAGE_STATUS && header[FRAME_HEADER] == OP_PY3STRING &&
+    while (*at + BEFORE + sizeof text - 1 <= size) {
+        const char *header = bytes + (*at)++;
+        if (memcmp(header + BEFORE, text, sizeof text - 1) == 0 && header[0] == MESSAGE_STATUS &&
+            header[FRAME_HEADER] == OP_PY3STRING &&
             wire_get_int4(header + 5) == wire_get_int4(header + FRAME_HEADER + 1) + 6) {
-            channel = wire_get_int4(header + 1);
+            return wire_get_int4(header + 1);
         }
     }
-    return channel;
+    return 0;
 }
 
 /* Who should read waits for the GIL, to do something else first. */
@@ -422,11 +438,17 @@ stacks_search(void *argument)
     if (bytes == MAP_FAILED) {
         return;
     }
-    int32_t channel = find_question(
-        bytes, fdio_peek(connection->read_fd, connection->writer.is_socket, bytes, MOST));
+    size_t size = fdio_peek(connection->read_fd, connection->writer.is_socket, bytes, MOST), at = 0;
+    int32_t channels[MOST_FOUND];
+    int count = 0;
+    while (count < MOST_FOUND && (channels[count] = next_question(bytes, size, &at)) != 0) {
+        if (!stacks_were_told(connection, channels[count])) {
+            note_found(connection, channels[count++]);
+        }
+    }
     (void)munmap(bytes, MOST);
-    if (channel != 0 && atomic_exchange(&connection->found, channel) != channel) {
-        answer(connection, channel);
+    for (int i = 0; i < count; i++) {
+        answer(connection, channels[i]);
     }
 }
 

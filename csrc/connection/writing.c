@@ -4,7 +4,9 @@
    became writers. A thread whose turn it is not sleeps until the writer has left; then the first
    that sleeps is told, but whoever comes first is the next writer: to hand the turn on would make
    two busy threads wait for each other at every message. Only when those that wait have been
-   overtaken often, the turn is handed to the first of them.
+   overtaken often, the turn is kept for the first of them. It is nobody's until that thread comes:
+   it may have to wait for the GIL, for ever where C code does not give it back. Whoever answers for
+   such a process has no GIL and can't wait, and does not mind for whom the turn is kept.
 
    Python code never runs in the writer. A signal in the middle of a large message makes the writer
    give its turn, and the rest of the message, to the helper: a thread of the connection's own that
@@ -22,7 +24,8 @@
    `failed`; but if no helper could be had, they are `alone` until somebody leaves as the writer).
    3. A message is unfinished => the helper is there, and the writer.
    4. After `failed` nobody becomes the writer but a thread that wants to close the descriptor;
-   another that is handed the turn quits.
+   another for which the turn is kept quits.
+   5. The turn is kept for a thread that waits; if nobody is the writer, that one is awake.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/writing.h"
@@ -40,6 +43,13 @@ static bool
 could_write(const Writing *writing, const WritingThread *thread)
 {
     return !thread->ends || !writing->helps;
+}
+
+/* Whether it is nobody's turn, nor kept for another thread. */
+static bool
+is_free_for(const Writing *writing, const WritingThread *thread)
+{
+    return writing->writer == NULL && (writing->kept_for == NULL || writing->kept_for == thread);
 }
 
 /* It is nobody's turn, and a thread that waits for it sleeps; the first of them. */
@@ -69,6 +79,8 @@ writing_check(const Writing *writing)
     assert(writing->small == NULL || writing->writer != NULL || writing->waiting != NULL ||
            writing->helps || writing->alone || writing->failed);
     assert(!writing->alone || writing->small != NULL || writing->writer != NULL || writing->failed);
+    assert(writing->kept_for == NULL ||
+           (writing->kept_for->waits && (writing->writer != NULL || !writing->kept_for->sleeps)));
     assert(!writing->unfinished || (writing->helps && writing->writer == &writing->helper));
     for (const WritingThread *thread = writing->waiting; thread != NULL; thread = thread->next) {
         assert(thread->waits && thread != writing->writer);
@@ -103,6 +115,7 @@ unlink_thread(Writing *writing, WritingThread *thread)
         }
         *link = thread->next;
         thread->waits = false;
+        writing->kept_for = NULL;
     }
 }
 
@@ -142,7 +155,7 @@ void
 writing_disown(Writing *writing)
 {
     mutex_init(&writing->lock);
-    writing->writer = writing->waiting = NULL;
+    writing->writer = writing->waiting = writing->kept_for = NULL;
     writing->unfinished = false;
     writing->closed = writing->failed = true;
 }
@@ -171,18 +184,12 @@ first_that_could_write(const Writing *writing)
     return thread;
 }
 
-/* If those that wait were overtaken often enough, it is the first one's turn. */
+/* If those that wait were overtaken often enough, the next turn is the first one's. */
 static void
-hand_turn_on(Writing *writing, Told *told)
+keep_turn(Writing *writing)
 {
-    WritingThread *thread = first_that_could_write(writing);
-
-    if (writing->overtaken < MOST_OVERTAKEN || thread == NULL) {
-        return;
-    }
-    take_turn(writing, thread);
-    if (thread->sleeps) {
-        sleeper_tell(&thread->sleeper, false, told);
+    if (writing->overtaken >= MOST_OVERTAKEN) {
+        writing->kept_for = first_that_could_write(writing);
     }
 }
 
@@ -193,10 +200,8 @@ next(Writing *writing, WritingThread *thread, Want want)
         return TURN_CLOSED;
     }
     thread->ends = want == WANT_END;
-    if (writing->writer == NULL && could_write(writing, thread)) {
+    if (is_free_for(writing, thread) && could_write(writing, thread)) {
         take_turn(writing, thread);
-    }
-    if (writing->writer == thread) {
         return TURN_WRITE;
     }
     if (!thread->waits) {
@@ -216,17 +221,34 @@ writing_next(Writing *writing, WritingThread *thread, Want want)
     return turn;
 }
 
+static bool
+take_turn_if(Writing *writing, WritingThread *thread, bool is_free)
+{
+    if (!is_free || writing->closed || writing->failed) {
+        return false;
+    }
+    take_turn(writing, thread);
+    return true;
+}
+
 bool
 writing_try(Writing *writing, WritingThread *thread)
 {
     mutex_lock(&writing->lock);
-    bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
-    if (is_free) {
-        take_turn(writing, thread);
-    }
+    bool taken = take_turn_if(writing, thread, is_free_for(writing, thread));
     writing_check(writing);
     mutex_unlock(&writing->lock);
-    return is_free;
+    return taken;
+}
+
+bool
+writing_try_now(Writing *writing, WritingThread *thread)
+{
+    mutex_lock(&writing->lock);
+    bool taken = take_turn_if(writing, thread, writing->writer == NULL);
+    writing_check(writing);
+    mutex_unlock(&writing->lock);
+    return taken;
 }
 
 bool
@@ -260,7 +282,7 @@ leave(Writing *writing, WritingThread *thread, bool full, Told *told)
     }
     writing->writer = NULL;
     writing->alone = false;
-    hand_turn_on(writing, told);
+    keep_turn(writing);
     have_somebody_look(writing, told);
     return look_after_small(writing);
 }
@@ -282,9 +304,6 @@ writing_quit(Writing *writing, WritingThread *thread, Told *told)
 {
     mutex_lock(&writing->lock);
     unlink_thread(writing, thread);
-    if (writing->writer == thread) { /* It was handed on too late. */
-        writing->writer = NULL;
-    }
     have_somebody_look(writing, told);
     Leave left = look_after_small(writing);
     writing_check(writing);

@@ -34,8 +34,9 @@ typedef enum {
 
 typedef struct {
     Mutex lock;
-    WritingThread *writer;  /* whose turn it is, NULL: nobody's */
-    WritingThread *waiting; /* in the order in which they came */
+    WritingThread *writer;   /* whose turn it is, NULL: nobody's */
+    WritingThread *waiting;  /* in the order in which they came */
+    WritingThread *kept_for; /* the one of these whose turn comes next, NULL: whoever comes first */
     WritingThread helper;
     unsigned
         overtaken; /* messages of others since the first of the threads that wait could write */
@@ -70,6 +71,10 @@ Turn writing_next(Writing *writing, WritingThread *thread, Want want);
 
 /* Whether it is the thread's turn without any waiting. */
 bool writing_try(Writing *writing, WritingThread *thread);
+
+/* The same for a thread without the GIL: also where the turn is kept for one that may wait for it.
+ */
+bool writing_try_now(Writing *writing, WritingThread *thread);
 
 /* The thread has slept, for whatever reason it stopped. Whether a wake-up is on its way, which it
    has to take. */

@@ -239,6 +239,7 @@ peek_pipe(int fd, char *to, size_t size)
     if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
         return -1;
     }
+    (void)fcntl(fds[1], F_SETPIPE_SZ, (int)size);
     ssize_t count = tee(fd, fds[1], size, SPLICE_F_NONBLOCK);
     if (count > 0) {
         count = read(fds[0], to, (size_t)count);

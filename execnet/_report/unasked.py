@@ -35,9 +35,10 @@ _watchers: dict[int, Watcher] = {}
 
 def begin() -> None:
     """Do what the variable says, from now on; it is read once in a process."""
-    if os.getpid() in _watchers:
+    watcher = Watcher()
+    if _watchers.setdefault(os.getpid(), watcher) is not watcher:
         return
-    _watchers[os.getpid()] = watcher = Watcher()
+    watcher.open()
     for wanted in os.environ.get(VARIABLE, "").split(","):
         watcher.add(wanted.strip())
     quiet.note_messages()
@@ -59,11 +60,14 @@ class Watcher:
 
     def __init__(self) -> None:
         self._owner = os.getpid()
+        self._silence: Silence | None = None
+
+    def open(self) -> None:
+        """Take the descriptors it needs."""
         self._to_read, self._to_write = os.pipe()
         os.set_blocking(self._to_write, False)
         # What a program does with its standard error later, as pytest does, is not for reports.
         self._stderr = os.dup(2)
-        self._silence: Silence | None = None
 
     def add(self, wanted: str) -> None:
         """Have a report printed when that is so: a signal's name, or seconds."""

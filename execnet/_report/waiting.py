@@ -7,7 +7,7 @@ import linecache
 import os
 import sys
 
-from execnet.gateway_base import BaseGateway, Channel
+from execnet.gateway_base import BaseGateway, Channel, thread_frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _place(frame: FrameType) -> str:
 
 def waits(gateways: list[Gateway]) -> list[Wait]:
     """Every thread that waits in execnet now, but for execnet's own and the one that asks."""
-    frames = sys._current_frames()
-    del frames[_thread.get_ident()]
+    frames = thread_frames()
+    frames.pop(_thread.get_ident(), None)
     found = {ident: wait for ident, frame in frames.items() for wait in [_wait_in_frames(ident, frame)] if wait}
     for gateway in gateways:
         if gateway._connection is None:

@@ -102,10 +102,11 @@ class Pipe(object):
         if self.gateway._connection is not None:
             return self.gateway._connection.handling() or None
         receive = self.gateway._receive_messages.__func__
-        above, frame = None, getattr(sys, "_current_frames", dict)().get(self.receiver)
+        core = receive.__globals__
+        above, frame = None, core["thread_frames"]().get(self.receiver)
         while frame is not None and frame.f_code is not receive.__code__:
             above, frame = frame, frame.f_back
-        if frame is None or above is None or above.f_code is receive.__globals__["Message"].from_io.__code__:
+        if frame is None or above is None or above.f_code is core["Message"].from_io.__code__:
             return None
         return above
 

@@ -11,13 +11,12 @@ def tell(gateway):
     if gateway._connection is not None:
         gateway._connection.prepare_stacks()
     own = gateway.execmodel.get_ident()
-    # Not every Python has it.
-    frames = getattr(sys, "_current_frames", dict)()
+    frames = gateway._execute.__func__.__globals__["thread_frames"]()
     stacks = [(ident, frame) for ident, frame in sorted(frames.items()) if ident != own]
     lines = ["Process %s: Python %s" % (_pid(), sys.version.split()[0])]
     lines.extend(_tasks(gateway, stacks))
     if not frames:
-        lines.append("This Python does not tell where its threads stand.")
+        lines.append("This Python does not tell where its threads stand, or has other interpreters, too.")
     for ident, frame in stacks:
         lines.extend(_stack(ident, frame))
     return "\n".join(_text(line) for line in lines) + "\n"

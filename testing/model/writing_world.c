@@ -298,7 +298,7 @@ await_next(Actor *actor)
     ProgramKind kind = program_of(actor)->kind;
     Want want = kind == P_END ? WANT_END : actor->is_rest ? WANT_REST : WANT_MESSAGE;
 
-    bool waited = actor->thread.waits || w->writing.writer == &actor->thread;
+    bool waited = actor->thread.waits;
 
     switch (writing_next(&w->writing, &actor->thread, want)) {
     case TURN_WRITE:
@@ -510,13 +510,12 @@ start_for_rest(Actor *actor)
 
 /* ---- leaving ---- */
 
-/* The turn may have been handed on. */
+/* The next turn may be kept for a thread. */
 static void
 see_left(void)
 {
-    if (w->writing.writer != NULL) {
-        explore_expect(w->overtakes > 0, "the turn is handed on though nobody was overtaken");
-        w->overtakes = 0;
+    if (w->writing.kept_for != NULL) {
+        explore_expect(w->overtakes > 0, "the turn is kept though nobody was overtaken");
     }
 }
 
@@ -625,6 +624,37 @@ start_for_small(Actor *actor)
 
 /* ---- the others ---- */
 
+static bool
+is_writing(const Actor *actor)
+{
+    switch ((Place)actor->place) {
+    case S_RENAME:
+    case S_WRITE:
+    case S_HAND_OVER:
+    case L_LEAVE:
+    case L_ROOM:
+    case L_TAKE:
+    case L_WRITE:
+    case N_WRITE:
+    case E_END:
+    case H_REST:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static const Actor *
+somebody_writing(void)
+{
+    for (int i = FIRST; i < ACTORS; i++) {
+        if (is_writing(&w->actors[i])) {
+            return &w->actors[i];
+        }
+    }
+    return NULL;
+}
+
 /* A turn without waiting. */
 static void
 see_overtaking(void)
@@ -638,13 +668,29 @@ try_turn(Actor *actor)
 {
     const Writing *writing = &w->writing;
     bool is_free = writing->writer == NULL && !writing->closed && !writing->failed;
+    bool is_kept = writing->kept_for != NULL;
     bool has_turn = writing_try(&w->writing, &actor->turn);
 
     if (has_turn) {
         see_turn(false);
         see_overtaking();
     }
-    explore_expect(has_turn == is_free, "a thread is told wrongly whether it is its turn");
+    explore_expect(has_turn ? is_free : !is_free || is_kept,
+                   "a thread is told wrongly whether it is its turn");
+    return has_turn;
+}
+
+/* Without the GIL. */
+static bool
+try_turn_now(Actor *actor)
+{
+    bool is_free = !w->closed && !w->errored && !w->forked && somebody_writing() == NULL;
+    bool has_turn = writing_try_now(&w->writing, &actor->turn);
+
+    if (has_turn) {
+        see_turn(false);
+    }
+    explore_expect(has_turn == is_free, "an answer is refused though nobody writes, or not");
     return has_turn;
 }
 
@@ -694,7 +740,7 @@ begin_program(Actor *actor)
         }
         return STEP_BLOCKED;
     case P_STATUS:
-        if (!try_turn(actor)) {
+        if (!try_turn_now(actor)) {
             return go(actor, GONE);
         }
         return go(actor, N_WRITE);
@@ -951,26 +997,6 @@ step(int number)
 }
 
 /* ---- what holds ---- */
-
-static bool
-is_writing(const Actor *actor)
-{
-    switch ((Place)actor->place) {
-    case S_RENAME:
-    case S_WRITE:
-    case S_HAND_OVER:
-    case L_LEAVE:
-    case L_ROOM:
-    case L_TAKE:
-    case L_WRITE:
-    case N_WRITE:
-    case E_END:
-    case H_REST:
-        return true;
-    default:
-        return false;
-    }
-}
 
 static bool
 is_in_a_told_list(const Sleeper *sleeper)

@@ -15,6 +15,8 @@
  {{P_STATUS}, {P_FINALIZE}, {P_SEND, 1}}},
 {"writing: two overtake one", true, 2, false, false, false,
  {{P_SEND, 1}, {P_SEND, 1}, {P_SEND, 1}, {P_SEND, 1}}},
+{"writing: two overtake one, status", true, 2, false, false, false,
+ {{P_SEND, 1}, {P_SEND, 1}, {P_SEND, 1}, {P_STATUS}}},
 {"writing: send, send, two finalizers", true, 2, false, false, false,
  {{P_SEND, 1}, {P_SEND, 1}, {P_FINALIZE}, {P_FINALIZE}}},
 {"writing: fork in a handler", true, 1, false, false, false,

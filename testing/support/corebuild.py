@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import execnet
 from support import packages
+from support.interpreters import Interpreter
+from support.once import Once
 
 CSRC = packages.CHECKOUT / "csrc"
 FLAGS = ["-std=c11", "-O0", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
@@ -66,3 +70,12 @@ def package(folder: Path, python: str = sys.executable, *, only_values: bool = F
     done = subprocess.run(command, cwd=packages.CHECKOUT, capture_output=True, timeout=packages.SECONDS)
     assert done.returncode == 0, done.stderr.decode()
     return folder
+
+
+def shared(once: Once, core: str, python: Interpreter) -> Path:
+    """The package with that core for ``python``, made once in a test run; skips the test where it can not."""
+    if core == "portable":
+        return once("portable core", portable_package)
+    if headers(python) is None or compiler() is None:
+        pytest.skip(f"no C core can be built for {python.name}: no compiler, or no headers of it")
+    return once(f"core for {python.name}", lambda folder: package(folder, python))

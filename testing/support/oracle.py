@@ -12,6 +12,18 @@ from pathlib import Path
 REQUIREMENT = "execnet==2.1.2"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
+# Instead of the line that it is sent: what serves is 2.1.2.
+WORKER = """
+import os, sys
+sys.path.insert(0, {path!r})
+while os.read(0, 1) != b"\\n":
+    pass
+from execnet.gateway_base import get_execmodel, init_popen_io, serve
+io = init_popen_io(get_execmodel("thread"))
+io.write(b"1")
+serve(io, id="theirs-worker")
+"""
+
 
 def place() -> Path:
     """Where the oracle is, or is to be: $EXECNET_ORACLE, or a cache in the checkout."""
@@ -52,6 +64,12 @@ class Oracle:
         """This process's environment, with the oracle as the only folder on PYTHONPATH."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("EXECNET_PURE")}
         return {**environment, "PYTHONPATH": str(self.path), **extra}
+
+    def worker_spec(self, folder: Path) -> str:
+        """A spec for a worker over execnet 2.1.2, whose program is put into the folder."""
+        program = folder / "worker.py"
+        program.write_text(WORKER.format(path=str(self.path)))
+        return f"popen//python={sys.executable} -I {program}"
 
     def popen(self, source: str) -> subprocess.Popen[bytes]:
         """Start a program with its standard input and output as pipes."""

@@ -29,6 +29,12 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
         pause = min(pause * 2, 0.05)
 
 
+def children_of(pid: int) -> list[int]:
+    """The children of a process, zombies too."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 def pid_of(gateway: Gateway) -> int:
     """The id of the process of a gateway that has one."""
     assert gateway.pid is not None

@@ -20,11 +20,15 @@ class SocketServer:
     """
 
     def __init__(
-        self, python: str = sys.executable, program: Sequence[str] = MODULE, seconds: float = START_SECONDS
+        self,
+        python: str = sys.executable,
+        program: Sequence[str] = MODULE,
+        seconds: float = START_SECONDS,
+        host: str = "127.0.0.1",
     ) -> None:
         for _ in range(PORT_ATTEMPTS):
             port = free_port()
-            self.hostport = f"127.0.0.1:{port}"
+            self.hostport = f"{host}:{port}"
             self.process = subprocess.Popen(
                 [python, *program, self.hostport],
                 stdin=subprocess.DEVNULL,
