@@ -23,6 +23,8 @@ from support.sshd import SshServer
 
 import execnet
 from execnet import GatewayDied
+from execnet._output.carrier import Carrier
+from execnet._output.far import SentOverSsh
 from execnet._output.last_words import Parted
 from execnet._output.sinks import LONGEST_LINE, Lines
 
@@ -475,7 +477,6 @@ class TestCallbacks:
         assert lines == CALLED_LINES[-len(lines) :]
         assert mode == "capture" or len(lines) == len(CALLED_LINES)
 
-
     @pytest.mark.parametrize("kind", ["socket//installvia=master", "popen//via=master"])
     def test_one_that_is_not_written_in_python(
         self, group: execnet.Group, kind: str, capsys: pytest.CaptureFixture[str]
@@ -498,7 +499,12 @@ class TestDeaths:
     @pytest.mark.parametrize("kind", ["popen", "warm", "via", SSH, SSH_VIA])
     @pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
     def test_what_was_written_last_comes_before_the_death_is_told(
-        self, group: execnet.Group, kind: str, death: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+        self,
+        group: execnet.Group,
+        kind: str,
+        death: str,
+        monkeypatch: pytest.MonkeyPatch,
+        request: pytest.FixtureRequest,
     ) -> None:
         start = Transports(group, request).spec(kind)
         both = io.StringIO()
@@ -591,6 +597,34 @@ class TestDeaths:
         assert came["sink"].pop() is None and b"".join(filter(None, came["sink"])) == b"one <marthree five <mar"
         assert b"".join(filter(None, came["last"])) == b"two <<four"
         assert came["last"][-2:] == [None, None]
+
+    @pytest.mark.parametrize("closed_after", range(4))
+    def test_last_words_that_have_come_as_items_are_written_once(self, gw: execnet.Gateway, closed_after: int) -> None:
+        for size in range(1, 12):
+            self.assert_written_once(gw, size, closed_after)
+
+    @staticmethod
+    def assert_written_once(gw: execnet.Gateway, size: int, closed_after: int) -> None:
+        came: list[bytes] = []
+
+        class Came:
+            write = came.append
+
+            def end(self) -> None:
+                self.write(b"!")
+
+        carrier = Carrier()
+        stream = SentOverSsh(gw, carrier, Came())
+        words = b"4:efghijkl"
+        carrier.order(stream._take, b"abcdefg")
+        for number, at in enumerate(range(0, len(words), size)):
+            if number == closed_after:
+                carrier.order(stream._closed)
+            carrier.order(stream.take_last, words[at : at + size])
+        carrier.order(stream.take_last, None)
+        carrier.order(stream._closed)
+        assert stream.ended.wait(SECONDS)
+        assert b"".join(came) == b"abcdefghijkl!"
 
     @pytest.mark.parametrize("kind", ["popen", "via", SSH])
     def test_a_child_that_goes_on_writing_keeps_nobody_waiting(

@@ -128,7 +128,8 @@ class Carrier:
         try:
             bell = make_bell()
             _carriers.add(self)
-            # A real thread, whatever the execution model: it shares nothing but what it carries.
+            # A real thread, whatever the execution model, for it shares nothing but what it carries; where gevent or
+            # eventlet has patched the program a green one, whose waits are patched as well.
             ThreadExecModel().start(self._run, (bell,))
         except BaseException:
             self._release()

@@ -90,7 +90,8 @@ class SentOverSsh(Sent):
         super().__init__(gateway, carrier, sink)
         self._left = {"channel", "last words"}
         self._last = b""
-        self._begins_at: int | None = None  # how much of all the worker had surely sent
+        # How many of the last words have come as items, too: before them stands how much the worker had surely sent.
+        self._came_before: int | None = None
 
     def settle_last(self) -> OneShotEvent:
         """What is set when there is nothing more of a process that has ended. For the receiver, which gets no more."""
@@ -123,13 +124,15 @@ class SentOverSsh(Sent):
     def _write_last(self) -> None:
         if "channel" in self._left or self.ended.is_set():
             return
-        if self._begins_at is None and b":" in self._last:
-            begin, _, last = self._last.partition(b":")
-            self._begins_at = int(begin)
-            self._last = last[max(self.carried - self._begins_at, 0) :]
-        if self._last and self._begins_at is not None:
-            self.write(self._last)
+        if self._came_before is None and b":" in self._last:
+            begin, _, self._last = self._last.partition(b":")
+            self._came_before = max(self.carried - int(begin), 0)
+        if self._came_before is not None:
+            fresh = self._last[self._came_before :]
+            self._came_before -= len(self._last) - len(fresh)
             self._last = b""
+            if fresh:
+                self.write(fresh)
 
 
 class Relayed(Sent):

@@ -1,7 +1,7 @@
 """What a worker over ssh wrote last to its standard output, which comes in its standard error, between two marks.
 
-A thread of the worker sends the rest of its output, and dies with it. What is in the pipe by then, a process that
-outlives the worker passes on (`execnet.script.output`): to standard error, which ssh carries by itself. The mark is made
+A thread of the worker sends the rest of its output, and dies with it. What it had not sent by then, a process that
+outlives the worker passes on to standard error, which ssh carries by itself (`execnet.script.output`). The mark is made
 for one worker, so nothing else is taken for it.
 """
 

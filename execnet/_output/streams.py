@@ -11,8 +11,8 @@ import sys
 from contextlib import suppress
 
 from execnet._output.carrier import MOST_WAITING, Pipe
-from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, none_kept, path_of
 from execnet._output.last_words import Parted, new_mark
+from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, none_kept, path_of
 from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Nowhere, Printer
 
 TYPE_CHECKING = False

@@ -16,8 +16,8 @@ Over ssh a process stands between: it outlives this one, and what this one had n
 which ssh carries by itself, between two marks that the initiator has chosen (`execnet._output.last_words`). A chunk is
 this process's from when it was sent, which is told.
 
-Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it hears
-nothing: nobody waits for the window then, or a callback that prints would wait for itself.
+Who hears what was written is the receiver of this worker. While it handles a message, most often in a callback, it
+hears nothing: nobody waits for the window then, or a callback that prints would wait for itself.
 """
 
 import io
@@ -102,10 +102,11 @@ class Pipe(object):
         if self.gateway._connection is not None:
             return self.gateway._connection.handling() or None
         receive = self.gateway._receive_messages.__func__
-        above, frame = None, getattr(sys, "_current_frames", dict)().get(self.receiver)
+        core = receive.__globals__
+        above, frame = None, core["thread_frames"]().get(self.receiver)
         while frame is not None and frame.f_code is not receive.__code__:
             above, frame = frame, frame.f_back
-        if frame is None or above is None or above.f_code is receive.__globals__["Message"].from_io.__code__:
+        if frame is None or above is None or above.f_code is core["Message"].from_io.__code__:
             return None
         return above
 
