@@ -17,7 +17,7 @@ from execnet import gateway_base
 from execnet._timeline.arrows import Arrows, Run
 from execnet._timeline.clocks import Clock
 from execnet._timeline.trace import Trace, line
-from execnet.gateway_base import GatewayDied
+from execnet.gateway_base import GatewayDied, OneShotEvent, ThreadExecModel
 from execnet.script import timeline
 from execnet.script.timeline import ARRIVED, CALLED, RECEIVED, SENT, WAITED, Notes, clock
 
@@ -59,7 +59,10 @@ class Recorder:
         self._lock = threading.Lock()
         self.name_process(1, f"initiator {os.getpid()}: {' '.join(sys.argv)[:80] or sys.executable}")
         self.add(1, 0, 0.0, ph="M", name="begun", args={"time": time.time(), "execnet": gateway_base.core})
-        gateway_base.get_execmodel("thread").start(self._run)
+        self._is_stopped = False
+        self._ended = OneShotEvent(ThreadExecModel())
+        # A real thread, whatever the execution model: it shares nothing but what it takes.
+        ThreadExecModel().start(self._run)
 
     def track(self, spec: XSpec) -> Track:
         """What there will be to tell of a gateway that is about to be started."""
@@ -79,9 +82,16 @@ class Recorder:
             self._trace.write(lines)
 
     def _run(self) -> None:
-        while True:
+        while not self._is_stopped:
             time.sleep(EVERY)
             self.flush()
+        self._ended.set()
+
+    def stop(self) -> None:
+        """Write nothing more, once the thread has ended."""
+        self._is_stopped = True
+        self._ended.wait()
+        self._trace.close()
 
     # -- lines
 

@@ -40,6 +40,10 @@ class Trace:
             self._file.write(self._separator + data + END)
             self._separator = b",\n"
 
+    def close(self) -> None:
+        """Close it; from then on it is not ours."""
+        self._file.close()
+
 
 def _opened(path: str) -> FileIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)

@@ -48,8 +48,9 @@ class Notes(object):
 
     def noting_send(self, code, channel=0, data=b""):
         begun = clock()
+        is_item = code == CHANNEL_DATA and channel in self.gateway._channelfactory._queues
         self.send(code, channel, data)
-        if code == CHANNEL_DATA and channel in self.gateway._channelfactory._queues:
+        if is_item:
             self.note(SENT, channel, begun, len(data))
 
     def noting_receive(self, channel, data):
