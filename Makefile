@@ -23,7 +23,7 @@ FUZZ_SECONDS ?= 30
 STRESS_SECONDS ?= 60
 BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start output
 
-.PHONY: help demo test pure matrix lint docs wheels bench plots fuzz model mutants sanitize chaos clients clean \
+.PHONY: help demo test pure matrix lint docs wheels bench plots picture fuzz model mutants sanitize chaos clients clean \
   check-machine
 .DELETE_ON_ERROR:
 
@@ -37,6 +37,7 @@ help:
 	@echo 'make docs   the documentation as HTML in doc/_build/html'
 	@echo 'make wheels  wheels for each CPython found, a pure wheel, the sdist, each built twice and tried (ARGS=cpython3.13)'
 	@echo 'make bench  the benchmarks beside their peers (ARGS=--quick; BENCHMARKS="start stream"), and make plots'
+	@echo 'make picture  the timeline that the README shows'
 	@echo 'make fuzz   the fuzzers of the value and frame readers'
 	@echo 'make model  all states of the machines of csrc/ in small worlds (ARGS=--short); make mutants breaks them for it'
 	@echo 'make sanitize  the tests of the C core under sanitizers'
@@ -104,6 +105,10 @@ bench: $(VENV)/installed $(VENV)/bench-requirements
 plots: | $(BIN)/python
 	$(BIN)/python testing/bench/tables.py
 	$(BIN)/python testing/bench/plots.py
+
+picture: $(VENV)/installed
+	cd doc/example && EXECNET_TIMELINE=$(abspath $(VENV))/uneven.json $(abspath $(BIN))/python uneven.py
+	$(BIN)/python -m execnet timeline $(VENV)/uneven.json --no-page --picture doc/drawings/timeline.svg
 
 fuzz: $(VENV)/installed-strict $(VENV)/requirements
 	$(BIN)/python testing/fuzz/fuzz_values.py --seconds $(FUZZ_SECONDS)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What is named by the first argument; anything else is for `show`.
-COMMANDS = ("show", "run", "shell", "rsync", "serve")
+COMMANDS = ("show", "run", "shell", "rsync", "serve", "timeline")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

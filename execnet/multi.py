@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from execnet._output.carrier import Carrier
     from execnet._output.streams import Outputs
+    from execnet._timeline.recorder import Recorder
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
 
@@ -275,6 +276,15 @@ class Group:
 
         return outputs_of(spec, self._carriers, self._output)
 
+    @property
+    def _timeline(self) -> Recorder | None:
+        """What records this process and its workers, where that is asked for."""
+        if not os.environ.get("EXECNET_TIMELINE"):
+            return None
+        from execnet._timeline import recorder  # lazy: only whoever asks for it pays for it
+
+        return recorder.current()
+
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
         return MultiChannel([gateway.remote_exec(source, **kwargs) for gateway in self])
@@ -334,6 +344,8 @@ class Group:
                 self.terminate(END_TIMEOUT)
         for carrier in self._carriers.values():
             carrier.join()
+        if self._timeline is not None:
+            self._timeline.flush()
 
     def _disown_in_forked_child(self) -> None:
         """In a forked child, forget the gateways: they belong to the parent process."""

@@ -26,7 +26,7 @@ from execnet._command import common
 
 SECONDS = 60.0
 PROGRAM = [sys.executable, "-m", "execnet"]
-COMMANDS = ("show", "run", "shell", "rsync", "serve")
+COMMANDS = ("show", "run", "shell", "rsync", "serve", "timeline")
 ASCII: dict[str, Any] = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
 Result = subprocess.CompletedProcess[str]
 

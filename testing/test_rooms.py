@@ -23,7 +23,7 @@ ROOMS = """
     gateway_base
     reducers rsync_remote script
     _source _process _output _group/calls
-    _report/stacks
+    _report/stacks _timeline
     gateway _transport/registry
     gateway_io
     gateway_bootstrap

@@ -35,6 +35,7 @@ commands:
   execnet shell SPEC                       a Python prompt there
   execnet rsync SOURCE SPEC:DEST...        make folders there equal to one here
   execnet serve [HOST:PORT]                wait for those who connect with socket=HOST:PORT
+  execnet timeline FILE                    a page and a table of what EXECNET_TIMELINE=FILE has recorded
 
 Each has a --help of its own.
 """

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from execnet._group.ahead import Ahead
     from execnet._group.membership import Membership
     from execnet._output.streams import Outputs
+    from execnet._timeline.recorder import Recorder, Track
     from execnet._transport.ssh_shared import SshConnection
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
         def remote_execmodel(self) -> ExecModel: ...
 
         def __getitem__(self, key: str) -> Gateway: ...
+
+        @property
+        def _timeline(self) -> Recorder | None: ...
 
         def _outputs(self, spec: XSpec) -> Outputs | None: ...
 
@@ -133,6 +137,7 @@ class Start:
         self.place = Place()
         self.io: Any = None
         self.outputs: Outputs | None = None
+        self.track: Track | None = None  # of the timeline, if one is asked for
         self.gateway: Gateway | None = None
         # Whether its process is forked because EXECNET_WARM says so; and whether it is not to be.
         self.unasked_warm = self.cold = False
@@ -167,6 +172,7 @@ class Start:
 
         # What the environment says is for those who start processes, and a spec may say it now as it did not before.
         self.outputs = self.group._outputs(self.spec)
+        self._note("process")
         try:
             self.io = self._create_io()
             if self.outputs is not None:
@@ -176,6 +182,7 @@ class Start:
                 self.outputs.close_far_ends()
         if not self.unasked_warm:  # then the request for it said what to run
             gateway_bootstrap.begin(self.io, self.spec)
+        self._note("interpreter")
 
     def begins_cold(self) -> bool:
         """Wait until what EXECNET_WARM asked for is there; where it can't be, begin as if that were not set: true."""
@@ -220,12 +227,26 @@ class Start:
         from execnet import gateway_bootstrap  # lazy: start-up speed
 
         self.gateway = gateway_bootstrap.finish(self.io, self.spec)
+        if self.track is not None:
+            self.track.connect(self.gateway)
+        self._note("set-up")
         self._set_up(self.gateway)
+        if self.track is not None:
+            self.track.end_start()
         self.ready = True
+
+    def _note(self, phase: str) -> None:
+        """Have the timeline, if one is asked for, tell that the start has come to that phase."""
+        timeline = self.group._timeline
+        if timeline is not None:
+            self.track = self.track or timeline.track(self.spec)
+            self.track.begin(phase)
 
     def _set_up(self, gateway: Gateway) -> None:
         spec = self.spec
-        ran = self.outputs is not None and self.outputs.set_up(gateway)
+        ran = self.track is not None
+        if self.outputs is not None:
+            ran = self.outputs.set_up(gateway) or ran
         if spec.chdir is not None or spec.nice is not None or spec.env:
             self._apply_keys(gateway)
             ran = True
@@ -268,6 +289,8 @@ class Start:
 
     def undo(self) -> None:
         """Remove all there is of it, member or not; may be called again."""
+        if self.track is not None:
+            self.track.end_start("failed")
         try:
             self.discard()
         finally:

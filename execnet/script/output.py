@@ -274,7 +274,8 @@ def redirect(gateway, wanted):
         elif name != "stderr" or os.environ.get("EXECNET_DEBUG") != "2":  # of which each message writes to it
             outputs.append(Output(gateway, str(name), *ids))
             outputs[-1].start()
-    gateway._before_closing = lambda: [output.end() for output in outputs]
+    before_closing = gateway._before_closing
+    gateway._before_closing = lambda: [end() for end in [output.end for output in outputs] + [before_closing]]
 
 
 def serve(channel):

@@ -17,6 +17,8 @@ VARYING = [
     (r"^execnet \S+ on .*", "execnet VERSION on PYTHON"),
     # A row of the table that `python -m execnet` prints.
     (r"^(\S+ +\S+) +PYTHON +\w+ .*", r"\1 FIGURES"),
+    # A row of the table that `execnet timeline` prints.
+    (r"^(gw\d+) +\d+\.\d{3} +\d+\.\d{3} +.*", r"\1 SECONDS"),
     # What the portable core says with other details.
     (r"(\(already closed\?\)): .*", r"\1"),
     (r"\b(?:the )?value ends (?:early|within).*", "value ends early"),
