@@ -247,7 +247,7 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
-_BUILTIN = type(len)
+_BUILTIN = type(os.close)  # as those of thread are in Jython, too
 _system_lock = _thread.allocate_lock
 _SYSTEM_LOCK = type(_system_lock())
 #: Which functions that took the place of _thread's start green threads.

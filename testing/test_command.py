@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from support.initiator import FORKING_ENVIRON
 from support.interpreters import Interpreter
 from support.processes import end, wait_until
 from support.sshd import SshServer
@@ -243,7 +244,7 @@ if child:
 else:
     sys.exit(4)
 """
-    result = execnet("run", "popen", "--", code)
+    result = execnet("run", "popen", "--", code, **FORKING_ENVIRON)
     assert (result.returncode, result.stdout, result.stderr) == (0, "gw0: childparent4\n", "")
 
 

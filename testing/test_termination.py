@@ -368,6 +368,18 @@ class TestGateways:
         group.terminate(5.0)
         assert gateway._io.popen.returncode == -signal.SIGKILL
 
+    def test_the_receiver_of_one_that_was_killed_has_ended_too(self, group: execnet.Group) -> None:
+        gateway = group.makegateway("popen")
+
+        def slowly(item: object) -> None:
+            gateway._io.popen.wait(SECONDS)
+            time.sleep(0.3)  # longer than terminate waits for what it was told to kill
+
+        channel = gateway.remote_exec("channel.send(1)\nwhile True: pass")
+        channel.setcallback(slowly)
+        group.terminate(0.1)
+        assert not gateway.hasreceiver()
+
     def test_terminate_with_no_time_at_all(self, group: execnet.Group) -> None:
         gateway = busy(group, "popen", SWALLOWING)
         group.terminate(0)

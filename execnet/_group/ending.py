@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Seconds the system is given to hand over what has been killed: the memory of a large process takes long to free.
 REAP_GRACE = 5.0
+# And those that a receiver is given to see the end of the process: where another one holds its pipe, it never does.
+RECEIVER_GRACE = 1.0
 # Seconds that workers are given at interpreter exit, at the end of a with block, after a failed start.
 END_TIMEOUT = 1.0
 
@@ -134,8 +136,10 @@ class End:
         self.io.kill()
 
     def reap(self, grace: Deadline) -> None:
-        """Wait for a process that has been killed."""
+        """Wait for a process that has been killed, and for the receiver to see that."""
         if self.popen is not None and self._reaped(grace.remaining()):
+            if isinstance(self.gateway, BaseGateway):
+                self.gateway.join(RECEIVER_GRACE)
             self.io.wait()
             self.ended = True
 

@@ -4,7 +4,11 @@ Each cell is a program of its own, cell.py, run by the initiator's interpreter o
 core where that interpreter's headers are here, else over the portable one. Prints what fails, and a table, which is
 also written as a page of the documentation.
 
-    python testing/support/matrix.py [--jobs N] [--page FILE] [--initiators NAME ...] [--far NAME ...] [--over NAME ...]
+    python testing/support/matrix.py [--jobs N] [--page FILE] [--held FILE] [--initiators NAME ...] [--far NAME ...]
+        [--over NAME ...]
+
+With --held a run can be taken up again, or be made in parts: the cells that hold are noted in that file, and those
+that are in it already are not run.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +92,27 @@ class Initiator:
         return ("", "") if program.returncode == 0 and words[-1] == "all" else (words[-1], errors)
 
 
+class Held:
+    """The cells known to hold, a line each in a file if one is given."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines = set(path.read_text("utf-8").splitlines()) if path and path.exists() else set()
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def line(cell: Cell) -> str:
+        return f"{cell.initiator.full_name} to {cell.far.full_name} over {cell.kind}"
+
+    def __contains__(self, cell: Cell) -> bool:
+        return self.line(cell) in self.lines
+
+    def add(self, cell: Cell) -> None:
+        if self.path:
+            with self.lock, self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{self.line(cell)}\n")
+
+
 class FarSides:
     """What the far sides need to be reached: a server for ssh, and one for each that is reached by a socket."""
 
@@ -134,7 +160,7 @@ def summary(cells: list[Cell], portable: list[str]) -> str:
         lines[0] += f" The portable core was that of {', '.join(portable)}; the others have their C core."
     if failed:
         lines += ["", "Those that do not:", ""]
-        lines += [f"* {c.initiator.full_name} to {c.far.title} over {c.kind}: {c.failed_in}" for c in failed]
+        lines += [f"* {c.initiator.full_name} to {c.far.full_name} over {c.kind}: {c.failed_in}" for c in failed]
     lacking = [*interpreters.lacking(), *([] if interpreters.jython() else ["jython"])]
     lines += [""] + ([f"Not on that machine: {', '.join(lacking)}."] if lacking else [])
     return "\n".join(lines).rstrip()
@@ -149,11 +175,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many cells at a time")
     parser.add_argument("--page", type=Path, help="where to write the page, of all cells")
+    parser.add_argument("--held", type=Path, help="a file of the cells that hold, which are not run again")
     parser.add_argument("--initiators", nargs="*", default=[], metavar="NAME", help="only these, as cpython3.13t")
     parser.add_argument("--far", nargs="*", default=[], metavar="NAME", help="only these, as cpython2.7")
     parser.add_argument("--over", nargs="*", default=KINDS, choices=KINDS, help="only these transports")
     options = parser.parse_args(arguments)
     leaks.mark_session()
+    held = Held(options.held)
     jython = interpreters.jython()
     far_sides = [*interpreters.found(), *([jython] if jython else [])]
     pythons = [python for python in interpreters.found() if python.version >= (3, 9)]
@@ -163,10 +191,15 @@ def main(arguments: list[str]) -> int:
 
         def try_one(what: tuple[Initiator, Interpreter, str]) -> Cell:
             initiator, far, kind = what
+            holds = Cell(initiator.python, far, kind, "")
+            if holds in held:
+                return holds
             failed_in, errors = reach.over(kind, far, initiator.run)
             if failed_in:
                 print(f"{initiator.python.name} to {far.name} over {kind}: {failed_in}\n{errors}", flush=True)
-            return Cell(initiator.python, far, kind, failed_in)
+                return holds._replace(failed_in=failed_in)
+            held.add(holds)
+            return holds
 
         chosen_far = chosen(far_sides, options.far)
         every = [(initiator, far, kind) for initiator in initiators for far in chosen_far for kind in options.over]
