@@ -290,11 +290,12 @@ def _system_ident():
 
 def thread_frames():
     """What each thread executes, by ident; nothing where that is not told, or not only of this interpreter."""
-    if sys.version_info >= (3, 12):
-        # CPython looks at the threads of other interpreters, too, and crashes.
-        interpreters = __import__("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
-        if len(interpreters.list_all()) > 1:
-            return {}
+    # CPython looks at the threads of other interpreters, too, and crashes. What makes them is not imported for this:
+    # it has 3.12 crash at the exit of a forked child.
+    interpreters = sys.modules.get("_interpreters") or sys.modules.get("_xxsubinterpreters")
+    is_main = getattr(_thread, "_is_main_interpreter", lambda: True)
+    if not is_main() or interpreters is not None and len(interpreters.list_all()) > 1:
+        return {}
     return getattr(sys, "_current_frames", dict)()
 
 
