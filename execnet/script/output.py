@@ -65,6 +65,7 @@ class Pipe(object):
         self.receiver = self.gateway.execmodel.get_ident()
         self.handled = None
         if count is None:
+            self.written = self.sent  # LAST counts from here
             self.is_last = True
         else:
             self.written += count
