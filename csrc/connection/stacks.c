@@ -1,7 +1,7 @@
-/* The answer to who asks for the stacks of all threads while no Python code can give it.
+/* The answer to a request for the stacks of all threads while no Python code can give it.
 
-   A STATUS message with a payload is a question to Python code. Who reads it starts a thread that
-   waits for the GIL to run that, sets the sentinel's alarm, and reads on. Who of the two comes
+   A STATUS message with a payload is a question to Python code. Whoever reads it starts a thread
+   that waits for the GIL to run that, sets the sentinel's alarm, and reads on. Whichever comes
    first claims the question and answers it. The sentinel tells which tasks run, which thread has
    the GIL, and the stacks of all threads as faulthandler writes them, from a copy of the process.
  */
@@ -25,10 +25,10 @@ enum {
     /* And from when it has begun: it may lose the GIL. */
     AT_WORK_MS = 60,
     COPY_MS = 2000,
-    /* How long the sentinel, who has other duties, stays with an answer that nobody takes. */
+    /* How long the sentinel, which has other duties, stays with an answer that nobody takes. */
     SEND_MS = 1000,
     LOOK_EVERY_MS = 5,
-    /* So many messages are looked through for a question that is not the first. */
+    /* How many messages are looked through for a question that is not the first. */
     LOOK_BEHIND = 4,
     MOST = 256 * 1024,
     MOST_OF_TASKS = 16 * 1024,
@@ -122,7 +122,8 @@ answer_in_python(ConnectionObject *connection, const Question *question)
     Py_DECREF(answer);
 }
 
-/* A thread of its own waits for the GIL, however long: who reads goes on, and can be asked again.
+/* A thread of its own waits for the GIL, however long: the reading thread goes on, and can be asked
+ * again.
  */
 static void *
 ask_python(void *argument)
@@ -216,7 +217,7 @@ ask(ConnectionObject *connection, const Frame *frame)
     sentinel_call_in(connection->sentinel, is_asking ? PATIENCE_MS : 0);
 }
 
-/* Behind what needs the GIL first, where the question is left. */
+/* A question that waits in the buffer after a message that needs the GIL first. */
 static void
 ask_behind(ConnectionObject *connection)
 {
@@ -383,7 +384,7 @@ send_text(ConnectionObject *connection, int32_t channel, const char *text, size_
 static void
 answer(ConnectionObject *connection, int32_t channel)
 {
-    /* Not malloc(): who is stuck may have its lock. */
+    /* Not malloc(): the thread that is stuck may have its lock. */
     char *text = mmap(NULL, MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (text == MAP_FAILED) {
@@ -428,7 +429,7 @@ next_question(const char *bytes, size_t size, size_t *at)
     return 0;
 }
 
-/* Who should read waits for the GIL, to do something else first. */
+/* The thread that should read waits for the GIL, to do something else first. */
 void
 stacks_search(void *argument)
 {
