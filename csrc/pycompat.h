@@ -264,7 +264,7 @@ int_as_int32(PyObject *value, int32_t *number)
     return wide >= INT32_MIN && wide <= INT32_MAX;
 }
 
-/* An int of so many digits, at least two, the last other than 0: the caller fills them in, all of
+/* An int of `count` digits, at least two, the last other than 0: the caller fills them in, all of
  * them, then calls intwriter_finish. NULL with MemoryError. */
 static inline IntWriter *
 intwriter_new(int count, bool negative, digit **digits)

@@ -61,7 +61,7 @@ TERMINATE_TIMES = (5.0, 10.0)
 #: (seconds, both from the loss).  EXECNET_LOST_TIMES="1,3" in the worker's environment sets them.
 LOST_TIMES = (1.0, 3.0)
 #: What a worker writes first: the byte that says that it is there, and a message that means nothing, by which the
-#: byte is known behind what others have written before.
+#: byte is recognised after what others have written before.
 ANSWER = b"1" + b"\7" + 8 * b"\0"
 #: The exit status of a worker that Ctrl-C has ended while it had nothing to do.
 INTERRUPTED = 130
@@ -300,13 +300,13 @@ def thread_frames():
 
 
 def _doze(delay, deadline=None):
-    # In a green thread's wait for one of the system, who does not wake it: the other green ones go on.
+    # A green thread waits for a thread of the system, which does not wake it: the other green ones go on.
     # Returns the next delay.
     time.sleep(delay if deadline is None else max(0, min(delay, deadline - now())))
     return min(2 * delay or 0.0005, SIGNALS_WAIT)
 
 
-# What threads wait by is a lock that is held: who waits acquires it, who wakes them releases it.
+# What threads wait by is a lock that is held: whoever waits acquires it, whoever wakes them releases it.
 _release = methodcaller("release")
 
 
@@ -956,7 +956,7 @@ JOINED_WRITE = 4096 if sys.platform.startswith("linux") else SHORT_WRITE
 MOST_FOR_OTHERS = 100
 #: How often a thread finds others writing before it has them write its message, too.
 MOST_OVERTAKEN = 16
-#: And after so many seconds it looks whether the one who has the way will ever leave it.
+#: And after this many seconds it looks whether the thread that has the way will ever leave it.
 OVERDUE = 1.0
 
 
@@ -1140,7 +1140,7 @@ class Writer(object):
                 break
 
     def _is_written_behind(self, message):
-        # Behind what was left, by the helper; not where no thread can be started.
+        # After what was left, by the helper; not where no thread can be started.
         self._left.append(message)
         self._start_helper()
         try:

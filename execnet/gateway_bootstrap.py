@@ -1,6 +1,6 @@
 """The first bytes of a connection: what text is sent, the answer, and errors that say why there is none.
 
-The far side executes one line, answers the byte ``1``, which `execnet._process.noise` finds behind what others
+The far side executes one line, answers the byte ``1``, which `execnet._process.noise` finds after what others
 write, and from then on speaks messages. A local interpreter of our own imports execnet from where we have it;
 every other one is sent the source of ``gateway_base``, stripped for the wire and compressed.
 """

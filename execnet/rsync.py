@@ -140,7 +140,7 @@ class RSync:
             print(line.encode(encoding, "backslashreplace").decode(encoding))
 
     def _report_arrival(self, gateway: Gateway, size: int) -> None:
-        """So many further bytes of files have arrived; for who shows the progress."""
+        """``size`` further bytes of files have arrived; for a subclass that shows the progress."""
 
 
 class _Target:

@@ -90,7 +90,7 @@ class XSpec:
 
 
 def parts(string: str) -> list[str]:
-    """What stands between the ``//`` of a spec, read from left to right; ``////`` is no two of them, but a ``//``.
+    """The texts between the ``//`` of a spec, read from left to right; ``////`` is one ``//`` in a text.
 
     Without this the latter would be an empty key, which there never was: so no spec has another meaning by it.
     """

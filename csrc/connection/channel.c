@@ -194,7 +194,7 @@ receive_within(ChannelObject *channel, PyObject *timeout)
         if (value != NULL || codec_finds_unreadable(queue->connection->codec)) {
             timeline_note(queue, TIMELINE_RECEIVED, begun, PyBytes_GET_SIZE(item.object));
             Py_DECREF((PyObject *)item.object);
-        } else { /* a signal handler raised, or memory lacks: the item was not received */
+        } else { /* a signal handler raised, or there is no memory: the item was not received */
             itemqueue_give_back(queue, item.object, false);
         }
     } else if (outcome != RECEIVED_ERROR) {

@@ -22,7 +22,7 @@
 #include <stdatomic.h>
 
 /* Around what the GIL guards where there is one. Whoever locks is attached to the interpreter, as
-   who holds the GIL is, and stays so: between these two nothing waits, allocates or runs Python
+   a holder of the GIL is, and stays so: between these two nothing waits, allocates or runs Python
    code, so nobody lets go of an object. */
 #ifdef Py_GIL_DISABLED
 #define LOCK_WITHOUT_GIL(reading) mutex_lock(&(reading)->lock)
@@ -91,7 +91,7 @@ typedef struct {
     atomic_int write_errno;
     Rest *rest;
 
-    /* Receiving. Who has the reader role has what follows, with or without the GIL. */
+    /* Receiving. This is of the thread that has the reader role, with or without the GIL. */
     Reading reading;
     FrameBuffer buffer;
     LargePayload large;
@@ -99,7 +99,7 @@ typedef struct {
     int read_errno;
     FdioSpin spin;
     _Atomic unsigned steps;  /* of the receiver out of the role and back: odd while it is out */
-    _Atomic int64_t read_at; /* fdio_about_now's milliseconds, for who asks; 0: nothing yet */
+    _Atomic int64_t read_at; /* fdio_about_now's milliseconds, for reports; 0: nothing yet */
 
     PyThread_type_lock receiver_wakeup;
     _Atomic(Wait *) spare_wait; /* of one that is over, for the next */

@@ -427,7 +427,7 @@ python_request(ConnectionObject *connection, const Frame *frame, PyObject *paylo
 }
 
 /* An item for a callback, or with channels inside: those must be there before the next message,
-   which may be for them. What can't be read is told to who receives it. */
+   which may be for them. What can't be read is told to whoever receives it. */
 static int
 python_item(ConnectionObject *connection, int32_t id, PyObject *payload, bool is_value)
 {

@@ -110,7 +110,7 @@ itemqueue_end(ItemQueueObject *queue)
     waking_wake(queue->connection, told);
 }
 
-/* What was taken out under the key is another queue's place, who came just now. */
+/* What was taken out under the key is another queue's place, one that came just now. */
 static int
 put_back(PyObject *queues, PyObject *key, PyObject *other)
 {

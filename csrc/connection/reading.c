@@ -31,8 +31,8 @@
       receiver takes the role before others do, so that callbacks are not late.
    7. After reading_stop the role goes to nobody but the receiver, and stays with it.
    8. Of a queue that has ended, a callback's marker is taken once, by a thread that knows that
-      nobody calls the function any more: who asks while another one delivers or calls gets none,
-   and that one asks when it has done so.
+      nobody calls the function any more: a thread that asks while another one delivers or calls
+   gets none, and that one asks when it has done so.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/reading.h"
@@ -230,7 +230,7 @@ have_somebody_look(Reading *reading, Told *told)
     tell(first_that_wants_role(reading), told);
 }
 
-/* A waiting thread lets go of the role: who is next? */
+/* A waiting thread lets go of the role: which one is next? */
 static void
 leave_role(Reading *reading, Told *told)
 {

@@ -57,7 +57,7 @@ typedef struct ReadingThread {
 
 typedef struct {
     Mutex lock;
-    ReadingThread *reader;  /* who has the role, NULL: it is free */
+    ReadingThread *reader;  /* the thread that has the role; NULL: it is free */
     ReadingThread *waiting; /* all that wait, in the order in which they came */
     ReadingThread receiver;
     bool yields;      /* the receiver has the role, but others may take it when it is long away */

@@ -142,7 +142,7 @@ leave_turn_and_wake(ConnectionObject *connection, WritingThread *thread, bool *f
 }
 
 /* The helper asks for Python: that of the connection's interpreter, which need not be the main one.
-   NULL where memory lacks: what was to be let go of stays. */
+   NULL without memory: what was to be let go of stays. */
 static PyThreadState *
 attach(const ConnectionObject *connection)
 {
@@ -250,7 +250,7 @@ leave_turn(ConnectionObject *connection, WritingThread *thread)
     start_helper_if_owed(connection, thread, left);
 }
 
-/* Who starts a thread holds the GIL. Whether small messages are left alone. */
+/* The thread that starts another holds the GIL. Whether small messages are left alone. */
 static bool
 leave_turn_without_gil(ConnectionObject *connection, WritingThread *thread)
 {

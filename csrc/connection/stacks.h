@@ -1,4 +1,4 @@
-/* The answer to who asks for the stacks of all threads while no Python code can give it. */
+/* The answer to a request for the stacks of all threads while no Python code can give it. */
 #ifndef EXECNET_STACKS_H
 #define EXECNET_STACKS_H
 

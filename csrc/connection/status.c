@@ -58,7 +58,7 @@ compose(ConnectionObject *connection, int32_t channel, Answer *answer)
     answer->size += FRAME_HEADER;
 }
 
-/* The sentinel, who has the turn to answer another question, leaves it soon. */
+/* The sentinel, which has the turn to answer another question, leaves it soon. */
 static bool
 answer_now(ConnectionObject *connection, struct iovec *piece, bool *left)
 {

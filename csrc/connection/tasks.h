@@ -15,7 +15,8 @@ void tasks_end(ConnectionObject *connection, int32_t channel);
 /* Without the GIL: write a line for each task, as far as `size` goes; how much that is. */
 size_t tasks_describe(ConnectionObject *connection, char *to, size_t size);
 
-/* In a forked child: the threads of the tasks are not there, nor who may have held the lock. */
+/* In a forked child: the threads of the tasks are not there, nor the one that may have held the
+ * lock. */
 void tasks_disown(ConnectionObject *connection);
 
 void tasks_release(ConnectionObject *connection);

@@ -3,7 +3,7 @@
    Items of one thread that follow each other closely on a channel are one note, a run: a stream
    gives a note each millisecond, not one each microsecond, and what is alone stays alone. Each
    thread has a run that may go on, as far as there is room for threads. When one is broken off it
-   goes to the notes, of which so many are kept until somebody takes them; what comes then is
+   goes to the notes, which keep a limited number until somebody takes them; what comes then is
    counted as lost. Items keep their numbers: of one channel, on both sides the same.
 
    The GIL guards it all; where there is none, the lock of the reading machine. */

@@ -37,7 +37,7 @@ timeline_begin(const ConnectionObject *connection)
                : timeline_clock();
 }
 
-/* It has ended just now, for one item of so many bytes. Attached. */
+/* It has ended just now, for one item of `size` bytes. Attached. */
 static inline void
 timeline_note(ItemQueueObject *queue, TimelineKind kind, int64_t begun, Py_ssize_t size)
 {

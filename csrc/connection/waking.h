@@ -32,7 +32,7 @@ bool waking_is_main(const ConnectionObject *connection, unsigned long ident);
    exception. */
 int waking_is_green(const ConnectionObject *connection);
 
-/* Let other green threads run for so many seconds, and lengthen the next delay; -1 with an
+/* Let other green threads run for `*delay` seconds, and lengthen the next delay; -1 with an
    exception, of a signal handler as well. */
 int waking_doze(const ConnectionObject *connection, double *delay);
 

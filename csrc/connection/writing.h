@@ -101,8 +101,8 @@ typedef enum {
     HAND_NOT_NOW, /* another thread is starting the helper, and may fail: the thread writes on */
 } Hand;
 
-/* A signal came in the middle of the writer's message: its turn is the helper's now, who writes the
-   rest. */
+/* A signal came in the middle of the writer's message: its turn is the helper's now, which writes
+   the rest. */
 Hand writing_hand_over(Writing *writing, WritingThread *thread);
 
 /* The helper that was to be started can't be. After writing_hand_over the caller is the writer

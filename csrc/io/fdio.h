@@ -76,7 +76,7 @@ void fdio_enlarge_pipe(int fd);
 /* Milliseconds of a clock that only goes forward. */
 int64_t fdio_now(void);
 
-/* The same, a few milliseconds behind, for next to nothing. */
+/* The same, up to a few milliseconds late, at almost no cost. */
 int64_t fdio_about_now(void);
 
 #endif

@@ -1,6 +1,6 @@
 /* What a copy of this process tells of it.
 
-   Threads that nobody can stop are looked at in a copy, where they stand still: what a look at
+   Threads that nobody can stop are looked at in a copy, where they do not move: what a look at
    something that changes meanwhile would do to the process, a crash at worst, is done to the copy.
    It has one thread, the caller's, and begins with all its signals blocked if that one has.
    Whatever locks the others had in the original are taken for ever, so it may stay where it is;

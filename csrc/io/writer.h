@@ -13,7 +13,7 @@ typedef struct {
     bool zero_copy;     /* large pieces are lent to the pipe: whoever reads it copies */
     size_t capacity;    /* of a pipe written so, 0: not known yet */
     bool lent;          /* lent bytes may still be in the pipe ... */
-    size_t behind_lent; /* ... in front of so many others */
+    size_t behind_lent; /* ... before this many other bytes */
     bool cut_short;     /* the last call took less than it was given: there was a signal */
 } Writer;
 

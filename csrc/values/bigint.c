@@ -179,7 +179,7 @@ static inline uint32_t
 get_first(const char *text, int count, int length)
 {
     if (length >= 8) {
-        /* Shifted, zeros stand before them and the others are gone. */
+        /* The shift puts zeros before them and drops the others. */
         return number_of_eight(wire_get_word(text) << 8 * (8 - count));
     }
     uint32_t number = 0;

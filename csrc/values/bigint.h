@@ -8,7 +8,7 @@
    own functions need not convert more than 640 digits. */
 enum {
     BIGINT_BITS = 1890,
-    BIGINT_DIGITS = 576,             /* of so many bits, at most */
+    BIGINT_DIGITS = 576,             /* decimal digits of an int of BIGINT_BITS, at most */
     BIGINT_TEXT = BIGINT_DIGITS + 1, /* a minus before them */
 };
 

@@ -70,7 +70,8 @@ buffer_grow(DumpBuffer *buffer, Py_ssize_t more)
         PyErr_NoMemory();
         return -1;
     }
-    /* A little more than asked for: the few bytes that follow a large piece shall not copy it. */
+    /* A little more than asked for: the few bytes after a large piece then need no second copy of
+     * it. */
     Py_ssize_t factor = capacity < SMALL_BYTES ? 4 : 2;
     Py_ssize_t wanted =
         Py_MAX(used + more + 32, capacity < PY_SSIZE_T_MAX / 4 ? capacity * factor : 0);

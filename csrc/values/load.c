@@ -2,14 +2,14 @@
 
    The stack is an array of slots, so that depth costs memory and not C stack. Two things a slot can
    be are not yet objects. A list is made without elements and grows as they arrive in order; what
-   is still to come stands in its slot, so memory follows the input and not what the input claims.
-   And an INT that is just the index of the element that comes next stays a number, because SETITEM
-   is all that ever looks at it.
+   is still to come is counted in its slot, so memory follows the input and not what the input
+   claims. And an INT that is just the index of the element that comes next stays a number, because
+   SETITEM is all that ever looks at it.
 
    Python code runs in between (a stream's read, a factory's new, a finalizer, the hash of a
    channel), but nobody else has the stack, and what is in a slot is owned by it until it is taken
-   out. Lists and dicts in the making can be found by who asks the garbage collector for all there
-   are, so what could do harm is asked of them, not remembered.
+   out. Lists and dicts in the making can be found by code that asks the garbage collector for all
+   there are, so what could do harm is asked of them, not remembered.
 
    The wire is not trusted: every size is checked against what is there before it is used, and all
    that can be wrong with the bytes ends as LoadError, or as EOFError where they end early. */
@@ -356,7 +356,7 @@ finish_list(Reader *reader, Slot *slot)
     return 0;
 }
 
-/* Make what is in the slot the object it stands for. */
+/* Turn what is in the slot into the object it represents. */
 static int
 settle_slowly(Reader *reader, Slot *slot)
 {

@@ -10,12 +10,12 @@ typedef struct {
     bool py3str_as_py2str; /* PY3STRING becomes bytes, else text */
 } LoadOptions;
 
-/* The value that starts at `data`; what is behind its STOP is ignored. The caller keeps the memory
- * alive. */
+/* The value that starts at `data`; what comes after its STOP is ignored. The caller keeps the
+ * memory alive. */
 PyObject *load_value(CodecObject *codec, const char *data, Py_ssize_t size,
                      const LoadOptions *options);
 
-/* The value that stands next in stream, an object with read(n); nothing behind its STOP is read.
+/* The value that comes next in stream, an object with read(n); nothing after its STOP is read.
    With `version` (a bytes object) that must come first, NULL: nothing does. */
 PyObject *load_from_stream(CodecObject *codec, PyObject *stream, PyObject *version,
                            const LoadOptions *options);

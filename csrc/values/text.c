@@ -50,7 +50,7 @@ is_ascii(const char *data, Py_ssize_t size)
 static inline Py_UCS4
 decode_rest(Py_UCS4 first, const unsigned char **at, const unsigned char *end)
 {
-    static const Py_UCS4 least[] = {0, 0x80, 0x800, 0x10000}; /* of so many bytes more */
+    static const Py_UCS4 least[] = {0, 0x80, 0x800, 0x10000}; /* by the number of further bytes */
     int more = first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
     Py_UCS4 character = first & (0x3f >> more);
 

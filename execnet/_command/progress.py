@@ -34,12 +34,12 @@ class Bar:
         self.done = 0
 
     def expect(self, size: int) -> None:
-        """So many bytes more are to be done."""
+        """Another ``size`` bytes are to be done."""
         self.total += size
         self._draw()
 
     def advance(self, size: int) -> None:
-        """So many bytes more are done."""
+        """Another ``size`` bytes are done."""
         self.done += size
         self._draw()
 

@@ -59,7 +59,7 @@ class Methods:
         self._write = write
 
     def save(self, obj: object, versioned: bool = False) -> bytes | None:
-        """Write obj, behind the version byte if versioned; returns all bytes unless write was given.
+        """Write obj, after the version byte if versioned; returns all bytes unless write was given.
 
         DumpError if it can't be written.
         """

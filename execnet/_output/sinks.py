@@ -86,7 +86,7 @@ def _ended(line: bytes) -> bytes:
 
 
 class Printer:
-    """Prints lines to ``sys.stdout`` or ``sys.stderr``, whatever that is now, each behind ``[ID]``."""
+    """Prints lines to ``sys.stdout`` or ``sys.stderr``, whatever that is now, each after ``[ID]``."""
 
     def __init__(self, name: str, gateway_id: str) -> None:
         self._name = name

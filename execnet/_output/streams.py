@@ -211,7 +211,7 @@ class Outputs:
     # -- later
 
     def settle(self, timeout: float = PATIENCE) -> None:
-        """Wait until what has come is written, at most so many seconds."""
+        """Wait until what has come is written, for at most ``timeout`` seconds."""
         for settled in [stream.settle() for stream in self._streams.values() if not stream.ended.is_set()]:
             settled.wait(timeout)
 
@@ -256,7 +256,7 @@ class Outputs:
 
 
 def _ends(stream: Stream, patience: float, most: int) -> bool:
-    """Wait for the end of a stream as long as something is carried within so many seconds, up to so many bytes."""
+    """Wait for the end of a stream while each ``patience`` seconds bring something, up to ``most`` bytes."""
     carried = -1
     while not stream.ended.wait(patience) and carried < stream.carried < most:
         carried = stream.carried

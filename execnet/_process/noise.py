@@ -1,6 +1,6 @@
 """What the other side writes before its answer: told from it, skipped, kept to be shown.
 
-An answer has a no-op message behind its one byte (`execnet.gateway_base.ANSWER`), so that it is known in the middle of
+An answer has a no-op message after its one byte (`execnet.gateway_base.ANSWER`), so that it is known in the middle of
 anything, in the text of a shell's profile that has the same byte as well. It is all that comes until we say something:
 of more bytes than it lacks none is asked for, and where nothing comes before it, it is read in one piece.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from execnet.xspec import XSpec
 
-    # Reads at most so many bytes within so many seconds (None: no limit): none at the end, None where none came.
+    # (count, seconds): at most count bytes within the seconds (None: no limit): none at the end, None where none came.
     Receive = Callable[[int, "float | None"], "bytes | None"]
 
 ACCEPTED = ANSWER[:1]

@@ -26,7 +26,7 @@ STATES = {"R": "runs", "S": "sleeps", "D": "waits for a device", "T": "is stoppe
 
 
 def report(timeout: float = 5.0) -> str:
-    """What each group and gateway of this process does, who waits for what, and where the workers stand, as text.
+    """What each group and gateway of this process does, who waits for what, and the stacks of the workers, as text.
 
     The workers are asked all at once, and have timeout seconds.
     """

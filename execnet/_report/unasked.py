@@ -46,7 +46,7 @@ def begin() -> None:
 
 
 def prepare(gateways: Iterable[Any]) -> None:
-    """Have the workers ready to tell where they stand even when they are stuck in C code."""
+    """Have the workers ready to tell what they do even when they are stuck in C code."""
     for gateway in gateways:
         if isinstance(gateway, gateway_base.BaseGateway):
             try:
@@ -121,7 +121,7 @@ class Watcher:
 
 
 class Silence:
-    """Whether somebody has waited so many seconds while no message came, told once, and after each doubling."""
+    """Whether somebody has waited for ``seconds`` while no message came, told once, and after each doubling."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -12,7 +12,7 @@ descriptor is again what it was. Where the connection is lost, the thread reads 
 stop who writes. A `Relay` is for a process that is to be started here (``via``), which outlives nothing: its pipe ends
 with it, and what it wrote last is read.
 
-Over ssh a process stands between: it outlives this one, and what this one had not sent, it writes to standard error,
+Over ssh there is a process in between. It outlives this one, and writes what this one had not sent to standard error,
 which ssh carries by itself, between two marks that the initiator has chosen (`execnet._output.last_words`). A chunk is
 this process's from when it was sent, which is told.
 

@@ -25,7 +25,7 @@ class Interruption:
         if not frame.f_code.co_filename.endswith(FILES):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        # An exception at the return of a value is one of the caller's: it can't be told from one behind the call.
+        # An exception at the return of a value is one of the caller's: it can't be told from one after the call.
         returns = event == "opcode" and opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
         if event == "opcode" and not returns and not self.happened:
             self._left -= 1

@@ -107,7 +107,7 @@ def run(
     rounds: int = 1,
     cwd: Path | None = None,
 ) -> Done:
-    """Run a program to its end, for at most so many seconds."""
+    """Run a program to its end, within ``seconds``."""
     preamble = PREAMBLE.format(testing=str(TESTING), seconds=seconds, rounds=rounds)
     process = subprocess.Popen(
         [sys.executable, "-c", preamble + source],

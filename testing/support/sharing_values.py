@@ -88,7 +88,7 @@ def dicts(shared: dict[Any, Any], number: int) -> None:
 
 
 def sets(shared: set[Any], number: int) -> None:
-    """Nothing stands in a set that nobody put there."""
+    """A set contains nothing that nobody put there."""
     if number % 2:
         for i in range(40):
             shared.add((number, i))

@@ -55,7 +55,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def expect(self, text: str, seconds: float = 30.0) -> str:
-        """Wait until `text` is shown, behind what was waited for before; what was shown up to its end."""
+        """Wait until `text` is shown, after what was waited for before; what was shown up to its end."""
         deadline = time.monotonic() + seconds
         while text not in self._unread:
             ready, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))

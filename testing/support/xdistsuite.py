@@ -25,7 +25,7 @@ def digest(text):
 def pytest_runtest_logreport(report):
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
-    # loadgroup puts the group behind the name of a test
+    # loadgroup appends the group to the name of a test
     row = [report.nodeid.partition("@")[0], report.when, report.outcome, getattr(report, "wasxfail", None),
            len(str(report.longrepr)), digest(report.longrepr), digest(report.sections)]
     with open(os.environ["REPORTS"], "a", encoding="utf-8") as stream:
