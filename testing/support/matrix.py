@@ -34,6 +34,7 @@ from support.sshd import SshServer
 CELL = Path(__file__).with_name("cell.py")
 SERVER = packages.CHECKOUT / "execnet" / "script" / "socketserver.py"
 SECONDS = 240.0
+SERVER_SECONDS = 120.0
 KINDS = ("popen", "ssh", "socket", "via")
 PAGE = """\
 Which Python with which
@@ -41,10 +42,12 @@ Which Python with which
 
 .. This page is written by ``make matrix``.
 
-Each Python on one machine that can start gateways (the columns) with each that can be started (the rows), over
-{kinds}: values of every type both ways, large ones too; errors of either side; callbacks on both;
-status; RSync; and an end after which no process, thread or descriptor is left, though a task never ends. What is here
-is what ``make matrix`` printed last.
+Which Pythons start gateways, and on which: what ``make matrix`` printed last, on one machine. Each column is a Python that
+starts them, each row one that is started; a version alone is that of a CPython, with a "t" where it has no GIL.
+
+Each pair is tried over {kinds}: values of every type both ways, large ones too; errors of either side; callbacks on
+both; status; RSync; and an end after which no process, thread or descriptor is left, though a task never ends. "all"
+says that all of it holds over each of these.
 
 {table}
 
@@ -129,19 +132,27 @@ class FarSides:
             return use(["far", self.ssh.spec(id="far", python=far)])
         if kind == "via":
             return use(["far", f"popen//id=first//python={far}", f"popen//id=far//via=first//python={far}"])
-        server = SocketServer(far, [str(self.server)], seconds=60)
+        try:
+            server = SocketServer(far, [str(self.server)], seconds=SERVER_SECONDS)
+        except (RuntimeError, TimeoutError) as error:
+            return "the socket server's start", f"{error}\n"
         try:
             return use(["far", server.spec(id="far")])
         finally:
             server.close()
 
 
+def short(python: Interpreter) -> str:
+    """Its name in the table, which has little room."""
+    return python.full_name.replace("CPython ", "")
+
+
 def table(cells: list[Cell]) -> str:
     """The cells as reStructuredText: what fails where, "all" where nothing does."""
     initiators = list(dict.fromkeys(cell.initiator for cell in cells))
-    rows = [["", *(initiator.full_name for initiator in initiators)]]
+    rows = [["", *(short(initiator) for initiator in initiators)]]
     for far in dict.fromkeys(cell.far for cell in cells):
-        row = [far.full_name]
+        row = [short(far)]
         for initiator in initiators:
             here = [cell for cell in cells if (cell.initiator, cell.far) == (initiator, far)]
             row.append(", ".join(f"not {cell.kind}" for cell in here if cell.failed_in) or "all")

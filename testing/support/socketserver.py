@@ -34,9 +34,14 @@ class SocketServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-            if wait_listening(self.process, port, seconds):
+            listens = False
+            try:
+                listens = wait_listening(self.process, port, seconds)
+            finally:
+                if not listens:
+                    end(self.process)
+            if listens:
                 return
-            end(self.process)
         raise RuntimeError(f"the socket server did not start: exit status {self.process.returncode}")
 
     def spec(self, **extra: object) -> str:
