@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,9 +35,13 @@ def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {"EXECNET_TIMELINE": str(tmp_path / "timeline.json"), "EXECNET_PURE": CORES[request.param]}
 
 
+def started(source: str, environ: dict[str, str]) -> Initiator:
+    return Initiator(source, sys.executable, False, **environ)
+
+
 def run(source: str, environ: dict[str, str]) -> list[Event]:
     """The timeline of a program that ends by itself."""
-    with Initiator(source, **environ) as program:
+    with started(source, environ) as program:
         status, _, said = program.end()
         assert (status, said) == (0, "")
     events: list[Event] = json.loads(Path(environ["EXECNET_TIMELINE"]).read_text())
@@ -64,9 +69,9 @@ def assert_nested(events: list[Event]) -> None:
     rows = defaultdict(list)
     for row, begin, end, name in slices(events):
         rows[row].append((begin, -end, name))
-    for row in rows.values():
+    for inside in rows.values():
         around: list[float] = []
-        for begin, end, name in sorted(row):
+        for begin, end, name in sorted(inside):
             while around and around[-1] <= begin + 0.002:  # times are written with so many digits
                 around.pop()
             assert not around or -end <= around[-1] + 0.002, name
@@ -169,7 +174,7 @@ say(1)
 time.sleep(60)
 """
     path = Path(environ["EXECNET_TIMELINE"])
-    with Initiator(source, **environ) as program:
+    with started(source, environ) as program:
         program.hear()
         wait_until(lambda: '"ph":"B"' in path.read_text(), SECONDS, "the begin of the task")
         program.kill()
@@ -214,7 +219,7 @@ def test_what_is_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_a_second_program_has_a_file_of_its_own(environ: dict[str, str], tmp_path: Path) -> None:
     source = "execnet.makegateway()\nsay(os.getpid())\nsys.stdin.readline()\n"
-    with Initiator(source, **environ) as first, Initiator(source, **environ) as second:
+    with started(source, environ) as first, started(source, environ) as second:
         pids = [first.hear(), second.hear()]
         names = {path.name for path in tmp_path.iterdir()}
     assert "timeline.json" in names
@@ -306,7 +311,7 @@ channel = execnet.makegateway().remote_exec("import sys; channel.send([name for 
 say([name for name in [*channel.receive(), *sys.modules] if "timeline" in name])
 """
     environ = {"EXECNET_TIMELINE": ""}
-    with Initiator(source, **environ) as program:
+    with started(source, environ) as program:
         assert program.hear() == []
 
 
