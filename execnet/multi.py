@@ -67,6 +67,7 @@ class Group:
         # What warm workers are forked from, by what tells one from another; and those that get no more requests.
         self._forkservers: dict[object, ForkServer] = {}
         self._output = output
+        self._recorder: Recorder | None = None  # of the timeline, once there is something to record
         self._carriers: dict[str, Carrier] = {}  # the one thread that carries what workers write, if one is asked for
         self.set_execmodel(execmodel)
         if _is_beside_main():
@@ -283,7 +284,8 @@ class Group:
             return None
         from execnet._timeline import recorder  # lazy: only whoever asks for it pays for it
 
-        return recorder.current()
+        self._recorder = recorder.current()
+        return self._recorder
 
     def remote_exec(self, source: Any, **kwargs: Any) -> MultiChannel:
         """Execute ``source`` on every member, in order; see `Gateway.remote_exec`."""
@@ -344,8 +346,8 @@ class Group:
                 self.terminate(END_TIMEOUT)
         for carrier in self._carriers.values():
             carrier.join()
-        if self._timeline is not None:
-            self._timeline.flush()
+        if self._recorder is not None:
+            self._recorder.flush()
 
     def _disown_in_forked_child(self) -> None:
         """In a forked child, forget the gateways: they belong to the parent process."""

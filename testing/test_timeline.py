@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.initiator import Initiator
+from support.initiator import FORKING_ENVIRON, Initiator
 from support.processes import wait_until
 from support.sshd import SshServer
 
@@ -24,24 +23,21 @@ from execnet.script.timeline import SENT, runs
 
 SECONDS = 20.0
 Event = dict[str, Any]
-ECHO = "for item in channel: channel.send(item)"
+Environ = dict[str, Any]
+ECHO = "for item in channel: channel.send(item)\nprint('done')"
 CORES = {"c": "", "portable": "1"}
 
 
 @pytest.fixture(params=CORES)
-def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def environ(request: pytest.FixtureRequest, tmp_path: Path) -> Environ:
     if request.param == "c" and execnet.gateway_base._posix_core is None:
         pytest.skip("no C core here")
     return {"EXECNET_TIMELINE": str(tmp_path / "timeline.json"), "EXECNET_PURE": CORES[request.param]}
 
 
-def started(source: str, environ: dict[str, str]) -> Initiator:
-    return Initiator(source, sys.executable, False, **environ)
-
-
-def run(source: str, environ: dict[str, str]) -> list[Event]:
+def run(source: str, environ: Environ) -> list[Event]:
     """The timeline of a program that ends by itself."""
-    with started(source, environ) as program:
+    with Initiator(source, **environ) as program:
         status, _, said = program.end()
         assert (status, said) == (0, "")
     events: list[Event] = json.loads(Path(environ["EXECNET_TIMELINE"]).read_text())
@@ -69,9 +65,9 @@ def assert_nested(events: list[Event]) -> None:
     rows = defaultdict(list)
     for row, begin, end, name in slices(events):
         rows[row].append((begin, -end, name))
-    for inside in rows.values():
+    for found in rows.values():
         around: list[float] = []
-        for begin, end, name in sorted(inside):
+        for begin, end, name in sorted(found):
             while around and around[-1] <= begin + 0.002:  # times are written with so many digits
                 around.pop()
             assert not around or -end <= around[-1] + 0.002, name
@@ -97,7 +93,7 @@ group.terminate(5)
 """
 
 
-def test_both_sides_of_every_gateway_are_in_it(environ: dict[str, str]) -> None:
+def test_both_sides_of_every_gateway_are_in_it(environ: Environ) -> None:
     events = run(TALK, environ)
     assert_nested(events)
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
@@ -113,7 +109,7 @@ def test_both_sides_of_every_gateway_are_in_it(environ: dict[str, str]) -> None:
     assert sent == {11}  # an opcode, a length, five bytes, the end
 
 
-def test_an_arrow_leads_from_each_send_to_where_the_item_was_received(environ: dict[str, str]) -> None:
+def test_an_arrow_leads_from_each_send_to_where_the_item_was_received(environ: Environ) -> None:
     events = run(TALK, environ)
     begins = {event["id"]: event for event in of(events, "item", "s")}
     ends = {event["id"]: event for event in of(events, "item", "f")}
@@ -132,7 +128,7 @@ def test_an_arrow_leads_from_each_send_to_where_the_item_was_received(environ: d
             assert around, event
 
 
-def test_a_task_lies_between_what_was_sent_to_it_and_what_was_received(environ: dict[str, str]) -> None:
+def test_a_task_lies_between_what_was_sent_to_it_and_what_was_received(environ: Environ) -> None:
     events = run(
         """
         channel = execnet.makegateway().remote_exec("channel.send(channel.receive())")
@@ -150,7 +146,7 @@ def test_a_task_lies_between_what_was_sent_to_it_and_what_was_received(environ: 
     assert begin["ts"] <= answer["ts"] <= end["ts"]
 
 
-def test_items_that_follow_each_other_closely_are_one_event(environ: dict[str, str]) -> None:
+def test_items_that_follow_each_other_closely_are_one_event(environ: Environ) -> None:
     events = run(
         """
         channel = execnet.makegateway().remote_exec("for number in range(20000): channel.send(number)")
@@ -166,7 +162,7 @@ def test_items_that_follow_each_other_closely_are_one_event(environ: dict[str, s
     assert not [event for event in events if "lost" in event.get("args", {})]
 
 
-def test_the_file_is_whole_after_the_program_was_killed(environ: dict[str, str]) -> None:
+def test_the_file_is_whole_after_the_program_was_killed(environ: Environ) -> None:
     source = """
 channel = execnet.makegateway().remote_exec("channel.send(1)\\nchannel.receive()")
 channel.receive()
@@ -174,7 +170,7 @@ say(1)
 time.sleep(60)
 """
     path = Path(environ["EXECNET_TIMELINE"])
-    with started(source, environ) as program:
+    with Initiator(source, **environ) as program:
         program.hear()
         wait_until(lambda: '"ph":"B"' in path.read_text(), SECONDS, "the begin of the task")
         program.kill()
@@ -184,7 +180,7 @@ time.sleep(60)
     assert "(not ended)" in page(events, summary.gateways(events))
 
 
-def test_the_death_of_a_worker_ends_its_task(environ: dict[str, str]) -> None:
+def test_the_death_of_a_worker_ends_its_task(environ: Environ) -> None:
     events = run(
         """
         gateway = execnet.makegateway()
@@ -217,9 +213,9 @@ def test_what_is_cut_off_is_left_out(tmp_path: Path) -> None:
         trace.read(str(path))
 
 
-def test_a_second_program_has_a_file_of_its_own(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_second_program_has_a_file_of_its_own(environ: Environ, tmp_path: Path) -> None:
     source = "execnet.makegateway()\nsay(os.getpid())\nsys.stdin.readline()\n"
-    with started(source, environ) as first, started(source, environ) as second:
+    with Initiator(source, **environ) as first, Initiator(source, **environ) as second:
         pids = [first.hear(), second.hear()]
         names = {path.name for path in tmp_path.iterdir()}
     assert "timeline.json" in names
@@ -264,9 +260,11 @@ def test_it_works_over_a_socket_and_through_another_gateway(
     group: execnet.Group, recorded: Callable[[], list[Event]]
 ) -> None:
     way = group.makegateway("popen//id=way")
-    for spec in ("socket//installvia=way//id=far", "popen//via=way//id=through"):
+    for spec in ("socket//installvia=way//id=far//stdout=capture", "popen//via=way//id=through"):
         talk(group.makegateway(spec))
+    far = group["far"]
     group.terminate(SECONDS)
+    assert far.output("stdout") == "done\n"  # sent at the end, too, as the last notes are
     assert way.returncode is not None
     events = recorded()
     assert_recorded(events, 3)
@@ -298,6 +296,35 @@ def test_the_first_task_finds_the_main_thread_free(
     assert channel.receive(SECONDS)
 
 
+def test_a_program_without_gateways_writes_no_file(environ: Environ) -> None:
+    with Initiator("group = execnet.Group()\n", **environ) as program:
+        assert program.end() == (0, [], "")
+    assert not Path(environ["EXECNET_TIMELINE"]).exists()
+
+
+def test_a_forked_child_leaves_the_file_to_its_parent(environ: Environ, tmp_path: Path) -> None:
+    source = """
+gateway = execnet.makegateway()
+pid = os.fork()
+if pid:
+    os.waitpid(pid, 0)
+    gateway.remote_exec("channel.send(1)").receive()
+"""
+    with Initiator(source, **{**environ, **FORKING_ENVIRON}) as program:
+        assert program.end()[0] == 0
+    events = json.loads(Path(environ["EXECNET_TIMELINE"]).read_text())
+    assert len(of(events, "task", "E")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["timeline.json"]
+
+
+def test_a_file_that_can_not_be_written_fails_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "timeline.json"
+    environ: Environ = {"EXECNET_TIMELINE": str(path)}
+    with Initiator("try: execnet.makegateway()\nexcept OSError as error: say(str(error))\n", **environ) as program:
+        assert str(path) in program.hear()
+        assert program.end() == (0, [], "")
+
+
 def test_a_start_that_fails_is_told(group: execnet.Group, recorded: Callable[[], list[Event]]) -> None:
     with pytest.raises(OSError, match="did not start"):
         group.makegateway("popen//python=false")
@@ -310,8 +337,8 @@ def test_nothing_of_it_is_imported_unless_it_is_asked_for() -> None:
 channel = execnet.makegateway().remote_exec("import sys; channel.send([name for name in sys.modules])")
 say([name for name in [*channel.receive(), *sys.modules] if "timeline" in name])
 """
-    environ = {"EXECNET_TIMELINE": ""}
-    with started(source, environ) as program:
+    environ: Environ = {"EXECNET_TIMELINE": ""}
+    with Initiator(source, **environ) as program:
         assert program.hear() == []
 
 

@@ -50,6 +50,7 @@ class Recorder:
     """The timeline of this process and its workers."""
 
     def __init__(self, path: str) -> None:
+        self._owner = os.getpid()
         self._trace = Trace(path)
         self._epoch = clock()
         self._lines: list[str] = []
@@ -72,14 +73,20 @@ class Recorder:
         return track
 
     def flush(self) -> None:
-        """Have the file be what there is to tell now."""
+        """Have the file be what there is to tell now; it is this process's, not that of a forked child."""
+        if os.getpid() != self._owner or self._is_stopped:
+            return
         with self._lock:
             for track in list(self._tracks):
                 track.tell()
                 if track.is_over:
                     self._tracks.remove(track)
             lines, self._lines = self._lines, []
-            self._trace.write(lines)
+            try:
+                self._trace.write(lines)
+            except OSError as error:  # the disk is full
+                self._is_stopped = True
+                sys.stderr.write(f"execnet: {VARIABLE}: nothing more is recorded: {error}\n")
 
     def _run(self) -> None:
         while not self._is_stopped:

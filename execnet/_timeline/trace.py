@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ def _opened(path: str) -> FileIO:
 
 def _is_ours(descriptor: int) -> bool:
     """Whether no other process writes to the file; from then on none of those that ask."""
-    try:
-        import fcntl  # not every system has it
+    if sys.platform == "win32":
+        return True
+    import fcntl
 
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # nor does every file system
-        pass
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)  # not every file system can tell
     return True
 
 

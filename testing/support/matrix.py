@@ -42,8 +42,8 @@ Which Python with which
 
 .. This page is written by ``make matrix``.
 
-Which Pythons start gateways, and on which: what ``make matrix`` printed last, on one machine. Each column is a Python that
-starts them, each row one that is started; a version alone is that of a CPython, with a "t" where it has no GIL.
+Which Pythons start gateways, and on which: what ``make matrix`` printed last, on one machine. Each column is a Python
+that starts them, each row one that is started; a version alone is that of a CPython, with a "t" where it has no GIL.
 
 Each pair is tried over {kinds}: values of every type both ways, large ones too; errors of either side; callbacks on
 both; status; RSync; and an end after which no process, thread or descriptor is left, though a task never ends. "all"
