@@ -70,13 +70,24 @@ class Initiator:
     def __init__(self, python: Interpreter, folder: Path) -> None:
         self.python = python
         with_core = python.implementation == "cpython" and corebuild.compiler() and corebuild.headers(python)
-        make = corebuild.package if with_core else lambda folder, python: corebuild.portable_package(folder)
         self.core = "c" if with_core else "portable"
-        self.package = make(folder / python.name, python)
+        self.folder = folder / python.name
+        self.made: Path | None = None
+        self.lock = threading.Lock()
+
+    def package(self) -> Path:
+        """Where its package is, made by the first who asks."""
+        with self.lock:
+            if self.made is None:
+                portable = self.core == "portable"
+                self.made = (
+                    corebuild.portable_package(self.folder) if portable else corebuild.package(self.folder, self.python)
+                )
+            return self.made
 
     def run(self, arguments: Iterable[str]) -> tuple[str, str]:
         """Run the cell's program: which part of it failed, and what it wrote; both are empty where all went well."""
-        environment = packages.environment(PYTHONPATH=str(self.package), EXECNET_TEST_CORE=self.core)
+        environment = packages.environment(PYTHONPATH=str(self.package()), EXECNET_TEST_CORE=self.core)
         program = subprocess.Popen(
             [self.python, CELL, *arguments],
             env=environment,
@@ -185,7 +196,7 @@ def main(arguments: list[str]) -> int:
     """Run all cells, print and write what came of them; 1 where one fails or anything is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many cells at a time")
-    parser.add_argument("--page", type=Path, help="where to write the page, of all cells")
+    parser.add_argument("--page", type=Path, help="where to write the page, of these cells")
     parser.add_argument("--held", type=Path, help="a file of the cells that hold, which are not run again")
     parser.add_argument("--initiators", nargs="*", default=[], metavar="NAME", help="only these, as cpython3.13t")
     parser.add_argument("--far", nargs="*", default=[], metavar="NAME", help="only these, as cpython2.7")
@@ -223,7 +234,7 @@ def main(arguments: list[str]) -> int:
     portable = [initiator.python.full_name for initiator in initiators if initiator.core == "portable"]
     page = PAGE.format(kinds=", ".join(options.over), table=table(cells), summary=summary(cells, portable))
     print(page, *(f"left behind, killed now: {line}" for line in left), sep="\n")
-    if options.page and len(every) == len(pythons) * len(far_sides) * len(KINDS):
+    if options.page:
         options.page.write_text(page, "utf-8")
     return 1 if left or any(cell.failed_in for cell in cells) else 0
 
