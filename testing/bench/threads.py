@@ -46,8 +46,9 @@ class Work:
 
     @staticmethod
     def _work(channel: execnet.Channel, count: int) -> None:
+        value = execnet.loads(execnet.dumps(VALUE))  # its own
         for _ in range(count):
-            channel.send(execnet.dumps(VALUE))
+            channel.send(execnet.dumps(value))
             execnet.loads(channel.receive(SECONDS))
 
 
