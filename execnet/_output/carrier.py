@@ -246,8 +246,10 @@ class Carrier:
 class Bell:
     """What the thread waits by: for pipes, and for whoever rings."""
 
+    _ends: tuple[int, ...] = ()
+
     def __init__(self) -> None:
-        self._ends: tuple[int, ...] = os.pipe()
+        self._ends = os.pipe()
         if sys.platform != "win32":  # here and below for mypy: there, nobody makes one
             for end in self._ends:
                 os.set_blocking(end, False)
