@@ -247,7 +247,7 @@ SIGNALS_WAIT = 0.05
 MAIN_THREAD = _main_thread() if PY3 else None  # Python 2's waits look again and again
 
 
-_BUILTIN = type(os.close)  # as those of thread are in Jython, too
+_BUILTIN = type(os.getpid)  # as those of thread are in Jython, too; patched by nobody
 _system_lock = _thread.allocate_lock
 _SYSTEM_LOCK = type(_system_lock())
 #: Which functions that took the place of _thread's start green threads.
@@ -285,7 +285,7 @@ def _starts_green(start):
 def _system_ident():
     # What get_ident() gives may be a green thread's own; only a thread of the system executes a frame at a time.
     frame = sys._getframe()
-    return [ident for ident, executed in thread_frames().items() if executed is frame]
+    return [ident for ident, executed in thread_frames().items() if frame in (executed, executed.f_back)]
 
 
 def thread_frames():

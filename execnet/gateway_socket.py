@@ -138,7 +138,9 @@ def create_io(spec: XSpec, group: Group, execmodel: ExecModel) -> SocketIO:
     """
     if spec.installvia:
         try:
-            host, port = start_via(group[spec.installvia], _address_on_its_machine(group[spec.installvia], group))
+            master = group[spec.installvia]
+            address = _address_on_its_machine(master, group)
+            host, port = start_via(master) if address is None else start_via(master, address)
         except EOFError as error:
             raise OSError(f"no socket server for gateway {str(spec)!r}: {error}") from None
     else:
