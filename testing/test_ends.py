@@ -464,7 +464,11 @@ try:
 except KeyboardInterrupt:
     for gateway in list(group)[:3]:
         gateway.join(20)
-    say([gateway.returncode for gateway in group][:2])
+    # A join knows that the connection has ended; what the process ended with may come a moment later.
+    at_latest = time.monotonic() + 20
+    while None in (statuses := [gateway.returncode for gateway in group][:2]) and time.monotonic() < at_latest:
+        time.sleep(0.01)
+    say(statuses)
 """
         with Initiator(source, session=True, **CORES[core]) as initiator:
             initiator.hear()

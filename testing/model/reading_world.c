@@ -1717,11 +1717,29 @@ check_role(void)
     w->reader = now;
 }
 
+/* All that wait, in order, for whoever asks; no more of them than there is room for. */
+static void
+check_list(void)
+{
+    ReadingWaiter listed[PROGRAMS];
+    size_t count = reading_list(&w->reading, listed, PROGRAMS), at = 0;
+
+    for (const ReadingThread *thread = w->reading.waiting; thread != NULL; thread = thread->next) {
+        explore_expect(at < count && listed[at].queue == thread->queue &&
+                           listed[at].for_end == thread->for_end,
+                       "a thread that waits is not listed");
+        at++;
+    }
+    explore_expect(at == count, "a thread is listed that does not wait");
+    explore_expect(reading_list(&w->reading, listed, 0) == 0, "more is listed than asked for");
+}
+
 static void
 check(void)
 {
     int readers = 0;
 
+    check_list();
     explore_expect(!w->reading.lock.taken, "a lock is kept");
     for (int i = RECEIVER; i < FIRST + PROGRAMS; i++) {
         readers += is_in_role(&w->actors[i]);
