@@ -338,8 +338,7 @@ leave_not(ConnectionObject *connection)
     Sentinel *sentinel;
 
     Py_BEGIN_CRITICAL_SECTION(connection);
-    sentinel = connection->sentinel;
-    connection->sentinel = NULL;
+    sentinel = connection->sentinel; /* which threads that answer for it may still call */
     Py_END_CRITICAL_SECTION();
     if (sentinel != NULL) {
         Py_BEGIN_ALLOW_THREADS
@@ -462,6 +461,7 @@ connection_dealloc(ConnectionObject *connection)
         Py_BEGIN_ALLOW_THREADS
             sentinel_stop(connection->sentinel);
         Py_END_ALLOW_THREADS
+        sentinel_forget(connection->sentinel);
     }
     Py_CLEAR(connection->large.bytes);
     Py_CLEAR(connection->codec);

@@ -456,7 +456,7 @@ next_question(const char *bytes, size_t size, size_t *at)
 
 /* Who should read waits for the GIL, to do something else first. */
 void
-stacks_search(void *argument)
+stacks_search(void *argument, int read_fd)
 {
     ConnectionObject *connection = argument;
     char *bytes = mmap(NULL, MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -464,7 +464,7 @@ stacks_search(void *argument)
     if (bytes == MAP_FAILED) {
         return;
     }
-    size_t size = fdio_peek(connection->read_fd, connection->writer.is_socket, bytes, MOST), at = 0;
+    size_t size = fdio_peek(read_fd, connection->writer.is_socket, bytes, MOST), at = 0;
     int32_t channels[MOST_FOUND];
     int count = 0;
     while (count < MOST_FOUND && (channels[count] = next_question(bytes, size, &at)) != 0) {

@@ -19,7 +19,7 @@ bool stacks_are_partly_asked_for(const ConnectionObject *connection);
 void stacks_answer(void *connection);
 
 /* The sentinel's: answer a question that lies unread. */
-void stacks_search(void *connection);
+void stacks_search(void *connection, int read_fd);
 
 /* Whether that was done to the question on this channel. */
 bool stacks_were_told(ConnectionObject *connection, int32_t channel);

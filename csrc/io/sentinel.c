@@ -38,7 +38,7 @@ struct Sentinel {
     int64_t grace;
     void (*probe)(void *argument);
     void (*alarm)(void *argument);
-    void (*unread)(void *argument);
+    void (*unread)(void *argument, int read_fd);
     void *argument;
     FdioWaker waker;
     _Atomic int64_t leave_at; /* fdio_now's milliseconds, or NEVER */
@@ -118,7 +118,7 @@ note_unread(Sentinel *sentinel)
     size_t bytes = fdio_unread(sentinel->read_fd);
 
     if (bytes > 0 && bytes == sentinel->unread_bytes) {
-        sentinel->unread(sentinel->argument);
+        sentinel->unread(sentinel->argument, sentinel->read_fd);
     }
     sentinel->unread_bytes = bytes;
 }
@@ -177,7 +177,8 @@ start_thread(Sentinel *sentinel)
 
 Sentinel *
 sentinel_start(int read_fd, int write_fd, int64_t milliseconds, void (*probe)(void *argument),
-               void (*alarm)(void *argument), void (*unread)(void *argument), void *argument)
+               void (*alarm)(void *argument), void (*unread)(void *argument, int read_fd),
+               void *argument)
 {
     Sentinel *sentinel = calloc(1, sizeof *sentinel);
 
@@ -223,20 +224,28 @@ sentinel_call_in(Sentinel *sentinel, int64_t milliseconds)
     fdio_wake(&sentinel->waker);
 }
 
+static void
+close_duplicates(Sentinel *sentinel)
+{
+    (void)close(sentinel->read_fd);
+    (void)close(sentinel->write_fd);
+    sentinel->read_fd = sentinel->write_fd = -1;
+}
+
 void
 sentinel_stop(Sentinel *sentinel)
 {
-    atomic_store(&sentinel->stopped, true);
-    fdio_wake(&sentinel->waker);
-    (void)pthread_join(sentinel->thread, NULL);
-    sentinel_forget(sentinel);
+    if (!atomic_exchange(&sentinel->stopped, true)) {
+        fdio_wake(&sentinel->waker);
+        (void)pthread_join(sentinel->thread, NULL);
+        close_duplicates(sentinel);
+    }
 }
 
 void
 sentinel_forget(Sentinel *sentinel)
 {
     fdio_waker_close(&sentinel->waker);
-    (void)close(sentinel->read_fd);
-    (void)close(sentinel->write_fd);
+    close_duplicates(sentinel);
     free(sentinel);
 }

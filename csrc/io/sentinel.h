@@ -10,11 +10,11 @@ typedef struct Sentinel Sentinel;
 /* Watch the descriptors of a connection (duplicated here): `milliseconds` after its other end is
    gone, the process leaves. Where only writing tells that (on a socket), `probe` is called with
    `argument` to write something that disturbs nobody, else it is NULL. `alarm` is for
-   sentinel_call_in. `unread` is called where input lies there that nobody reads. NULL where that
-   can't be had. */
+   sentinel_call_in. `unread` is called where input lies there that nobody reads, with a
+   descriptor of it that stays open as long. NULL where that can't be had. */
 Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds,
                          void (*probe)(void *argument), void (*alarm)(void *argument),
-                         void (*unread)(void *argument), void *argument);
+                         void (*unread)(void *argument, int read_fd), void *argument);
 
 /* Have the thread call `alarm`, once, `milliseconds` from now. */
 void sentinel_call_in(Sentinel *sentinel, int64_t milliseconds);
@@ -23,10 +23,11 @@ void sentinel_call_in(Sentinel *sentinel, int64_t milliseconds);
  */
 void sentinel_leave_in(Sentinel *sentinel, int64_t milliseconds);
 
-/* Let the process live, and end the thread. */
+/* Let the process live, and end the thread. The functions above may still be called; they do
+   nothing more. */
 void sentinel_stop(Sentinel *sentinel);
 
-/* After fork(), in the child, where the thread is not: free what belongs to it. */
+/* After that, or after fork(), in the child, where the thread is not: free what belongs to it. */
 void sentinel_forget(Sentinel *sentinel);
 
 #endif
