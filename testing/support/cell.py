@@ -140,7 +140,7 @@ def status(gateway: execnet.Gateway) -> None:
 
 
 def await_idle(gateway: execnet.Gateway) -> None:
-    """Wait until no task is counted any more: one is for a moment longer than its channel is open."""
+    """Wait until no task goes on: the ends of some have not been waited for."""
     deadline = time.monotonic() + SECONDS
     while gateway.remote_status().numexecuting:
         assert time.monotonic() < deadline, gateway.remote_status()
