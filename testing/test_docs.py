@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from support import interpreters
+from support.initiator import FORKING_ENVIRON
 from support.shown import Checker
 from support.sshd import SshServer
 
@@ -95,6 +96,7 @@ class Place:
             "PYTHONPATH": os.pathsep.join(filter(None, [IMPORT_FROM, os.environ.get("PYTHONPATH")])),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUTF8": "1",
+            **FORKING_ENVIRON,
             "TMPDIR": str(self._temporary),
         }
         return subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,12 @@ def run(library: str, *parts: str, then: str = "use_all(group)") -> None:
         timeout=PROGRAM_SECONDS,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},  # eventlet tells that it is deprecated
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert (done.returncode, done.stdout, without_eventlets_own(done.stderr)) == (0, "done\n", "")
+
+
+def without_eventlets_own(stderr: str) -> str:
+    """The text but for what eventlet says in any program on CPython 3.14 and newer: one lock there it does not find."""
+    return re.sub(r"(?m)^\d+ RLock\(s\) were not greened.*\n", "", stderr)
 
 
 TWO = "import execnet; group = execnet.Group(); group.makegateway(); group.makegateway()"
@@ -250,6 +256,7 @@ def test_a_conftest_that_patches_every_process_of_pytest_xdist(library: str, tmp
     (tmp_path / "conftest.py").write_text(CONFTEST.format(PATCHES[library]))
     (tmp_path / "test_patched.py").write_text(TESTS)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PYTHONWARNINGS"] = "ignore"  # gevent forks where there are threads
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)],
         cwd=tmp_path,
@@ -259,7 +266,7 @@ def test_a_conftest_that_patches_every_process_of_pytest_xdist(library: str, tmp
         text=True,
         timeout=PROGRAM_SECONDS,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert (done.returncode, without_eventlets_own(done.stderr)) == (0, ""), done.stdout + done.stderr
     assert "20 passed" in done.stdout
 
 

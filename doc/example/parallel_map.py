@@ -8,7 +8,7 @@ def work(channel):
     import traceback
 
     def function(text):  # what is to be done, with all that it needs
-        return 100 // int(text)
+        return round(100 / int(text))
 
     for number, argument in channel:
         try:

@@ -125,6 +125,7 @@ def callbacks(gateway: execnet.Gateway) -> None:
 
 
 def status(gateway: execnet.Gateway) -> None:
+    await_idle(gateway)
     tasks = [gateway.remote_exec("channel.send(None); channel.receive()") for _ in range(3)]
     for task in tasks:
         task.receive(SECONDS)
@@ -133,11 +134,16 @@ def status(gateway: execnet.Gateway) -> None:
     for task in tasks:
         task.send(None)
         task.waitclose(SECONDS)
+    await_idle(gateway)
+    info = gateway._rinfo()
+    assert info.pid and info.version_info >= (2, 7), info
+
+
+def await_idle(gateway: execnet.Gateway) -> None:
+    """Wait until no task goes on: the ends of some have not been waited for."""
     deadline = time.monotonic() + SECONDS
     while gateway.remote_status().numexecuting:
         assert time.monotonic() < deadline, gateway.remote_status()
-    info = gateway._rinfo()
-    assert info.pid and info.version_info >= (2, 7), info
 
 
 def rsync(gateway: execnet.Gateway) -> None:
@@ -187,7 +193,7 @@ def nothing_left() -> Iterator[list[int]]:
     yield pids
     print("termination: what is left", flush=True)
     # A far side that is out of reach notices by itself that its connection is lost, within seconds.
-    left = [*leaks.wait_for_none(before), *wait_for_end(pids, GONE_SECONDS)]
+    left = [*leaks.wait_for_none(before, GONE_SECONDS), *wait_for_end(pids, GONE_SECONDS)]
     assert not left, left
 
 

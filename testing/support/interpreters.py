@@ -52,10 +52,10 @@ def _candidates() -> Iterator[str]:
     yield sys.executable
 
 
-def _probe(path: str) -> Interpreter | None:
+def _probe(path: str, seconds: float = 20) -> Interpreter | None:
     try:
         answer = subprocess.run(
-            [path, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
+            [path, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds, check=True
         ).stdout.decode()
     except (OSError, subprocess.SubprocessError):
         return None  # a launcher without an interpreter behind it
@@ -94,9 +94,9 @@ def named(command: str) -> Interpreter | None:
 
 @functools.cache
 def jython() -> Interpreter | None:
-    """The Jython on the PATH. It takes seconds to start, and is no interpreter for every test."""
+    """The Jython on the PATH. It takes seconds to start, many on a busy machine, and is no interpreter for every test."""
     path = shutil.which("jython")
-    return _probe(path) if path else None
+    return _probe(path, 120) if path else None
 
 
 def free_threaded() -> Interpreter | None:

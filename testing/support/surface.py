@@ -38,7 +38,7 @@ OF_ANY_CLASS = {*dir(type), *dir(object), "__init__", "__weakref__", "__firstlin
     "__hash__",
     "__str__",
     "__call__",
-}
+} | {"__annotate_func__", "__annotations_cache__"}
 OF_PROTOCOLS = {"_abc_impl", "_is_protocol", "__parameters__", "__orig_bases__", "__protocol_attrs__"}
 
 Description = dict[str, Any]
