@@ -56,7 +56,7 @@ from execnet.gateway_base import ANSWER, get_execmodel, init_popen_io, serve
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
 io.zero_copy = {zero_copy}
-io.write(ANSWER)
+{take_back}io.write(ANSWER)
 if quiet:
     gc.freeze()
     gc.enable()
@@ -82,13 +82,15 @@ class GatewayStartError(OSError):
 
     ``spec`` (str), ``command`` (list of str or None), ``returncode`` (the process's exit status, None
     where it is not known or it had to be killed) and ``output`` (bytes: what it wrote to stdout
-    instead of the answer) tell more. Its stderr is inherited, so that is where ours goes.
+    instead of the answer) and ``stderr`` (str: the last lines it wrote there, where they are kept)
+    tell more.
     """
 
     spec: str = ""
     command: list[str] | None = None
     returncode: int | None = None
     output: bytes = b""
+    stderr: str = ""
 
 
 class GatewayStartTimeout(GatewayStartError, TimeoutError):
@@ -104,23 +106,25 @@ def sendexec(io: StartIO, *sources: str) -> None:
     io.write((ascii("\n".join(sources)) + "\n").encode("ascii"))
 
 
-def _filled(start: str, spec: XSpec) -> str:
+def _filled(start: str, spec: XSpec, io: StartIO | None = None) -> str:
+    first_words = getattr(io, "first_words", None)
     return start.format(
         importdir=ascii(importdir),
         execmodel=ascii(spec.execmodel or "thread"),
         id=ascii(f"{spec.id}-worker"),
         zero_copy=runs_this_interpreter(spec),
+        take_back=first_words.take_back if first_words is not None else "",
     )
 
 
-def _import_text(spec: XSpec) -> str:
-    return _filled(QUIET_START + IMPORT_START + POPEN_START, spec)
+def _import_text(spec: XSpec, io: StartIO) -> str:
+    return _filled(QUIET_START + IMPORT_START + POPEN_START, spec, io)
 
 
-def _exec_text(spec: XSpec) -> str:
+def _exec_text(spec: XSpec, io: StartIO) -> str:
     from execnet._source import shipped  # lazy: a local worker is sent none
 
-    return QUIET_START + shipped.packed_text() + _filled(POPEN_START, spec)
+    return QUIET_START + shipped.packed_text() + _filled(POPEN_START, spec, io)
 
 
 def _socket_text(spec: XSpec) -> str:
@@ -146,9 +150,9 @@ def begin(io: StartIO, spec: XSpec) -> None:
     if spec.socket:
         text = _socket_text(spec)
     elif runs_this_interpreter(spec):
-        text = _import_text(spec)
+        text = _import_text(spec, io)
     else:
-        text = _exec_text(spec)
+        text = _exec_text(spec, io)
     _send(io, spec, text)
 
 
@@ -187,13 +191,13 @@ def bootstrap(io: IOLike, spec: XSpec) -> Gateway:
 
 def bootstrap_import(io: StartIO, spec: XSpec) -> None:
     """Have a local interpreter import execnet from :data:`importdir` and serve."""
-    _send(io, spec, _import_text(spec))
+    _send(io, spec, _import_text(spec, io))
     await_answer(io, spec)
 
 
 def bootstrap_exec(io: StartIO, spec: XSpec) -> None:
     """Have an interpreter that needs nothing installed execute the shipped text and serve."""
-    _send(io, spec, _exec_text(spec))
+    _send(io, spec, _exec_text(spec, io))
     await_answer(io, spec)
 
 
@@ -252,10 +256,10 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     reasons = [_what_happened(spec, returncode, command, bool(output))]
     if output:
         reasons.append(f"it wrote {output[:2000].decode('utf-8', 'backslashreplace')!r}")
-    stderr = stderr_of(io, 0)
+    stderr = _stderr_of(io)
     if stderr:
         reasons.append(f"on stderr: {stderr}")
-    elif not spec.socket:
+    elif not (spec.socket or getattr(io, "first_words", None)):
         outputs = getattr(io, "outputs", None)
         place = "to where ours goes" if outputs is None else outputs.place_of_stderr()
         reasons.append(f"its stderr went {place}; stderr=capture in the spec keeps it for this error, too")
@@ -264,7 +268,7 @@ def start_error(io: StartIO, spec: XSpec, answer: bytes) -> GatewayStartError:
     host = f"{unreachable}: " if unreachable else ""
     error = error_class(f"{host}gateway {str(spec)!r} did not start: {'; '.join(reasons)}")
     error.spec, error.command = str(spec), command
-    error.returncode, error.output = returncode, output
+    error.returncode, error.output, error.stderr = returncode, output, stderr
     return error
 
 
@@ -272,13 +276,19 @@ def late_error(late: list[tuple[XSpec, Any]], seconds: float) -> GatewayStartTim
     """What to raise for gateways, given by spec and io (None: not even that), that took longer to start."""
     lines = []
     for spec, io in late:
-        stderr = stderr_of(io, 0)
+        stderr = _stderr_of(io)
         lines.append(f"gateway {str(spec)!r} did not start within {seconds:g} seconds")
         if stderr:
             lines[-1] += f"; on stderr: {stderr}"
     error = GatewayStartTimeout("\n".join(lines))
     error.spec, error.command = str(late[0][0]), _command(late[0][1])
+    error.stderr = _stderr_of(late[0][1])
     return error
+
+
+def _stderr_of(io: StartIO) -> str:
+    first_words = getattr(io, "first_words", None)
+    return stderr_of(io, 0) if first_words is None else str(first_words.text())
 
 
 def _last_words(io: StartIO) -> tuple[bytes, int | None]:

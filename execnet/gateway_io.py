@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from execnet._output.streams import Outputs
+    from execnet._process.first_words import FirstWords
     from execnet._transport.ssh_shared import SshConnection
     from execnet.gateway import Gateway
     from execnet.gateway_base import ExecModel
@@ -38,8 +39,9 @@ class Popen2IOMaster(Popen2IO):
     """A process started with ``args``, its stdin and stdout for us, stderr inherited.
 
     ``outputs`` says where else what it writes goes; with ``newsession`` it leads a session of its own, which a Ctrl-C
-    in our terminal does not reach; ``env`` is added to its environment. Raises OSError (FileNotFoundError,
-    PermissionError …) where the operating system can't start it.
+    in our terminal does not reach; ``env`` is added to its environment; with ``keeps_stderr`` what it writes there
+    until it answers is kept as well. Raises OSError (FileNotFoundError, PermissionError …) where the operating system
+    can't start it.
     """
 
     popen: subprocess.Popen[bytes]
@@ -51,6 +53,7 @@ class Popen2IOMaster(Popen2IO):
     quiet_time: float | None = QUIET_TIME
     # Here for those who replace __init__.
     outputs: Outputs | None = None
+    first_words: FirstWords | None = None
     _connection: SshConnection | None = None
 
     def __init__(
@@ -60,6 +63,7 @@ class Popen2IOMaster(Popen2IO):
         outputs: Outputs | None = None,
         newsession: bool = False,
         env: dict[str, str] | None = None,
+        keeps_stderr: bool = False,
     ) -> None:
         PIPE = -1  # subprocess.PIPE, the same number for every execution model
         options: dict[str, Any] = {}
@@ -72,12 +76,25 @@ class Popen2IOMaster(Popen2IO):
             if outputs is not None:
                 self.outputs = outputs
                 options.update(outputs.popen_options())
+            if keeps_stderr and "stderr" not in options:
+                self._keep_stderr(options)
             popen = popen_class(execmodel.subprocess.Popen)(args, stdin=PIPE, stdout=PIPE, **options)
+            if self.first_words is not None:
+                self.first_words.started()
             self._own(popen, execmodel)
         except BaseException:
             if popen is not None:
                 _end(popen)
+            if self.first_words is not None:
+                self.first_words.close()
             raise
+
+    def _keep_stderr(self, options: dict[str, Any]) -> None:
+        from execnet._process.first_words import FirstWords  # lazy: start-up speed
+
+        with suppress(OSError):  # there is no standard error, or too many files are open
+            self.first_words = FirstWords()
+            options.update(self.first_words.popen_options(options.get("pass_fds", ())))
 
     def _own(self, popen: Any, execmodel: ExecModel) -> None:
         self.popen = popen
@@ -88,6 +105,8 @@ class Popen2IOMaster(Popen2IO):
         returncode = self.popen.wait()
         if self.outputs is not None:
             self.outputs.finish()
+        if self.first_words is not None:
+            self.first_words.finish()
         self._let_connection_go()
         return returncode
 
@@ -121,7 +140,10 @@ class Popen2IOMaster(Popen2IO):
         """
         if self.descriptors() is None:
             return self.read(1)
-        return await_answer(self, self._receive)
+        answer = await_answer(self, self._receive)
+        if answer and self.first_words is not None:
+            self.first_words.over()
+        return answer
 
     def _receive(self, count: int, seconds: float | None) -> bytes | None:
         if not self._can_poll():
@@ -170,6 +192,8 @@ class Popen2IOMaster(Popen2IO):
                 stream.close()
         if self.outputs is not None:
             self.outputs.finish()
+        if self.first_words is not None:
+            self.first_words.over()
         self._let_connection_go()
 
     def _last_words(self, deadline: float) -> bytes:
@@ -189,6 +213,8 @@ class Popen2IOMaster(Popen2IO):
         return hasattr(select, "poll")
 
     def _readable(self, timeout: float) -> bool:
+        if self.first_words is not None:
+            return self.first_words.wait_readable(self.infile.fileno(), timeout)
         return wait_readable(self.execmodel, self.infile.fileno(), timeout)
 
 
@@ -301,6 +327,8 @@ def create_io(
         options["env"] = start_variables(spec)  # another one knows of two arguments only; they are set up later
     if outputs is not None and starts_as_usual():
         options["outputs"] = outputs  # likewise
+    if keeps_stderr(spec, execmodel) and starts_as_usual():
+        options["keeps_stderr"] = True
     io = None
     try:
         io = Popen2IOMaster(args, execmodel, **options)
@@ -330,6 +358,19 @@ def starts_as_usual() -> bool:
     """Whether nobody has replaced what starts processes, and knows no more of them than execnet 2.1 asks for."""
     replaced = any(globals()[name] is not own for name, own in _STARTING.items())
     return not replaced and Popen2IOMaster.__init__ is _STARTING_PROCESS
+
+
+def keeps_stderr(spec: XSpec, execmodel: ExecModel) -> bool:
+    """Whether the process of the spec has a pipe for its standard error while it starts, which nobody notices."""
+    if not spec.popen or sys.platform == "win32" or execmodel.backend not in ("thread", "main_thread_only"):
+        return False
+    import select  # lazy: start-up speed
+
+    if not hasattr(select, "poll"):  # which eventlet takes away
+        return False
+    with suppress(OSError):  # it is closed
+        return os.get_inheritable(2) and not (spec.python and os.isatty(2))
+    return False
 
 
 def process_options(spec: XSpec) -> dict[str, bool]:

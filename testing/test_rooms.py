@@ -22,8 +22,8 @@ ROOMS = """
     _version _core xspec _compat
     gateway_base
     reducers rsync_remote script
-    _source _process _output _group/calls
-    _report/stacks _timeline
+    _source _output _group/calls
+    _process _report/stacks _timeline
     gateway _transport/registry
     gateway_io
     gateway_bootstrap

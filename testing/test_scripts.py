@@ -423,3 +423,89 @@ def test_a_proxy_reports_what_it_could_not_start(makegateway: Callable[..., exec
     for end_of in (data, control):
         with pytest.raises(EOFError):
             end_of.receive(SECONDS)
+
+
+WINDOWS_SERVICE = "execnet.script.socketserverservice"
+# What the service uses of pywin32, with events of threading, and a service manager that stops it when it is told to.
+FAKED_PYWIN32 = """
+import sys, threading, types
+def module(name, **names):
+    sys.modules[name] = made = types.ModuleType(name)
+    made.__file__ = name + ".pyd"
+    vars(made).update(names)
+def wait(event, milliseconds):
+    return 0 if event.wait(milliseconds / 1000) else 258
+class ServiceFramework:
+    def __init__(self, args):
+        self.args = args
+    def ReportServiceStatus(self, status):
+        tell("status", status)
+def tell(*what):
+    print(*what, file=sys.__stdout__, flush=True)
+def handle(service):
+    made = service([service._svc_name_])
+    def stop():
+        sys.stdin.readline()
+        made.SvcStop()
+    threading.Thread(target=stop).start()
+    made.SvcDoRun()
+module("servicemanager", LogInfoMsg=lambda text: tell("logged", text), EVENTLOG_INFORMATION_TYPE=4,
+       PYS_SERVICE_STARTED="started", PYS_SERVICE_STOPPED="stopped")
+module("win32event", CreateEvent=lambda *args: threading.Event(), SetEvent=threading.Event.set, WAIT_TIMEOUT=258,
+       WaitForSingleObject=wait)
+module("win32evtlogutil", AddSourceToRegistry=lambda *args: tell("source", *args),
+       ReportEvent=lambda name, event, category, kind, texts: tell("event", event))
+module("win32service", SERVICE_STOP_PENDING=3)
+module("win32serviceutil", ServiceFramework=ServiceFramework, HandleCommandLine=handle)
+"""
+
+
+def faked_service(address: str) -> tuple[str, ...]:
+    program = f"""{FAKED_PYWIN32}
+from execnet.script import socketserver
+socketserver.DEFAULT = {address!r}
+import runpy
+runpy.run_module({WINDOWS_SERVICE!r}, run_name="__main__")
+"""
+    return sys.executable, "-c", program
+
+
+def test_without_pywin32_the_windows_service_says_what_it_needs() -> None:
+    done = subprocess.run([sys.executable, "-m", WINDOWS_SERVICE], capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ModuleNotFoundError: No module named 'servicemanager': {WINDOWS_SERVICE} needs Windows and pywin32"
+    )
+
+
+def test_the_windows_service_serves_until_it_is_stopped(group: execnet.Group) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        faked_service(address), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        name = "ExecNetSocketServer"
+        said = [process.stdout.readline() for _ in range(3)]
+        assert said[:2] == [f"source {name} servicemanager.pyd Application\n", "event started\n"]
+        assert said[2].startswith("logged execnet socketserver Entering Accept loop")
+        for _ in range(2):
+            gateway = group.makegateway(f"socket={address}")
+            assert gateway.remote_exec("import os; channel.send(os.getpid())").receive(SECONDS) == process.pid
+            gateway.exit(wait=SECONDS)
+        process.stdin.write("stop\n")
+        process.stdin.flush()
+        rest = process.stdout.read().splitlines()
+        assert rest[-2:] == ["status 3", "event stopped"]
+        assert process.wait(SECONDS) == 0
+    finally:
+        end(process)
+
+
+def test_a_windows_service_that_gets_no_address_tells_why() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = faked_service(f"127.0.0.1:{taken.getsockname()[1]}")
+        done = subprocess.run(command, input="stop\n", capture_output=True, text=True, timeout=SECONDS)
+    assert "event stopped" in done.stdout
+    assert "Address already in use" in done.stdout + done.stderr
+    assert done.returncode == 1

@@ -486,7 +486,7 @@ def test_a_start_that_takes_too_long_is_given_up(
     assert isinstance(caught.value, execnet.TimeoutError)
     assert caught.value.spec.startswith(spec)
     assert caught.value.command is not None and caught.value.command[0] == str(program)
-    assert ("on stderr: waiting for nothing" in str(caught.value)) is bool(options)
+    assert "on stderr: waiting for nothing" in str(caught.value)
     assert started_processes() == children
     assert len(group) == 0
     group.makegateway("popen//id=slow//timeout=60", timeout=SECONDS)

@@ -1,0 +1,152 @@
+"""What a local process writes to its standard error while it starts: shown as it comes, and kept in case it fails.
+
+The process begins with a pipe in the place of its standard error, and with ours under another number. Just before it
+answers it puts ours back (`take_back`), so a worker's life is as if there had been no pipe. Whoever waits for the
+answer passes on what comes, never more than our standard error takes at once: a reader who is slow holds back the
+process, not us. After the answer the pipe has no writer left and is closed. Where it has one, a wrapper around the
+worker, say, or its child, that one is heard for as long as it lives: the carrier of `execnet._output` passes it on.
+
+There is none of this where it would be noticed. Python 2 asks whether its standard error is a terminal when it starts,
+and never again; green threads would wait in another way. Nor for ssh: what its client passes on comes to the
+descriptor that it was started with, to its end, so our process would be in the way of all that the worker writes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from contextlib import suppress
+
+from execnet.gateway_base import is_ready_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from execnet._output.carrier import Pipe
+
+STDERR = 2
+CHUNK = 512  # bytes: what a pipe or terminal that takes any takes at once
+KEPT = 16 * 1024  # bytes, at least
+SHOWN = 40  # lines of an error
+PATIENCE = 1.0  # seconds a process's end waits for what it left to be written
+
+# Runs on the far side, on Python 2.7 and newer, just before it answers.
+TAKE_BACK = """\
+import os
+try:
+    if os.fstat({number})[1:3] == {identity}:
+        os.dup2({number}, 2)
+        os.close({number})
+except (AttributeError, OSError):
+    pass
+"""
+
+
+class FirstWords:
+    """Those of one process; raises OSError where there is no standard error, or no pipe."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+        self._unwritten = b""
+        self._stream: Pipe | None = None
+        self._ends: list[int] = [os.dup(STDERR)]
+        try:
+            self._ends += os.pipe()
+            if sys.platform != "win32":
+                os.set_blocking(self._ends[1], False)
+            status = os.fstat(STDERR)
+        except OSError:
+            self.close()
+            raise
+        self.take_back = TAKE_BACK.format(number=self._ends[0], identity=(status.st_ino, status.st_dev))
+
+    def popen_options(self, passed: tuple[int, ...]) -> dict[str, Any]:
+        """What `subprocess.Popen` is to be given, with the descriptors that it is to pass anyway."""
+        return {"stderr": self._ends[2], "pass_fds": (*passed, self._ends[0])}
+
+    def started(self) -> None:
+        """The process has what was made for it, or never will."""
+        os.close(self._ends.pop(2))
+
+    def wait_readable(self, descriptor: int, timeout: float | None) -> bool:
+        """Wait at most ``timeout`` seconds (None: no limit) until ``descriptor`` has input or its end; whether it has.
+
+        What the process writes meanwhile is passed on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._pass_on()
+            events = {descriptor: "POLLIN"}
+            if self._unwritten:
+                events[self._ends[0]] = "POLLOUT"
+            elif self._ends:
+                events[self._ends[1]] = "POLLIN"
+            ready = _ready(events, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready or descriptor in ready:
+                return bool(ready)
+
+    def over(self) -> None:
+        """The start is over: pass on what is left, and what may still come."""
+        self._pass_on()
+        if self._ends:
+            self._carry_on()
+
+    def finish(self) -> None:
+        """The process has ended: wait until what it left is written, as long as somebody reads it."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.settle().wait(PATIENCE)
+
+    def text(self) -> str:
+        """The last lines that came during the start."""
+        return "\n".join(self._kept.decode("utf-8", "backslashreplace").splitlines()[-SHOWN:])
+
+    def _pass_on(self) -> None:
+        """Write what has come, as far as it is taken; close all at its end."""
+        while self._ends and (self._unwritten or self._read()) and is_ready_for("POLLOUT", self._ends[0]):
+            try:
+                self._unwritten = self._unwritten[os.write(self._ends[0], self._unwritten) :]
+            except BlockingIOError:
+                return
+            except OSError:  # nobody reads it any more
+                self._unwritten = b""
+
+    def _read(self) -> bool:
+        try:
+            self._unwritten = os.read(self._ends[1], CHUNK)
+        except BlockingIOError:
+            return False
+        self._kept = self._kept[-KEPT:] + self._unwritten
+        if not self._unwritten:
+            self.close()
+        return bool(self._unwritten)
+
+    def _carry_on(self) -> None:
+        from execnet._output.carrier import Carrier, Pipe  # lazy: only where somebody else has the pipe
+        from execnet._output.sinks import Descriptor
+
+        original, read = self._ends
+        self._ends = []
+        os.close(original)
+        carrier, sink = Carrier(), Descriptor(STDERR)
+        carrier.order(sink.write, self._unwritten)
+        self._stream = Pipe(carrier, sink, read)
+
+    def close(self) -> None:
+        """Let go of what there is; may be called again."""
+        while self._ends:
+            with suppress(OSError):
+                os.close(self._ends.pop())
+
+
+def _ready(events: dict[int, str], timeout: float | None) -> list[int]:
+    """The descriptors for which their event has come, or that are broken, after a wait; none on Windows."""
+    if sys.platform == "win32":
+        return []
+    poll = select.poll()
+    for descriptor, event in events.items():
+        poll.register(descriptor, getattr(select, event))
+    return [descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)]
