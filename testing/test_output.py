@@ -378,6 +378,9 @@ say("ended")
 os._exit(0)
 """
 
+# A program that does not wait for long at its end for what does not return.
+SHORT_END = "from execnet._output import carrier; carrier.MOST_AT_EXIT = 0.4"
+
 
 class TestSlowReader:
     @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master", "socket//installvia=master"])
@@ -436,6 +439,85 @@ os._exit(0)
             assert time.monotonic() - began < 10.0
             process.kill()
 
+    def test_the_end_of_the_program_waits_longer_for_its_reader_than_for_a_function(self) -> None:
+        source = f"""
+import execnet
+{SHORT_END}
+group = execnet.Group(["popen//stdout=prefix"], output=lambda gateway, name, text: print(text * 100000))
+group.remote_exec("for n in range(9): print('x')").waitclose()
+"""
+        with subprocess.Popen([sys.executable, "-c", source], stdout=-1, stderr=-1) as process:
+            assert process.stdout is not None and process.stderr is not None
+            time.sleep(4.0)
+            assert process.stdout.read() == b"".join([b"x" * 100000 + b"\n"] * 9)
+            assert process.stderr.read() == b""
+            assert process.wait(SECONDS) == 0
+
+    @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master", "socket//installvia=master"])
+    @pytest.mark.parametrize("seconds", [1000, 0.02])
+    def test_a_function_that_takes_its_time_does_not_stop_terminate(self, kind: str, seconds: float) -> None:
+        source = f"""
+import execnet, threading, time
+{SHORT_END}
+called = threading.Event()
+def output(gateway, name, text):
+    called.set()
+    time.sleep({seconds})
+group = execnet.Group(["popen//id=master", "{kind}//stdout=prefix//stderr=prefix"], output=output)
+group[1].remote_exec('import os\\nwhile os.write(1, b"1\\\\n") and os.write(2, b"2\\\\n"): pass')
+assert called.wait({SECONDS})
+began = time.monotonic()
+group.terminate(1.0)
+print(time.monotonic() - began, flush=True)
+"""
+        with subprocess.Popen([sys.executable, "-c", source], stdout=-1, stderr=-1) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert float(process.stdout.readline()) < 4.0
+            if seconds > 1:
+                told = process.stderr.read().decode()
+                assert told == "execnet: what takes the output of workers does not return for 0 seconds\n"
+                assert process.wait(SECONDS) == 0
+            process.kill()
+
+    def test_a_worker_that_does_not_read_holds_back_no_other(self) -> None:
+        group = execnet.Group(["popen//id=master"], output=lambda gateway, name, text: None)
+        stuck = group.makegateway("socket//installvia=master//stdout=prefix")
+        channel, items = stuck.remote_exec(STUCK), stuck.newchannel()
+        channel.send(items)
+        assert channel.receive(SECONDS) == "ready"
+        sent = [0]
+
+        def fill() -> None:
+            with suppress(OSError):  # it is ended at last
+                while True:
+                    items.send(100_000 * b"x")
+                    sent[0] += 1
+
+        threading.Thread(target=fill, daemon=True).start()
+        wait_until(lambda: sent[0] > 0, SECONDS, "the callback")
+        last = -1
+        while last != (last := sent[0]):  # until nothing more fits in between
+            time.sleep(0.5)
+        other = group.makegateway("popen//stdout=prefix").remote_exec("for n in range(50000): print(n)")
+        other.waitclose(SECONDS)
+        group.terminate(1.0)
+
+
+# Prints for ever, by a thread, and has a callback that does not return.
+STUCK = """
+import os, threading, time
+items = channel.receive()
+def flood():
+    while True: os.write(1, b"flood\\n")
+def on_item(item):
+    thread = threading.Thread(target=flood)
+    thread.daemon = True
+    thread.start()
+    time.sleep(1000)
+items.setcallback(on_item)
+channel.send("ready")
+time.sleep(1000)
+"""
 
 # Prints in a callback, which its receiver runs, more than any pipe and window hold, for each of two items.
 CALLED = """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from support.initiator import FORKING_ENVIRON, Initiator
@@ -211,6 +214,113 @@ def test_what_is_cut_off_is_left_out(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match="not a timeline"):
         trace.read(str(path))
+
+
+LINE = trace.line(ph="i", pid=2, tid=0, ts=1.0, name="one")
+
+
+@pytest.mark.parametrize("sizes", [[1] * 900, [*range(400, 460)], [5000, 1, 4040, 1, 4096, 1, 9000, 4000, 90, 1]])
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_no_event_is_broken_by_the_end_of_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], at_once: int
+) -> None:
+    path = tmp_path / "timeline.json"
+    written = trace.Trace(str(path))
+    states: list[bytes] = []
+    put = trace.Trace._put
+
+    def noting(self: trace.Trace, at: int, data: bytes) -> None:
+        before = path.read_bytes()[:at]
+        ends = [*range(trace.PAGE - at % trace.PAGE, len(data), trace.PAGE), len(data)]
+        states.extend(before + data[:end] for end in ends)  # where a kill may break it off
+        put(self, at, data)
+
+    monkeypatch.setattr(trace.Trace, "_put", noting)
+    lines = [trace.line(ph="i", pid=2, tid=0, ts=1.0, name=size * "x") for size in sizes]
+    for at in range(0, len(lines), at_once):
+        written.write(lines[at : at + at_once])
+    written.close()
+    assert json.loads(path.read_text()) == [json.loads(line) for line in lines]
+    assert trace.read(str(path)) == [json.loads(line) for line in lines]
+    for state in states:
+        text = state.decode().rstrip().rstrip(",").removesuffix("]")
+        assert max(sizes) > 3000 or json.loads(text + "]")
+
+
+def test_what_a_full_disk_breaks_off_is_taken_back(environ: Environ) -> None:
+    source = """
+import resource
+sys.stderr = None  # it is told to nobody
+gateway = execnet.makegateway()
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+for number in range(100):
+    gateway.remote_exec(f"channel.send({number})").receive()
+time.sleep(0.5)
+gateway.remote_exec("channel.send(1)").receive()
+"""
+    with Initiator(source, **environ) as program:
+        assert program.end() == (0, [], "")
+    path = Path(environ["EXECNET_TIMELINE"])
+    assert 7000 < path.stat().st_size <= 9000
+    assert len(json.loads(path.read_text())) > 20
+
+
+# What is no event of ours, each of a file that has one before.
+FOREIGN = [
+    *("1", '"a"', "null", "[]", "{}", '{"ph": "X"}', '{"ph": ["X"], "pid": 1, "tid": 1, "name": ""}'),
+    *(f'{{"ph": "{phase}", "pid": 2, "tid": 1, "name": ""}}' for phase in "XBEisf?"),
+    *(f'{{"ph": "i", "pid": {bad}, "tid": 1, "name": "", "ts": 1}}' for bad in ('"2"', "[2]", "2.5", "null")),
+    *(f'{{"ph": "i", "pid": 2, "tid": 1, "name": {bad}, "ts": 1}}' for bad in ("2", "[]", "null")),
+    *(f'{{"ph": "i", "pid": 2, "tid": 1, "name": "", "ts": {bad}}}' for bad in ("NaN", "1e999", "9" * 400, '"1"')),
+    *(f'{{"ph": "i", "pid": 2, "tid": 1, "name": "", "ts": 1, "args": {bad}}}' for bad in ('{"bytes": "<b>"}', "[]")),
+    '{"ph": "X", "pid": 2, "tid": 1, "name": "", "ts": 1, "dur": 1, "cat": "send", "args": {}}',
+    '{"ph": "M", "pid": 2, "tid": 1, "name": "process_name", "args": {"name": 1}}',
+    *("[" * 100_000, '{"a":' * 100_000),
+]
+
+
+@pytest.mark.parametrize("line", FOREIGN, ids=range(len(FOREIGN)))
+def test_what_is_no_timeline_is_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    path = tmp_path / "foreign.json"
+    path.write_text(f"[\n{LINE},\n{line}\n]\n")
+    assert command.main("execnet timeline", [str(path), "--picture", str(tmp_path / "picture.svg")]) == 1
+    assert capsys.readouterr().err == f"execnet timeline: {path}: line 3 is no event\n"
+
+
+def test_texts_of_any_kind_are_shown(tmp_path: Path) -> None:
+    strange = "{data}{table}\ud800\0\x1b</script>\u2028"
+    names = [
+        trace.line(ph="M", pid=2, tid=0, name="process_name", args={"name": f"{strange} popen"}),
+        trace.line(ph="M", pid=2, tid=1, name="thread_name", args={"name": strange}),
+        trace.line(ph="X", pid=2, tid=1, ts=0, dur=5e6, name=strange, cat="task", args={"text": strange}),
+        trace.line(ph="M", pid=3, tid=0, name="process_name", args={"name": " "}),
+        trace.line(ph="X", pid=3, tid=1, ts=0, dur=5e6, name="", cat="task", args={}),
+    ]
+    path, picture = tmp_path / "strange.json", tmp_path / "picture.svg"
+    path.write_text("[\n" + ",\n".join(names) + "\n]\n")
+    program = [sys.executable, "-m", "execnet", "timeline", str(path), "--picture", str(picture)]
+    ended = subprocess.run(program, capture_output=True, timeout=SECONDS)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    ElementTree.parse(picture)
+    text = (tmp_path / "strange.json.html").read_text(encoding="utf-8")
+    assert text.count("const data = ") == 1 and text.count("</script>") == 1
+
+
+def test_threads_that_begin_at_once_have_one_file(environ: Environ, tmp_path: Path) -> None:
+    source = """
+import threading
+barrier = threading.Barrier(8)
+def start():
+    group = execnet.Group()
+    barrier.wait()
+    group.makegateway().remote_exec("channel.send(1)").receive()
+    group.terminate(5)
+threads = [threading.Thread(target=start) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    assert len(of(run(source, environ), "task", "B")) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["timeline.json"]
 
 
 def test_a_second_program_has_a_file_of_its_own(environ: Environ, tmp_path: Path) -> None:

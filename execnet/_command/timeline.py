@@ -37,10 +37,10 @@ def main(program: str, arguments: Sequence[str]) -> int:
         found = summary.gateways(events)
         if not options.no_page:
             path = options.output or f"{options.file}.html"
-            with open(path, "w", encoding="utf-8") as file:
+            with open(path, "w", encoding="utf-8", errors="replace") as file:
                 file.write(page.page(events, found))
         if options.picture:
-            with open(options.picture, "w", encoding="utf-8") as file:
+            with open(options.picture, "w", encoding="utf-8", errors="replace") as file:
                 file.write(drawing.drawing(page.Picture(events).data()))
     except (OSError, ValueError) as error:
         common.complain(program, str(error))

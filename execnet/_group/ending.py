@@ -123,8 +123,12 @@ class End:
     def kill(self) -> None:
         """Interrupt, terminate and kill the process, a step apart.
 
-        Without time between them it is killed only: an interrupt would have it begin to say where it was.
+        Without time between them it is killed only: an interrupt would have it begin to say where it was. What it wrote
+        is not waited for much longer.
         """
+        outputs = getattr(self.io, "outputs", None)
+        if outputs is not None:
+            outputs.hurry()
         step = self.deadline.step()
         if step and self.popen is not None and os.name == "posix":
             import signal  # lazy: start-up speed

@@ -10,7 +10,9 @@ case. Invariants:
   the bell stays rung until then.
 - The bell is closed when nobody refers to it, so nobody ever rings at the number of another file.
 - Nothing here is done with a lock held, and a sink that blocks, as a terminal that was stopped does, blocks this
-  thread: the pipes fill, the windows of channels close, and workers wait. Who waits for the thread has a limit.
+  thread: the pipes fill, the windows of channels close, and workers wait. Whoever waits for the thread asks since when
+  it has not got on, and has a limit; only the end of the program has none where it is a reader of its output that does
+  not read.
 
 A forked child has no such thread: it closes its copies of the pipes, and nothing there waits for more.
 """
@@ -23,6 +25,7 @@ import time
 from collections import deque
 from contextlib import suppress
 
+from execnet._output.sinks import complain, somebody_does_not_read
 from execnet.gateway_base import OneShotEvent, ThreadExecModel
 
 TYPE_CHECKING = False
@@ -37,6 +40,8 @@ LOOK = 0.01  # seconds between two looks at what can't be waited for
 # Seconds after something was carried in which more may come, to be carried as one. Without them a worker that prints
 # line by line takes twice the time, and round trips beside a flood, too (testing/bench/output.py).
 REST = 0.001
+PATIENCE = 1.0  # seconds that whoever waits for the thread waits for it to get on
+MOST_AT_EXIT = 10.0  # seconds that the end of the program waits for a function that does not return
 MOST_WAITING = 1 << 20  # bytes that a pipe can hold: whoever waits for these does not wait for what came later
 
 
@@ -78,6 +83,10 @@ class Stream:
     def take_last(self, data: bytes | None) -> None:
         """Take what comes another way; for the carrier's thread."""
 
+    def may_bring(self) -> bool:
+        """Whether the rest may come when the thread has got on."""
+        return False
+
     def finish(self) -> None:
         """End it once all that had come before this call is written."""
         self._carrier.order(self._when_settled, self.end)
@@ -112,6 +121,7 @@ class Carrier:
         self._orders: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._running: dict[str, object] = {}
         self._bell: Bell | None = None
+        self._got_on: float | None = None  # when the thread last got on with its work; None while it has none
         # The thread's own.
         self._pipes: dict[int, Pipe] = {}
         self._others: set[Stream] = set()  # which bring what they have by orders
@@ -136,12 +146,36 @@ class Carrier:
             raise
 
     def join(self) -> None:
-        """Wait until what has come is written: the end of this program would break off a write of the thread's."""
+        """Wait until what has come is written: the end of this program would break off a write of the thread's.
+
+        What neither returns nor waits for a reader of this program's output is not waited for without end.
+        """
         if self._running:
             for stream in [*list(self._pipes.values()), *list(self._others)]:
-                stream.settle().wait()
+                settled = stream.settle()
+                while not settled.wait(PATIENCE):
+                    if self.held_up() > MOST_AT_EXIT and not somebody_does_not_read():
+                        complain(f"what takes the output of workers does not return for {MOST_AT_EXIT:.0f} seconds")
+                        return
+
+    def wait(self, event: OneShotEvent, patience: float) -> bool:
+        """Wait for it, but not for longer than the thread gets on within ``patience`` seconds; whether it is set."""
+        return bool(event.wait(max(patience - self.held_up(), 0.0)))
+
+    def held_up(self) -> float:
+        """Seconds since the thread last got on with its work; none while it has none."""
+        since = self._got_on
+        return 0.0 if since is None else time.monotonic() - since
+
+    def is_at_work(self) -> bool:
+        """Whether it has something to do, and gets on with it."""
+        return self._got_on is not None and self.held_up() < PATIENCE
 
     # -- the thread's
+
+    def get_on(self) -> None:
+        """Something is done, and more is to do."""
+        self._got_on = time.monotonic()
 
     def open(self, pipe: Pipe) -> None:
         """Carry it from now on."""
@@ -177,7 +211,7 @@ class Carrier:
                 self._give_up()
                 raise
             finally:
-                self._bell = None
+                self._bell = self._got_on = None
                 self._release()
             if not (self._orders and self._is_claimed()):
                 return
@@ -195,9 +229,12 @@ class Carrier:
         while self._pipes or self._others or self._orders:
             for _ in range(len(self._orders)):  # no more: far workers may bring others faster than that
                 function, args = self._orders.popleft()
+                self.get_on()
                 function(*args)
+            self._got_on = None
             waits = (self._pipes or self._others) and not self._awaited
             talking = [pipe for pipe in bell.ready(self._pipes, None if waits else 0.0) if self._read(pipe)]
+            self._got_on = None
             awaited, self._awaited = self._awaited, []
             for pipe, most, call in awaited:
                 if pipe in talking and self._has(pipe) and pipe.carried < most:
@@ -215,6 +252,7 @@ class Carrier:
             return False
         except OSError:
             data = b""
+        self.get_on()
         if data:
             pipe.write(data)
         else:
@@ -230,7 +268,7 @@ class Carrier:
 
     def disown(self) -> None:
         """In a forked child: the pipes are the parent's, and there is no thread."""
-        bell, self._bell = self._bell, None
+        bell, self._bell, self._got_on = self._bell, None, None
         if bell is not None:
             bell.close()
         pipes = list(self._pipes.values())

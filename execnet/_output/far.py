@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from functools import partial
 
 from execnet._output.carrier import Stream
-from execnet.gateway_base import Message, dumps_internal
+from execnet.gateway_base import Message, ThreadExecModel, dumps_internal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,46 @@ TELL = 64 * 1024
 WITH_THREADS = ("thread", "main_thread_only")
 
 
+class Teller:
+    """Sends messages on a channel from a thread that is there while there are any.
+
+    A worker may not read for long, while its receiver is in a callback; the carrier, which has others, does not wait
+    for it. Whoever adds a message sees afterwards that the thread runs, or starts it; the thread takes its entry out of
+    `_running` before it looks for the last time.
+    """
+
+    def __init__(self, gateway: Gateway, channel_id: int) -> None:
+        self._gateway = gateway
+        self._channel_id = channel_id
+        self._messages: deque[tuple[int, bytes]] = deque()
+        self._running: dict[str, object] = {}
+
+    def tell(self, code: int, data: bytes = b"") -> None:
+        """Have it sent."""
+        self._messages.append((code, data))
+        if self._is_claimed():
+            try:
+                ThreadExecModel().start(self._run)
+            except RuntimeError:  # the program ends, and so have its gateways
+                self._run()
+
+    def _is_claimed(self) -> bool:
+        claim = object()
+        return self._running.setdefault("thread", claim) is claim
+
+    def _run(self) -> None:
+        while True:
+            try:
+                while self._messages:
+                    code, data = self._messages.popleft()
+                    with suppress(OSError):  # the worker is gone
+                        self._gateway._send(code, self._channel_id, data)
+            finally:
+                self._running.clear()
+            if not (self._messages and self._is_claimed()):
+                return
+
+
 class Sent(Stream):
     """Output that comes as items of a channel, without a `Channel`: to the gateway's status there is none.
 
@@ -33,13 +74,13 @@ class Sent(Stream):
 
     def __init__(self, gateway: Gateway, carrier: Carrier, sink: Sink) -> None:
         super().__init__(carrier, sink)
-        self._gateway = gateway
         self._untold = 0
         channel = gateway.newchannel()
         carrier.order(carrier.expect, self)
         channel.setcallback(self._receive, None)
         self.data_id = channel.id
         self.written_id: int = next(gateway._channelfactory._ids)
+        self._teller = Teller(gateway, self.written_id)
 
     def _receive(self, data: bytes | None) -> None:
         if data is None:
@@ -64,17 +105,13 @@ class Sent(Stream):
         self._tell_written(0)
 
     def _tell_written(self, count: int) -> None:
-        self._tell(Message.CHANNEL_DATA, dumps_internal(count))
-
-    def _tell(self, code: int, data: bytes = b"") -> None:
-        with suppress(OSError):  # the worker is gone
-            self._gateway._send(code, self.written_id, data)
+        self._teller.tell(Message.CHANNEL_DATA, dumps_internal(count))
 
     def end(self) -> None:
         """Expect no more."""
         self._carrier.forget(self)
         if not self.ended.is_set():
-            self._tell(Message.CHANNEL_CLOSE)
+            self._teller.tell(Message.CHANNEL_CLOSE)
         super().end()
 
 
@@ -143,6 +180,10 @@ class Relayed(Sent):
     def settle_last(self) -> OneShotEvent:
         """What is set when there is nothing more of a process that has ended."""
         return self.ended
+
+    def may_bring(self) -> bool:
+        """Whether what it has written may wait for the window."""
+        return self._carrier.is_at_work()
 
 
 def set_up(gateway: Gateway, outputs: Outputs) -> None:

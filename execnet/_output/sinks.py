@@ -11,6 +11,8 @@ import sys
 import time
 from contextlib import suppress
 
+from execnet.gateway_base import is_ready_for
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +133,17 @@ def complain(text: str) -> None:
         sys.stderr.flush()
 
 
+def somebody_does_not_read() -> bool:
+    """Whether one who writes to our standard output or error has to wait for its reader, or may have to."""
+    for stream in (1, STDERR, sys.stdout, sys.stderr):
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # there is none, or it is no file of the system's, or closed
+            if not is_ready_for("POLLOUT", stream if isinstance(stream, int) else stream.fileno(), False):
+                return True
+    return False
+
+
 class Caller:
     """Gives each line to the program's own ``function(gateway, name, text)``; those of no gateway yet are printed."""
 
@@ -155,6 +168,7 @@ class Caller:
 
                     shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                     complain(f"what output= of the group was given raised, told once:\n{shown.rstrip()}")
+            self._owner.carrier.get_on()
 
 
 class Nowhere:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 
-from execnet._output.carrier import MOST_WAITING, Pipe
+from execnet._output.carrier import MOST_WAITING, PATIENCE, Pipe
 from execnet._output.last_words import Parted, new_mark
 from execnet._output.modes import CAPTURE, DESCRIPTORS, FILE, INHERIT, NULL, PREFIX, none_kept, path_of
 from execnet._output.sinks import Caller, Descriptor, File, Kept, Lines, Nowhere, Printer
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 TAIL_SIZE = 16 * 1024  # bytes of the last words
 TAIL_LINES = 40
 CRASH = "Fatal Python error"  # the first line of what faulthandler tells of a crash, one for each frame of its stacks
-# Seconds that whoever tells of a death, or waits for an end, waits for a sink that makes no progress.
-PATIENCE = 1.0
 
 # Runs on the far side, on Python 2.7 and newer: its standard output becomes what it was started with for that.
 TAKE = """
@@ -60,9 +59,10 @@ class Outputs:
         # Where it is told what a worker wrote last; then standard error is carried, whatever it is to be.
         self.mark = new_mark() if spec.ssh and modes.get("stdout", NULL) != NULL else None
         self._modes = {"stderr": INHERIT, **modes} if self.mark else modes
-        self._carrier = carrier
+        self.carrier = carrier
         self._function = function
         self.gateway: Gateway | None = None
+        self._deadline = float("inf")
         self._streams: dict[str, Stream] = {}
         self._kept: dict[str, Kept] = {}
         # Names of outputs that the process has as they are to be, and those of its descriptors that it still has to
@@ -142,7 +142,7 @@ class Outputs:
     def _pipe(self, name: str) -> int:
         read, write = os.pipe()
         try:
-            self._streams[name] = Pipe(self._carrier, self.sink(name), read)
+            self._streams[name] = Pipe(self.carrier, self.sink(name), read)
         except BaseException:
             os.close(read)
             os.close(write)
@@ -205,7 +205,7 @@ class Outputs:
 
     def carry(self, name: str, make: Callable[[Carrier, Sink], StreamT]) -> StreamT:
         """The stream for an output that is sent."""
-        stream = self._streams[name] = make(self._carrier, self.sink(name))
+        stream = self._streams[name] = make(self.carrier, self.sink(name))
         return stream
 
     # -- later
@@ -213,21 +213,37 @@ class Outputs:
     def settle(self, timeout: float = PATIENCE) -> None:
         """Wait until what has come is written, for at most ``timeout`` seconds."""
         for settled in [stream.settle() for stream in self._streams.values() if not stream.ended.is_set()]:
-            settled.wait(timeout)
+            self.carrier.wait(settled, timeout)
 
     def settle_last(self) -> None:
         """As settle(), where the process has ended; a child of its may go on writing."""
         for settled in [stream.settle_last() for stream in self._streams.values() if not stream.ended.is_set()]:
-            settled.wait(PATIENCE)
+            self.carrier.wait(settled, PATIENCE)
 
     def finish(self) -> None:
-        """The process has ended: wait until what it left is written, as long as that makes progress."""
+        """The process has ended: wait until what it left is written, as long as that makes progress, and may last."""
         self.close_far_ends()
         for stream in self._streams.values():
             most = stream.carried + MOST_WAITING
-            if not _ends(stream, stream.linger, most):
+            if not self._ends(stream, stream.linger, most, stream.may_bring):
                 stream.finish()
-                _ends(stream, PATIENCE, sys.maxsize)  # what is left has an end
+                self._ends(stream, PATIENCE, sys.maxsize, self.carrier.is_at_work)  # what is left has an end
+
+    def hurry(self) -> None:
+        """The process is late: finish() waits no longer than PATIENCE from now on."""
+        self._deadline = time.monotonic() + PATIENCE
+
+    def _ends(self, stream: Stream, patience: float, most: int, is_coming: Callable[[], bool]) -> bool:
+        """Wait for the end of a stream while each ``patience`` seconds bring something, up to ``most`` bytes."""
+        carried = -1
+        while not self.carrier.wait(stream.ended, min(patience, self._left())) and self._left() > 0:
+            if not (carried < stream.carried < most or is_coming()):
+                break
+            carried = stream.carried
+        return stream.ended.is_set()
+
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
 
     def text(self, name: str) -> str:
         """What is kept of an output; ValueError where nothing is."""
@@ -253,14 +269,6 @@ class Outputs:
     def is_mid_line(self) -> bool:
         """Whether a captured stderr, which is passed on to ours, has stopped in the middle of a line."""
         return "stderr" in self._kept and self._kept["stderr"].last(1) not in (b"", b"\n")
-
-
-def _ends(stream: Stream, patience: float, most: int) -> bool:
-    """Wait for the end of a stream while each ``patience`` seconds bring something, up to ``most`` bytes."""
-    carried = -1
-    while not stream.ended.wait(patience) and carried < stream.carried < most:
-        carried = stream.carried
-    return stream.ended.is_set()
 
 
 def _above_standard(descriptor: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 from execnet._timeline.page import KINDS
 
@@ -32,6 +33,7 @@ COLORS = {
     "end": ("#1c2430", "#e4e8ee"),
     "other": ("#888", "#888"),
 }
+NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 STYLE = (
     "text { font: 11px system-ui, sans-serif; } .line { stroke-width: 0.8; marker-end: url(#head); } "
     "text, rect, path { stroke: none !important; }"
@@ -52,8 +54,8 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
         return round(GUTTER + microseconds / end * (WIDTH - GUTTER), 1)
 
     yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
-    names = ", ".join(row["process"].split()[0] for row in rows if row["first"] and row["process"])
-    yield f"<title>What {html.escape(names)} did when</title><style>{_style()}</style>"
+    names = ", ".join(_first_word(row["process"]) for row in rows if row["first"] and row["process"])
+    yield f"<title>What {_shown(names)} did when</title><style>{_style()}</style>"
     yield '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
     yield '<path class="quiet" d="M0 0 L8 4 L0 8 Z"/></marker></defs>'
     yield f'<rect class="back" width="{WIDTH}" height="{height}"/>'
@@ -66,14 +68,23 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
         y = TOP + index * ROW
         if row["first"]:
             yield f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y}" y2="{y}"/>'
-        name = f"{row['process'].split()[0]}  {row['thread']}" if row["first"] and row["process"] else row["thread"]
-        yield f'<text class="{"text" if row["first"] else "quiet"}" x="8" y="{y + 17}">{html.escape(name)}</text>'
+        name = f"{_first_word(row['process'])}  {row['thread']}" if row["first"] and row["process"] else row["thread"]
+        yield f'<text class="{"text" if row["first"] else "quiet"}" x="8" y="{y + 17}">{_shown(name)}</text>'
         yield from _row(data["slices"][index], data["texts"], y, place)
     shown = dict.fromkeys((source, place(at), target, place(then)) for source, at, target, then in data["arrows"])
     for source, x, target, x2 in list(shown)[:MOST_ARROWS]:
         y, y2 = (TOP + (row + 0.5) * ROW for row in (source, target))
         yield f'<line class="quiet line" x1="{x}" y1="{y}" x2="{x2}" y2="{y2}"/>'
     yield "</svg>"
+
+
+def _first_word(text: str) -> str:
+    return text.partition(" ")[0]
+
+
+def _shown(text: str) -> str:
+    """As text of XML, which knows no control characters."""
+    return html.escape(NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def _step(least: float) -> float:
@@ -108,5 +119,5 @@ def _row(slices: list[list[float]], texts: list[str], y: float, place: Any) -> I
         )
         name = texts[int(text)]
         if kind in ("start", "task") and wide > 6 * len(name) + 8:
-            labels.append(f'<text class="text" x="{left + 4}" y="{y + 17}">{html.escape(name)}</text>')
+            labels.append(f'<text class="text" x="{left + 4}" y="{y + 17}">{_shown(name)}</text>')
     yield from labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def page(events: Iterable[Event], found: Iterable[Gateway]) -> str:
     loader: Any = __spec__.loader
     template: str = loader.get_data(__file__.replace("page.py", "page.html")).decode()
     data = json.dumps(Picture(events).data(), separators=(",", ":")).replace("<", "\\u003c")
-    return template.replace("{table}", _table(found)).replace("{data}", data)
+    before, between, after = re.split("{table}|{data}", template)  # not in what is put in
+    return "".join((before, _table(found), between, data, after))
 
 
 class Picture:

@@ -7,6 +7,7 @@ and a file of its own, if it makes gateways.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from collections import deque
 
 from execnet import gateway_base
+from execnet._output.sinks import complain
 from execnet._timeline.arrows import Arrows, Run
 from execnet._timeline.clocks import Clock
 from execnet._timeline.trace import Trace, line
@@ -36,14 +38,18 @@ US, THEM = 1, 0  # where something was noted
 TRIPS = 3  # round trips of the handshake
 
 _recorders: dict[int, Recorder] = {}
+# One for each process: a forked child may have a copy that a thread of its parent held.
+_locks: dict[int, threading.RLock] = {}
 
 
 def current() -> Recorder:
     """That of this process, which the environment asks for."""
-    if os.getpid() not in _recorders:
-        path = os.environ[VARIABLE].replace("{pid}", str(os.getpid()))
-        _recorders[os.getpid()] = Recorder(path)
-    return _recorders[os.getpid()]
+    process = os.getpid()
+    with _locks.setdefault(process, threading.RLock()):  # a signal handler may make gateways, too
+        if process not in _recorders:
+            path = os.environ[VARIABLE].replace("{pid}", str(process))
+            _recorders[process] = Recorder(path)
+        return _recorders[process]
 
 
 class Recorder:
@@ -53,10 +59,10 @@ class Recorder:
         self._owner = os.getpid()
         self._trace = Trace(path)
         self._epoch = clock()
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._rows: dict[tuple[int, int], int] = {}
         self._tracks: list[Track] = []
-        self._processes = 1
+        self._processes = itertools.count(2)
         self._lock = threading.Lock()
         self.name_process(1, f"initiator {os.getpid()}: {' '.join(sys.argv)[:80] or sys.executable}")
         self.add(1, 0, 0.0, ph="M", name="begun", args={"time": time.time(), "execnet": gateway_base.core})
@@ -67,8 +73,7 @@ class Recorder:
 
     def track(self, spec: XSpec) -> Track:
         """What there will be to tell of a gateway that is about to be started."""
-        self._processes += 1
-        track = Track(self, self._processes, spec)
+        track = Track(self, next(self._processes), spec)
         self._tracks.append(track)
         return track
 
@@ -81,12 +86,12 @@ class Recorder:
                 track.tell()
                 if track.is_over:
                     self._tracks.remove(track)
-            lines, self._lines = self._lines, []
             try:
-                self._trace.write(lines)
+                self._trace.write(timeline.drained(self._lines))
+                return
             except OSError as error:  # the disk is full
-                self._is_stopped = True
-                sys.stderr.write(f"execnet: {VARIABLE}: nothing more is recorded: {error}\n")
+                self._is_stopped, text = True, str(error)
+        complain(f"{VARIABLE}: nothing more is recorded: {text}")
 
     def _run(self) -> None:
         while not self._is_stopped:

@@ -89,7 +89,7 @@ def gateways(events: Iterable[Event]) -> list[Gateway]:
     for event in sorted(events, key=lambda event: event.get("ts", -1.0)):
         process = event["pid"]
         if process != INITIATOR and event["ph"] == "M" and event["name"] == "process_name":
-            name = event["args"]["name"].partition(" ")[0]
+            name = event.get("args", {}).get("name", "").partition(" ")[0]
             found.setdefault(process, Gateway(name))
         elif "ts" in event and event["ph"] != "M":
             last = max(last, event["ts"] + event.get("dur", 0.0))
