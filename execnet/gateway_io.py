@@ -61,8 +61,10 @@ class Popen2IOMaster(Popen2IO):
         newsession: bool = False,
         env: dict[str, str] | None = None,
     ) -> None:
-        PIPE = -1  # subprocess.PIPE, the same number for every execution model
+        DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
         options: dict[str, Any] = {}
+        if lacks_stderr():
+            options["stderr"] = DEVNULL
         if newsession:
             options["start_new_session"] = True
         if env:
@@ -190,6 +192,14 @@ class Popen2IOMaster(Popen2IO):
 
     def _readable(self, timeout: float) -> bool:
         return wait_readable(self.execmodel, self.infile.fileno(), timeout)
+
+
+def lacks_stderr() -> bool:
+    """Whether a process that we start would have none: its connection could get the number, and be written to."""
+    try:
+        return os.name == "posix" and not os.get_inheritable(2)
+    except OSError:  # closed
+        return True
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:

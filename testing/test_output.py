@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.initiator import FORKING_ENVIRON
+from support.initiator import FORKING_ENVIRON, Initiator
 from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
@@ -320,6 +320,21 @@ class TestSinksThatFail:
             run(group.makegateway("popen//stdout=prefix"), "for number in range(3): print(number)")
         assert called == ["0", "1", "2"]
         assert capsys.readouterr().err.count("SystemExit: 0") == 1
+
+    @pytest.mark.parametrize("mode", ["null", "inherit", "prefix", "capture"])
+    def test_a_stderr_that_is_closed_is_no_connection_of_a_worker(self, mode: str) -> None:
+        source = f"""
+os.close(2)
+group = execnet.Group(["popen//id=master"])
+for kind in ("popen", "popen//warm", "popen//via=master", "socket//installvia=master"):
+    gateway = group.makegateway(f"{{kind}}//stderr={mode}")
+    gateway.remote_exec("import os, sys; os.write(2, b'x'); os.dup2(os.open(os.devnull, 1), 2)").waitclose({SECONDS})
+    gateway.exit(wait=5)
+    group["master"].remote_exec("").waitclose({SECONDS})
+group.terminate(5)
+"""
+        with Initiator(source) as program:
+            assert program.end() == (0, [], "")
 
     @pytest.mark.parametrize("kind", ["popen", "popen//via=master"])
     def test_a_broken_pipe_does_not_stop_the_worker(self, kind: str) -> None:
