@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # A request: TOKEN on the common connection, with descriptors: a connection for its start, one for what is told of its
 # end, the worker's stdin, stdout and working directory, what its code gets as stdout if that is not to lead nowhere
 # (the value says so), and its stderr, unless it is to have none. On the first of them, the size of a value and the
-# value, a dict for become_worker() and work(). Tokens come whole, and each value on its own: so threads and signal handlers of
-# the initiator are never in each other's way.
+# value, a dict for become_worker() and work(). Tokens come whole, and each value on its own: so threads and signal
+# handlers of the initiator are never in each other's way.
 TOKEN = b"+"
 SIZE = struct.Struct("!I")
 LEAST_DESCRIPTORS, MOST_DESCRIPTORS = 5, 7
