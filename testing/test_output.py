@@ -468,9 +468,12 @@ group.remote_exec("for n in range(9): print('x')").waitclose()
             assert process.stderr.read() == b""
             assert process.wait(SECONDS) == 0
 
-    @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master", "socket//installvia=master"])
+    @pytest.mark.parametrize("kind", ["popen", "warm", "via", "installvia", SSH])
     @pytest.mark.parametrize("seconds", [1000, 0.02])
-    def test_a_function_that_takes_its_time_does_not_stop_terminate(self, kind: str, seconds: float) -> None:
+    def test_a_function_that_takes_its_time_does_not_stop_terminate(
+        self, group: execnet.Group, request: pytest.FixtureRequest, kind: str, seconds: float
+    ) -> None:
+        spec = Transports(group, request).spec(kind)
         source = f"""
 import execnet, threading, time
 {SHORT_END}
@@ -478,7 +481,7 @@ called = threading.Event()
 def output(gateway, name, text):
     called.set()
     time.sleep({seconds})
-group = execnet.Group(["popen//id=master", "{kind}//stdout=prefix//stderr=prefix"], output=output)
+group = execnet.Group(["popen//id=master", "{spec}//stdout=prefix//stderr=prefix"], output=output)
 group[1].remote_exec('import os\\nwhile os.write(1, b"1\\\\n") and os.write(2, b"2\\\\n"): pass')
 assert called.wait({SECONDS})
 began = time.monotonic()
