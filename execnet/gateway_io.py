@@ -65,8 +65,10 @@ class Popen2IOMaster(Popen2IO):
         env: dict[str, str] | None = None,
         keeps_stderr: bool = False,
     ) -> None:
-        PIPE = -1  # subprocess.PIPE, the same number for every execution model
+        DEVNULL, PIPE = -3, -1  # as in subprocess, the same for every execution model
         options: dict[str, Any] = {}
+        if lacks_stderr():
+            options["stderr"] = DEVNULL
         if newsession:
             options["start_new_session"] = True
         if env:
@@ -216,6 +218,14 @@ class Popen2IOMaster(Popen2IO):
         if self.first_words is not None:
             return self.first_words.wait_readable(self.infile.fileno(), timeout)
         return wait_readable(self.execmodel, self.infile.fileno(), timeout)
+
+
+def lacks_stderr() -> bool:
+    """Whether a process that we start would have none: its connection could get the number, and be written to."""
+    try:
+        return os.name == "posix" and not os.get_inheritable(2)
+    except OSError:  # closed
+        return True
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:

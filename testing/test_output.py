@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.initiator import FORKING_ENVIRON
+from support.initiator import FORKING_ENVIRON, Initiator
 from support.processes import wait_until
 from support.socketserver import SocketServer
 from support.sshd import SshServer
@@ -321,6 +321,21 @@ class TestSinksThatFail:
         assert called == ["0", "1", "2"]
         assert capsys.readouterr().err.count("SystemExit: 0") == 1
 
+    @pytest.mark.parametrize("mode", ["null", "inherit", "prefix", "capture"])
+    def test_a_stderr_that_is_closed_is_no_connection_of_a_worker(self, mode: str) -> None:
+        source = f"""
+os.close(2)
+group = execnet.Group(["popen//id=master"])
+for kind in ("popen", "popen//warm", "popen//via=master", "socket//installvia=master"):
+    gateway = group.makegateway(f"{{kind}}//stderr={mode}")
+    gateway.remote_exec("import os, sys; os.write(2, b'x'); os.dup2(os.open(os.devnull, 1), 2)").waitclose({SECONDS})
+    gateway.exit(wait=5)
+    group["master"].remote_exec("").waitclose({SECONDS})
+group.terminate(5)
+"""
+        with Initiator(source) as program:
+            assert program.end() == (0, [], "")
+
     @pytest.mark.parametrize("kind", ["popen", "popen//via=master"])
     def test_a_broken_pipe_does_not_stop_the_worker(self, kind: str) -> None:
         source = f"""
@@ -453,9 +468,12 @@ group.remote_exec("for n in range(9): print('x')").waitclose()
             assert process.stderr.read() == b""
             assert process.wait(SECONDS) == 0
 
-    @pytest.mark.parametrize("kind", ["popen", "popen//warm", "popen//via=master", "socket//installvia=master"])
+    @pytest.mark.parametrize("kind", ["popen", "warm", "via", "installvia", SSH])
     @pytest.mark.parametrize("seconds", [1000, 0.02])
-    def test_a_function_that_takes_its_time_does_not_stop_terminate(self, kind: str, seconds: float) -> None:
+    def test_a_function_that_takes_its_time_does_not_stop_terminate(
+        self, group: execnet.Group, request: pytest.FixtureRequest, kind: str, seconds: float
+    ) -> None:
+        spec = Transports(group, request).spec(kind)
         source = f"""
 import execnet, threading, time
 {SHORT_END}
@@ -463,7 +481,7 @@ called = threading.Event()
 def output(gateway, name, text):
     called.set()
     time.sleep({seconds})
-group = execnet.Group(["popen//id=master", "{kind}//stdout=prefix//stderr=prefix"], output=output)
+group = execnet.Group(["popen//id=master", "{spec}//stdout=prefix//stderr=prefix"], output=output)
 group[1].remote_exec('import os\\nwhile os.write(1, b"1\\\\n") and os.write(2, b"2\\\\n"): pass')
 assert called.wait({SECONDS})
 began = time.monotonic()

@@ -238,8 +238,7 @@ with execnet.Group(["popen", "popen//warm"]) as group:
     say(group.remote_exec("import os, sys; channel.send(os.readlink('/proc/self/fd/2')[:5])").receive_each())
 """
         with Initiator(source) as initiator:
-            cold, warm = initiator.hear()
-            assert cold == warm
+            assert initiator.hear() == ["/dev/", "/dev/"]  # no pipe of a connection, which has got the number
 
     def test_captured_stderr_is_told_with_the_death(
         self, group: execnet.Group, capfd: pytest.CaptureFixture[str]

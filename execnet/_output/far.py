@@ -48,6 +48,11 @@ class Teller:
             except RuntimeError:  # the program ends, and so have its gateways
                 self._run()
 
+    def tell_now(self, code: int, data: bytes = b"") -> None:
+        """Send it, before anything that is sent after this call."""
+        with suppress(OSError):  # the worker is gone
+            self._gateway._send(code, self._channel_id, data)
+
     def _is_claimed(self) -> bool:
         claim = object()
         return self._running.setdefault("thread", claim) is claim
@@ -56,9 +61,7 @@ class Teller:
         while True:
             try:
                 while self._messages:
-                    code, data = self._messages.popleft()
-                    with suppress(OSError):  # the worker is gone
-                        self._gateway._send(code, self._channel_id, data)
+                    self.tell_now(*self._messages.popleft())
             finally:
                 self._running.clear()
             if not (self._messages and self._is_claimed()):
@@ -98,14 +101,11 @@ class Sent(Stream):
         self._untold += len(data)
         if self._untold >= TELL:
             untold, self._untold = self._untold, 0
-            self._tell_written(untold)
+            self._teller.tell(Message.CHANNEL_DATA, dumps_internal(untold))
 
     def begin(self) -> None:
         """The worker sends: have its receiver hear from us before anything can keep it."""
-        self._tell_written(0)
-
-    def _tell_written(self, count: int) -> None:
-        self._teller.tell(Message.CHANNEL_DATA, dumps_internal(count))
+        self._teller.tell_now(Message.CHANNEL_DATA, dumps_internal(0))
 
     def end(self) -> None:
         """Expect no more."""

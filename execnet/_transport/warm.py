@@ -15,7 +15,7 @@ from execnet._process.reaping import send_signal
 from execnet._process.waiting import wait_readable
 from execnet.gateway_base import dumps_internal, threads_are_green
 from execnet.gateway_bootstrap import importdir
-from execnet.gateway_io import Popen2IOMaster, named_error, popen_args, start_variables
+from execnet.gateway_io import Popen2IOMaster, lacks_stderr, named_error, popen_args, start_variables
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
 
 TYPE_CHECKING = False
@@ -230,8 +230,9 @@ class ForkServer:
                 told = {"names": list(preload.names), "folders": list(preload.folders), "command": command, "rounds": 0}
                 file.write(dumps_internal(told))
             # Nothing is ever written to its stdin: its end is the end of this process.
+            stderr = DEVNULL if lacks_stderr() else None
             self.popen = execmodel.subprocess.Popen(
-                command, stdin=PIPE, stdout=DEVNULL, pass_fds=descriptors, env=self.environment
+                command, stdin=PIPE, stdout=DEVNULL, stderr=stderr, pass_fds=descriptors, env=self.environment
             )
         _owned.add(self)
 
@@ -368,7 +369,7 @@ class WarmProcess:
                 outputs.is_done("stdout")
             if stderr is not None:
                 descriptors.append(stderr)
-            elif _is_inheritable(STDERR):
+            elif not lacks_stderr():
                 descriptors.append(STDERR)
             for stack, files in ((ours, near), (theirs, far)):
                 for file in files:
@@ -572,13 +573,6 @@ def _file(execmodel: ExecModel, raw: FileIO, mode: str) -> IO[bytes]:
         return green
     file: IO[bytes] = execmodel.fdopen(descriptor, mode)
     return file
-
-
-def _is_inheritable(descriptor: int) -> bool:
-    try:
-        return os.get_inheritable(descriptor)
-    except OSError:  # closed
-        return False
 
 
 def _environment(spec: XSpec) -> dict[bytes, bytes]:

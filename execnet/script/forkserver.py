@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # A request: TOKEN on the common connection, with descriptors: a connection for its start, one for what is told of its
 # end, the worker's stdin, stdout and working directory, what its code gets as stdout if that is not to lead nowhere
-# (the value says so), and its stderr unless that is closed. On the first of them, the size of a value and the value, a
-# dict for become_worker() and work(). Tokens come whole, and each value on its own: so threads and signal handlers of
-# the initiator are never in each other's way.
+# (the value says so), and its stderr, unless it is to have none. On the first of them, the size of a value and the
+# value, a dict for become_worker() and work(). Tokens come whole, and each value on its own: so threads and signal
+# handlers of the initiator are never in each other's way.
 TOKEN = b"+"
 SIZE = struct.Struct("!I")
 LEAST_DESCRIPTORS, MOST_DESCRIPTORS = 5, 7
@@ -316,11 +316,10 @@ def _close_in_children(descriptor: int) -> None:
 def _take_descriptors(stdin: int, stdout: int, folder: int, stderr: int | None = None) -> None:
     os.dup2(stdin, STDIN)
     os.dup2(stdout, STDOUT)
-    if stderr is None:
-        os.close(STDERR)
-    else:
-        os.dup2(stderr, STDERR)
-        os.close(stderr)
+    if stderr is None:  # not closed, for the connection could get its number
+        stderr = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(stderr, STDERR)
+    os.close(stderr)
     os.fchdir(folder)
     for descriptor in (stdin, stdout, folder):
         os.close(descriptor)
