@@ -216,7 +216,7 @@ class TestSignals:
     def test_where_processes_have_no_descriptors_it_is_sent(
         self, popen: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(pid: int) -> int:
+        def refuse(pid: int, flags: int = 0) -> int:
             raise OSError("not here")
 
         monkeypatch.setattr(os, "pidfd_open", refuse)

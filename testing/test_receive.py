@@ -622,11 +622,15 @@ def test_a_signal_that_another_thread_takes_interrupts_the_wait(pair: execnet.Ga
     with pytest.raises(channel.TimeoutError):
         channel.receive(0.01)
 
+    about_to_wait = threading.Event()
+
     def interrupt_from_here() -> None:
+        about_to_wait.wait(SECONDS)
         time.sleep(0.1)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     interrupter = Call(interrupt_from_here)
+    about_to_wait.set()
     with pytest.raises(KeyboardInterrupt):
         channel.receive(SECONDS)
     interrupter.result()

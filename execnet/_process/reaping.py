@@ -37,6 +37,22 @@ def _for_threads(popen: Any) -> Any:
             if self.poll() is None and not send_signal(self.pid, number, self._is_unreaped):
                 super().send_signal(number)
 
+        def wait(self, timeout: float | None = None) -> Any:
+            """As in the standard library, even where eventlet took away select.poll, by which CPython 3.15 waits."""
+            import select  # lazy: start-up speed
+
+            if timeout is None or sys.platform == "win32" or hasattr(select, "poll"):
+                return super().wait(timeout)
+            import subprocess  # lazy: start-up speed
+            import time  # lazy: start-up speed
+
+            deadline = time.monotonic() + timeout
+            while self.poll() is None:
+                if time.monotonic() > deadline:
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                time.sleep(0.005)
+            return self.returncode
+
         def _is_unreaped(self, descriptor: int) -> bool:
             # What is no child of ours has got the number after the process was reaped.
             if sys.platform == "linux":

@@ -94,7 +94,7 @@ def named(command: str) -> Interpreter | None:
 
 @functools.cache
 def jython() -> Interpreter | None:
-    """The Jython on the PATH. It takes seconds to start, many on a busy machine, and is no interpreter for every test."""
+    """The Jython on the PATH. Its start takes seconds, many on a busy machine, and it is not for every test."""
     path = shutil.which("jython")
     return _probe(path, 120) if path else None
 

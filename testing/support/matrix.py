@@ -8,7 +8,7 @@ also written as a page of the documentation.
         [--over NAME ...]
 
 With --held a run can be taken up again, or be made in parts: the cells that hold are noted in that file, and those
-that are in it already are not run.
+that are in it already are not run; the page says how many these are.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Which Python with which
 Which Pythons start gateways, and on which: what ``make matrix`` printed last, on one machine. Each column is a Python
 that starts them, each row one that is started; a version alone is that of a CPython, with a "t" where it has no GIL.
 
-Each pair is tried over {kinds}: values of every type both ways, large ones too; errors of either side; callbacks on
-both; status; RSync; and an end after which no process, thread or descriptor is left, though a task never ends. "all"
-says that all of it holds over each of these.
+Each pair is tried over {kinds}: values of every type both ways, large ones too;
+errors of either side; callbacks on both; status; RSync; and an end after which no process, thread or descriptor is
+left, though a task never ends. "all" says that all of it holds over each of these.
 
 {table}
 
@@ -56,12 +56,13 @@ says that all of it holds over each of these.
 
 
 class Cell(NamedTuple):
-    """What is tried, and where it failed: empty if it did not."""
+    """What is tried, where it failed (empty if it did not), and whether that is known from a run before this one."""
 
     initiator: Interpreter
     far: Interpreter
     kind: str
-    failed_in: str
+    failed_in: str = ""
+    tried_before: bool = False
 
 
 class Initiator:
@@ -178,6 +179,9 @@ def summary(cells: list[Cell], portable: list[str]) -> str:
     """How many cells hold, which do not, what could not be tried."""
     failed = [cell for cell in cells if cell.failed_in]
     lines = [f"{len(cells) - len(failed)} of {len(cells)} cells hold."]
+    before = sum(cell.tried_before for cell in cells)
+    if before:
+        lines[0] += f" {before} of them were tried in runs before the last one."
     if portable:
         lines[0] += f" The portable core was that of {', '.join(portable)}; the others have their C core."
     if failed:
@@ -213,9 +217,9 @@ def main(arguments: list[str]) -> int:
 
         def try_one(what: tuple[Initiator, Interpreter, str]) -> Cell:
             initiator, far, kind = what
-            holds = Cell(initiator.python, far, kind, "")
+            holds = Cell(initiator.python, far, kind)
             if holds in held:
-                return holds
+                return holds._replace(tried_before=True)
             failed_in, errors = reach.over(kind, far, initiator.run)
             if failed_in:
                 print(f"{initiator.python.name} to {far.name} over {kind}: {failed_in}\n{errors}", flush=True)
