@@ -94,6 +94,34 @@ def test_what_an_interpreter_says_that_starts_is_shown_before_there_is_a_gateway
     assert capfd.readouterr().err == "later"
 
 
+def test_what_a_process_says_that_is_started_ahead_is_shown_when_it_is_asked_for(
+    group: execnet.Group, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    program = wrapper(tmp_path, f'echo early >&2; exec {sys.executable} "$@"')
+    group.start_ahead = 2
+    specs = [execnet.XSpec(f"popen//python={program}") for _ in range(3)]
+    for spec in specs:
+        group.allocate_id(spec)
+    for count, spec in enumerate(specs, 1):
+        group.makegateway(spec)
+        assert capfd.readouterr().err == "early\n", count
+
+
+def test_what_nobody_asked_for_has_said_is_shown_at_its_end(
+    group: execnet.Group, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mark = tmp_path / "said"
+    program = wrapper(tmp_path, f'echo early >&2; touch {mark}; exec {sys.executable} "$@"')
+    group.start_ahead = 1
+    specs = [execnet.XSpec("popen"), execnet.XSpec(f"popen//python={program}")]
+    for spec in specs:
+        group.allocate_id(spec)
+    group.makegateway(specs[0])
+    wait_until(mark.exists, SECONDS, "the process that is started ahead")
+    group.terminate(timeout=SECONDS)
+    assert capfd.readouterr().err == "early\n"
+
+
 def test_who_keeps_the_pipe_is_heard_as_long_as_it_lives(
     makegateway: MakeGateway, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

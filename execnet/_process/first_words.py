@@ -2,13 +2,13 @@
 
 The process begins with a pipe in the place of its standard error, and with ours under another number. Just before it
 answers it puts ours back (`take_back`), so a worker's life is as if there had been no pipe. Whoever waits for the
-answer passes on what comes, never more than our standard error takes at once: a reader who is slow holds back the
-process, not us. After the answer the pipe has no writer left and is closed. Where it has one, a wrapper around the
-worker, say, or its child, that one is heard for as long as it lives: the carrier of `execnet._output` passes it on.
+answer passes on what comes, never more than our standard error takes at once: a slow reader holds up the process, not
+us. After the answer nobody else has the pipe, and it is closed. If somebody has (a wrapper around the worker, a child
+of it, Jython, which can't put ours back), the carrier of `execnet._output` passes on what comes until they end.
 
-There is none of this where it would be noticed. Python 2 asks whether its standard error is a terminal when it starts,
-and never again; green threads would wait in another way. Nor for ssh: what its client passes on comes to the
-descriptor that it was started with, to its end, so our process would be in the way of all that the worker writes.
+There is none of this where it would be noticed. Python 2 asks only once, when it starts, whether its standard error is
+a terminal; green threads would wait in another way. And none with ssh: its client writes to the descriptor that it was
+started with until it ends, and nobody can change that, so all that the worker writes would go through our process.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ KEPT = 16 * 1024  # bytes, at least
 SHOWN = 40  # lines of an error
 PATIENCE = 1.0  # seconds a process's end waits for what it left to be written
 
-# Runs on the far side, on Python 2.7 and newer, just before it answers.
+# Runs on the far side, on Python 2.7 and newer (of which Jython has no dup2), just before it answers.
 TAKE_BACK = """\
 import os
 try:
-    if os.fstat({number})[1:3] == {identity}:
+    if hasattr(os, "dup2") and os.fstat({number})[1:3] == {identity}:
         os.dup2({number}, 2)
         os.close({number})
-except (AttributeError, OSError):
-    pass
+except OSError:
+    pass  # a wrapper has closed it
 """
 
 
