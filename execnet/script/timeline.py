@@ -148,7 +148,7 @@ class Worker(Notes):
         self.names[gateway._main] = "main"
         self.execute, self.before_closing = gateway.executetask, gateway._before_closing
         gateway.executetask, gateway._before_closing = self.noting_task, self.end
-        self.is_over = False
+        self.over, self.carried = gateway.execmodel.Event(), gateway.execmodel.Event()
         Notes.start(self)
         self.hand_over(True)
         gateway.execmodel.start(self.carry)
@@ -162,9 +162,10 @@ class Worker(Notes):
             self.add("E", channel.id)
 
     def carry(self):
-        while not (self.is_over or self.gateway._disowned):
-            self.gateway.execmodel.sleep(EVERY)
+        while not (self.over.is_set() or self.gateway._disowned):
+            self.over.wait(EVERY)
             self.hand_over()
+        self.carried.set()
 
     def hand_over(self, always=False):
         lost, notes, events, names = self.take()
@@ -172,11 +173,12 @@ class Worker(Notes):
             try:
                 self.gateway._send(CHANNEL_DATA, self.data_id, self.dumps((lost, notes, events, names)))
             except (IOError, OSError):  # noqa: UP024 -- two classes on Python 2
-                self.is_over = True
+                self.over.set()
 
     def end(self):
         self.before_closing()
-        self.is_over = True
+        self.over.set()
+        self.carried.wait(EVERY)  # what it has taken already is sent before the end
         self.hand_over()
 
 

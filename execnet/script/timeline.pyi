@@ -51,7 +51,8 @@ class Worker(Notes):
     dumps: Callable[[object], bytes]
     execute: Callable[[tuple[Channel, Any]], None]
     before_closing: Callable[[], object]
-    is_over: bool
+    over: Any
+    carried: Any
     def start(self, data_id: int) -> None: ...  # type: ignore[override]
     def noting_task(self, item: tuple[Channel, Any]) -> None: ...
     def carry(self) -> None: ...
