@@ -55,8 +55,6 @@ class FirstWords:
         self._ends: list[int] = [os.dup(STDERR)]
         try:
             self._ends += os.pipe()
-            if sys.platform != "win32":
-                os.set_blocking(self._ends[1], False)
             status = os.fstat(STDERR)
         except OSError:
             self.close()
@@ -115,10 +113,9 @@ class FirstWords:
                 self._unwritten = b""
 
     def _read(self) -> bool:
-        try:
-            self._unwritten = os.read(self._ends[1], CHUNK)
-        except BlockingIOError:
+        if not is_ready_for("POLLIN", self._ends[1]):
             return False
+        self._unwritten = os.read(self._ends[1], CHUNK)
         self._kept = self._kept[-KEPT:] + self._unwritten
         if not self._unwritten:
             self.close()
