@@ -17,7 +17,7 @@ import os
 import select
 import sys
 import time
-from contextlib import suppress
+from io import FileIO
 
 from execnet.gateway_base import is_ready_for
 
@@ -52,22 +52,21 @@ class FirstWords:
         self._kept = b""
         self._unwritten = b""
         self._stream: Pipe | None = None
-        self._ends: list[int] = [os.dup(STDERR)]
-        try:
-            self._ends += os.pipe()
-            status = os.fstat(STDERR)
-        except OSError:
-            self.close()
-            raise
-        self.take_back = TAKE_BACK.format(number=self._ends[0], identity=(status.st_ino, status.st_dev))
+        # Files, not numbers, and no step in between: an exception anywhere leaves nothing open that nobody refers to.
+        original = FileIO(os.dup(STDERR), "wb")
+        pipe, self._far_end = map(FileIO, os.pipe(), ("rb", "wb"))
+        self._ends: tuple[FileIO, FileIO] | None = (original, pipe)
+        status = os.fstat(STDERR)
+        self.take_back = TAKE_BACK.format(number=original.fileno(), identity=(status.st_ino, status.st_dev))
 
     def popen_options(self, passed: tuple[int, ...]) -> dict[str, Any]:
         """What `subprocess.Popen` is to be given, with the descriptors that it is to pass anyway."""
-        return {"stderr": self._ends[2], "pass_fds": (*passed, self._ends[0])}
+        assert self._ends is not None
+        return {"stderr": self._far_end.fileno(), "pass_fds": (*passed, self._ends[0].fileno())}
 
     def started(self) -> None:
         """The process has what was made for it, or never will."""
-        os.close(self._ends.pop(2))
+        self._far_end.close()
 
     def wait_readable(self, descriptor: int, timeout: float | None) -> bool:
         """Wait at most ``timeout`` seconds (None: no limit) until ``descriptor`` has input or its end; whether it has.
@@ -78,10 +77,9 @@ class FirstWords:
         while True:
             self._pass_on()
             events = {descriptor: "POLLIN"}
-            if self._unwritten:
-                events[self._ends[0]] = "POLLOUT"
-            elif self._ends:
-                events[self._ends[1]] = "POLLIN"
+            if self._ends is not None:
+                original, pipe = self._ends
+                events.update({original.fileno(): "POLLOUT"} if self._unwritten else {pipe.fileno(): "POLLIN"})
             ready = _ready(events, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready or descriptor in ready:
                 return bool(ready)
@@ -89,8 +87,8 @@ class FirstWords:
     def over(self) -> None:
         """The start is over: pass on what is left, and what may still come."""
         self._pass_on()
-        if self._ends:
-            self._carry_on()
+        if self._ends is not None:
+            self._carry_on(*self._ends)
 
     def finish(self) -> None:
         """The process has ended: wait until what it left is written, as long as somebody reads it."""
@@ -104,39 +102,40 @@ class FirstWords:
 
     def _pass_on(self) -> None:
         """Write what has come, as far as it is taken; close all at its end."""
-        while self._ends and (self._unwritten or self._read()) and is_ready_for("POLLOUT", self._ends[0]):
+        while self._ends is not None:
+            original, pipe = self._ends
+            if not (self._unwritten or self._read(pipe)) or not is_ready_for("POLLOUT", original.fileno()):
+                return
             try:
-                self._unwritten = self._unwritten[os.write(self._ends[0], self._unwritten) :]
+                self._unwritten = self._unwritten[os.write(original.fileno(), self._unwritten) :]
             except BlockingIOError:
                 return
             except OSError:  # nobody reads it any more
                 self._unwritten = b""
 
-    def _read(self) -> bool:
-        if not is_ready_for("POLLIN", self._ends[1]):
+    def _read(self, pipe: FileIO) -> bool:
+        if not is_ready_for("POLLIN", pipe.fileno()):
             return False
-        self._unwritten = os.read(self._ends[1], CHUNK)
+        self._unwritten = os.read(pipe.fileno(), CHUNK)
         self._kept = self._kept[-KEPT:] + self._unwritten
         if not self._unwritten:
             self.close()
         return bool(self._unwritten)
 
-    def _carry_on(self) -> None:
+    def _carry_on(self, original: FileIO, pipe: FileIO) -> None:
         from execnet._output.carrier import Carrier, Pipe  # lazy: only where somebody else has the pipe
         from execnet._output.sinks import Descriptor
 
-        original, read = self._ends
-        self._ends = []
-        os.close(original)
         carrier, sink = Carrier(), Descriptor(STDERR)
         carrier.order(sink.write, self._unwritten)
-        self._stream = Pipe(carrier, sink, read)
+        self._stream = Pipe(carrier, sink, os.dup(pipe.fileno()))
+        self.close()
 
     def close(self) -> None:
         """Let go of what there is; may be called again."""
-        while self._ends:
-            with suppress(OSError):
-                os.close(self._ends.pop())
+        ends, self._ends = self._ends, None
+        for file in (self._far_end, *(ends or ())):
+            file.close()
 
 
 def _ready(events: dict[int, str], timeout: float | None) -> list[int]:

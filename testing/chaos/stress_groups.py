@@ -382,11 +382,14 @@ class Crowd:
         made = self.pick(dice)
         if made is None:
             return
-        made.killed = True
         ours = leaks.processes()
         with self.world.watch(f"the pid of {made.gateway!r}"):
             pids = [made.gateway.pid, made.far_pid]
         pid = dice.choice(pids)
+        host = made.through
+        if host is not None and host.gateway.pid == pid:  # the worker of an installvia lives there
+            host.killed = True
+        made.killed = True
         if pid in ours:
             self.world.did(f"kill {pid} of {made}")
             with contextlib.suppress(ProcessLookupError):
