@@ -21,7 +21,7 @@ CLANG ?= clang
 FUZZ_SECONDS ?= 30
 # How long make sanitize runs the stress program over each of the two.
 STRESS_SECONDS ?= 60
-BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start output
+BENCHMARKS ?= values roundtrip stream throughput memory channels testrun warmrun start output timeline
 
 .PHONY: help demo test pure matrix lint docs wheels bench plots picture fuzz model mutants sanitize chaos clients clean \
   check-machine
