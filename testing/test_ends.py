@@ -999,7 +999,7 @@ class TestFullPipe:
         blocked.send(failing, 0)
         blocked.send(channel, "next")
         assert channel.receive(SECONDS) == "next"
-        assert failing.isclosed()
+        wait_until(failing.isclosed, SECONDS, "the failure to be noted")  # who receives is served during a callback
         assert blocked.message()[0] == blocked.DATA
         assert blocked.message()[:2] == (blocked.CLOSE_ERROR, failing.id)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.blocked import Call
 from support.processes import wait_until
 from support.terminal import Terminal
 
 import execnet
+from execnet._output.carrier import Carrier, Pipe
+from execnet._process.first_words import FirstWords
 from execnet.gateway_bootstrap import GatewayStartError
 
 MakeGateway = Callable[..., execnet.Gateway]
@@ -139,6 +143,34 @@ def test_who_keeps_the_pipe_is_heard_as_long_as_it_lives(
     wait_until(is_shown, SECONDS, "what the worker wrote")
     gateway.exit(wait=SECONDS)
     assert "".join([*shown, capfd.readouterr().err]) == "from the worker\nthe wrapper ends\n"
+
+
+def test_each_who_sees_the_end_waits_for_what_was_left() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.written = b""
+
+        def write(self, data: bytes) -> None:
+            time.sleep(0.2)
+            self.written += data
+
+        def end(self) -> None: ...
+
+    words, sink = FirstWords(), Slow()
+    reading, writing = os.pipe()
+    words._stream = Pipe(Carrier(), sink, reading)
+    os.write(writing, b"last words")
+
+    def finish() -> bytes:
+        words.finish()
+        return sink.written
+
+    try:
+        seen = [call.result() for call in [Call(finish) for _ in range(3)]]
+    finally:
+        os.close(writing)
+        words.close()
+    assert seen == [b"last words"] * 3
 
 
 def test_what_outlives_a_failed_start_is_heard(

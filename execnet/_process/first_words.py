@@ -91,10 +91,12 @@ class FirstWords:
             self._carry_on(*self._ends)
 
     def finish(self) -> None:
-        """The process has ended: wait until what it left is written, as long as somebody reads it."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.settle().wait(PATIENCE)
+        """The process has ended: wait until what it left is written, as long as somebody reads it.
+
+        Several threads may see the end, and each of them waits.
+        """
+        if self._stream is not None and not self._stream.ended.is_set():
+            self._stream.settle().wait(PATIENCE)
 
     def text(self) -> str:
         """The last lines that came during the start."""
