@@ -8,6 +8,7 @@ and a file of its own, if it makes gateways.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 import threading
@@ -18,15 +19,13 @@ from execnet import gateway_base
 from execnet._output.sinks import complain
 from execnet._timeline.arrows import Arrows, Run
 from execnet._timeline.clocks import Clock
-from execnet._timeline.trace import Trace, line
+from execnet._timeline.trace import ARROW_BEGINS, ARROW_ENDS, ITEMS, Trace, line
 from execnet.gateway_base import GatewayDied, OneShotEvent, ThreadExecModel
 from execnet.script import timeline
 from execnet.script.timeline import ARRIVED, CALLED, RECEIVED, SENT, WAITED, Notes, clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from execnet.gateway import Gateway
     from execnet.script.timeline import Batch, Event, Note
     from execnet.xspec import XSpec
@@ -109,12 +108,16 @@ class Recorder:
 
     def add(self, process: int, row: int, at: float | None, **event: object) -> None:
         """An event, at a time of our clock, or None."""
-        when = {} if at is None else {"ts": self.microseconds(at)}
-        self._lines.append(line(pid=process, tid=row, **when, **event))
+        when = {} if at is None else {"ts": round(self.microseconds(at), 3)}
+        self.add_line(line(pid=process, tid=row, **when, **event))
+
+    def add_line(self, text: str) -> None:
+        """An event as it stands in the file."""
+        self._lines.append(text)
 
     def microseconds(self, at: float) -> float:
         """Since the begin of the timeline."""
-        return round((at - self._epoch) * 1e6, 3) if at else 0.0
+        return (at - self._epoch) * 1e6 if at else 0.0
 
     def name_process(self, process: int, name: str) -> None:
         self.add(process, 0, None, ph="M", name="process_name", args={"name": name})
@@ -137,6 +140,7 @@ class Track:
         self._recorder = recorder
         self._process = process
         self._spec = spec
+        self._id = json.dumps(spec.id)
         self._begun: float = clock()
         self._phase: tuple[str, float] | None = None
         self._gateway: Gateway | None = None
@@ -157,7 +161,7 @@ class Track:
         """The start comes to a phase, the one before is over; None: all are."""
         now = clock()
         if self._phase is not None:
-            self._slice(self._phase[0], "start", self._phase[1], now)
+            self._slice(self._phase[0], self._phase[1], now)
         self._phase = None if phase is None else (phase, now)
 
     def end_start(self, error: str = "") -> None:
@@ -166,7 +170,7 @@ class Track:
             return
         self._is_started = True
         self.begin(None)
-        self._slice("start", "start", self._begun, clock(), error=error)
+        self._slice("start", self._begun, clock(), error=error)
         if self._gateway is None:
             self.is_over = True
         else:
@@ -250,16 +254,17 @@ class Track:
             begun, ended = begun + self._clock.offset, ended + self._clock.offset
         process = self._process_of(side)
         row = self._recorder.row(process, thread, names.get(thread))
-        args: dict[str, object] = {"gateway": self._spec.id, "channel": channel}
         is_numbered = kind != WAITED and first >= 0
-        if kind != WAITED:
-            args["items"] = count
+        args = "" if kind == WAITED else f',"items":{count}'
         if is_numbered:
-            args["bytes"] = size
+            args += f',"bytes":{size}'
         if kind in (RECEIVED, WAITED):
-            args["waited"] = round(spent * 1e6, 1)
-        name = NAMES[kind] if count == 1 else f"{NAMES[kind]} {count} items"
-        self._slice(name, NAMES[kind], begun, ended, process, row, **args)
+            args += f',"waited":{spent * 1e6:.1f}'
+        recorder, title = self._recorder, NAMES[kind]
+        name = title if count == 1 else f"{title} {count} items"
+        duration = max(ended - begun, 0.0) * 1e6
+        at = recorder.microseconds(begun)
+        recorder.add_line(ITEMS % (process, row, at, duration, title, name, self._id, channel, args))
         if not is_numbered:
             return
         is_sent = kind == SENT
@@ -268,9 +273,9 @@ class Track:
             self._arrow(sent, received)
 
     def _arrow(self, sent: Run, received: Run) -> None:
-        common: dict[str, Any] = {"cat": "item", "name": "item", "id": f"{self._process}.{self._arrows.count}"}
-        self._recorder.add(sent.process, sent.row, sent.at, ph="s", **common)
-        self._recorder.add(received.process, received.row, received.at, ph="f", bp="e", **common)
+        for text, end in ((ARROW_BEGINS, sent), (ARROW_ENDS, received)):
+            at = self._recorder.microseconds(end.at)
+            self._recorder.add_line(text % (end.process, end.row, at, self._process, self._arrows.count))
 
     def _tell_task(self, event: Event, names: dict[int, str]) -> None:
         what, at, thread, channel, text = event
@@ -292,9 +297,6 @@ class Track:
         self._recorder.add(self._process, 0, at, ph="i", s="p", cat="end", name=name, args={"text": text})
         self.is_over = True
 
-    def _slice(
-        self, name: str, kind: str, begun: float, ended: float, process: int = 0, row: int = 0, **args: object
-    ) -> None:
-        recorder = self._recorder
+    def _slice(self, name: str, begun: float, ended: float, **args: object) -> None:
         duration = round(max(ended - begun, 0) * 1e6, 3)
-        recorder.add(process or self._process, row, begun, ph="X", dur=duration, cat=kind, name=name, args=args)
+        self._recorder.add(self._process, 0, begun, ph="X", dur=duration, cat="start", name=name, args=args)
