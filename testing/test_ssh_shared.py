@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import needs
 from support.oracle import Oracle
 from support.processes import end, wait_until
 from support.sshd import Account, SshServer, executable
@@ -65,14 +66,16 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Recorder:
     """The ssh on PATH."""
+    needs.need(pytestconfig, "ssh")
     return Recorder(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(pytestconfig: pytest.Config) -> Iterator[Server]:
     """Starts servers of the test's own, in folders that every user may pass: sshd reads keys as who logs in."""
+    needs.need(pytestconfig, "ssh")
     with contextlib.ExitStack() as stack:
 
         def start(*settings: str) -> SshServer:
