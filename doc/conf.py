@@ -30,6 +30,14 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"execnet {version}"
+# Links to edit a page, where whoever builds it says from which clone: Read the Docs does.
+repository = os.environ.get("READTHEDOCS_GIT_CLONE_URL", "").removesuffix(".git")
+if repository.startswith("https://"):
+    html_theme_options = {
+        "source_repository": repository,
+        "source_branch": os.environ.get("READTHEDOCS_GIT_IDENTIFIER", "main"),
+        "source_directory": "doc/",
+    }
 html_static_path = ["_static"]
 html_css_files = ["execnet.css"]
 html_copy_source = False

@@ -245,13 +245,15 @@ def test_tables_and_plots_show_the_results_that_are_kept(monkeypatch: pytest.Mon
         assert (tables.DOC / name).read_text("utf-8") == text, f"{name}: run `make plots`"
 
 
-def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:
+def test_sphinx_builds_without_a_warning_with_links_to_edit_where_the_clone_is_known(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     result = subprocess.run(
         [*command, "-d", str(tmp_path / "doctrees"), str(DOC), str(tmp_path / "html")],
         capture_output=True,
         encoding="utf-8",
         timeout=BUILD_SECONDS,
+        env={**os.environ, "READTHEDOCS_GIT_CLONE_URL": "https://github.com/some/clone.git"},
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (tmp_path / "html" / "index.html").exists()
+    basics = (tmp_path / "html" / "basics.html").read_text("utf-8")
+    assert "https://github.com/some/clone/edit/main/doc/basics.rst" in basics
