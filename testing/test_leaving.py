@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.interpreters import HAS_GIL
 
 import execnet
 
@@ -159,6 +160,7 @@ libc.fputs(b"buffered", libc.fdopen(os.dup(2), b"w"))
     assert ended(source) == (0, "", "buffered")
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="without a GIL, the interpreter itself ends the worker")
 def test_what_is_shared_is_not_taken_apart(
     group: execnet.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 import pytest
 from support import stuck
 from support.initiator import wait_for_end
+from support.interpreters import HAS_GIL
 from support.peer import Peer, frame
 from support.processes import children_of, stop, wait_until
 from support.socketserver import SocketServer
@@ -24,7 +25,6 @@ import execnet
 pytestmark = pytest.mark.stuck
 
 SECONDS = 20.0
-HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 MakeGateway = Callable[..., execnet.Gateway]
 
 WAITING = """

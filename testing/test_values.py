@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.interpreters import HAS_GIL
 from support.oracle import Oracle
 from support.twin import load_portable_twin
 
@@ -1538,6 +1539,7 @@ def test_a_codec_whose_names_are_gone_says_so() -> None:
         codec.loads_internal(b"H" + int4(5000) + b"7" * 5000 + b"Q")
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="without a GIL, CPython 3.13 keeps classes for ever")
 def test_a_codec_in_a_cycle_is_collected() -> None:
     names = codec_names()
     names["codec"] = codec_class()(names)
@@ -1775,12 +1777,14 @@ def test_nothing_leaks(base: ModuleType) -> None:
         """,
         base.core,
     )
-    assert int(grown) < 20  # one that is left each time makes 800
+    # One that is left each time makes 800; without a GIL, the count is of what threads have in stock, too.
+    assert int(grown) < (20 if HAS_GIL else 200)
 
 
 def test_no_memory_is_a_memory_error_at_every_allocation() -> None:
     if execnet.gateway_base.core != "c":
         return  # only C allocates by hand
+    pytest.importorskip("_testcapi")
     program = f"""
         import _testcapi, collections, io
         class Text(str):

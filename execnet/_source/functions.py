@@ -108,9 +108,16 @@ def _advice(name: str, function: types.FunctionType) -> str:
     origin = getattr(value, "__module__", None)
     if origin == function.__module__ and hasattr(value, "__qualname__"):
         return f"define {name} inside the function"
-    if isinstance(origin, str) and getattr(sys.modules.get(origin), name, None) is value:
-        return f"from {origin} import {name} inside the function"
+    for place in _packages_of(origin) if isinstance(origin, str) else ():
+        if getattr(sys.modules.get(place), name, None) is value:
+            return f"from {place} import {name} inside the function"
     return f"pass {name} as an argument"
+
+
+def _packages_of(module: str) -> list[str]:
+    """The module, or, where it is private, as pathlib._local is, the packages that it is in as well, outermost first."""
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)] if "._" in module else [module]
 
 
 def _find_non_builtin_globals(source: str, codeobj: types.CodeType) -> list[str]:

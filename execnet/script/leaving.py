@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONNECTION_ENDS = 0.1  # seconds that the threads of the connection have, whose work is done
+_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 # The names of the modules that the fork server had when it was ready to fork.
 _shared: set[str] = set()
 
@@ -34,14 +35,14 @@ def share() -> None:
 def leave(status: int) -> None:
     """End this process with the status; returns where the interpreter has to end it.
 
-    So it is while there are threads, which the interpreter can stop and nothing else, and where an output is broken,
-    which it tells.
+    So it is while there are threads, which the interpreter can stop and nothing else; where an output is broken, which
+    it tells; and without a GIL, for then CPython 3.13 keeps functions, and what their modules hold, for ever.
     """
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._shutdown()  # waits for those that are to be waited for
     atexit._run_exitfuncs()
-    if _has_threads(threading) or not _flush(sys.stdout) or not _flush(sys.stderr):
+    if not _HAS_GIL or _has_threads(threading) or not _flush(sys.stdout) or not _flush(sys.stderr):
         return
     # First, for the collector ends the files of a module in any order, and what one has in its buffer may be lost.
     _flush_files()

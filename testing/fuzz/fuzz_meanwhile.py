@@ -102,6 +102,14 @@ class List(list):  # type: ignore[type-arg]
     """Written as a list."""
 
 
+class Dict(dict):  # type: ignore[type-arg]
+    """Written as a dict."""
+
+
+# Without a GIL, threads that change an OrderedDict of CPython 3.13 break it, whoever reads it.
+DICTS = (Dict, OrderedDict) if getattr(sys, "_is_gil_enabled", lambda: True)() else (Dict,)
+
+
 class Values:
     """Makes values in which something meddles wherever Python code can run."""
 
@@ -196,7 +204,8 @@ class Values:
         else:
             made = inside
         if kind == 7:
-            made = self.rng.choice((List(inside), OrderedDict((self.leaf(), item) for item in inside)))
+            items = [(self.leaf(), item) for item in inside]
+            made = self.rng.choice((List(inside), self.rng.choice(DICTS)(items)))
         self.meddler.containers.append(made)
         return made
 

@@ -16,6 +16,8 @@ version = sys.version_info[:2] + (bool(sysconfig.get_config_var("Py_GIL_DISABLED
 print("%s %d %d %d %s %s" % ((platform.python_implementation(),) + version + (sys.executable,)))
 """
 NAME = re.compile(r"(python2\.7|python3(\.\d+)?t?|pypy3?)$")
+#: Whether this one has its GIL.
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 # Those that tests ask for, under the names by which programs start them; any further one that is found is used too.
 NAMES = ["python2.7", *(f"python3.{minor}" for minor in range(6, 16)), "pypy3"]
 
