@@ -115,7 +115,7 @@ def _advice(name: str, function: types.FunctionType) -> str:
 
 
 def _packages_of(module: str) -> list[str]:
-    """The module, or, where it is private, as pathlib._local is, the packages that it is in as well, outermost first."""
+    """The module, or, where it is private as pathlib._local is, also the packages it is in, outermost first."""
     parts = module.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)] if "._" in module else [module]
 
