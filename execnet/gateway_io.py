@@ -325,7 +325,7 @@ def _word(text: str) -> str:
 def create_io(
     spec: XSpec, execmodel: ExecModel, connection: SshConnection | None = None, outputs: Outputs | None = None
 ) -> Popen2IOMaster:
-    """Start the process of a popen, ssh or vagrant_ssh spec; ``connection`` is one that its ssh can use.
+    """Start the process of a spec whose transport names a command; ``connection`` is one that its ssh can use.
 
     Raises OSError, such as FileNotFoundError, naming spec and command where it can't be started.
     """
@@ -334,7 +334,7 @@ def create_io(
         args[1:1] = connection.options()
     options: dict[str, Any] = {**process_options(spec)}
     if spec.popen and spec.env and starts_as_usual():
-        options["env"] = start_variables(spec)  # another one knows of two arguments only; they are set up later
+        options["env"] = start_variables(spec)  # a replaced class may know two arguments only; then they are set later
     if outputs is not None and starts_as_usual():
         options["outputs"] = outputs  # likewise
     if keeps_stderr(spec, execmodel) and starts_as_usual():

@@ -295,8 +295,9 @@ PROGRAMS = {
     "a failing callback": """
         def fail(item):
             raise RuntimeError("from the callback")
-        channel = gw.remote_exec("channel.send(1); channel.receive(10)")
+        channel = gw.remote_exec("channel.receive(10); channel.send(1); channel.receive(10)")
         channel.setcallback(fail)
+        channel.send("now")
         print(gw.hasreceiver(), gw.remote_exec("channel.send(7)").receive(10))
         """,
     "closing": """

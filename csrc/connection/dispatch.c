@@ -5,8 +5,8 @@
    receiver thread's.
 
    Without a GIL, another thread may let go of a queue while one that reads looks at it. To take it
-   apart would run Python code (what its callback holds, what waits in it); so it is kept as it is,
-   and the receiver does that, as what a message asks. */
+   apart could run Python code (what its callback holds, what waits in it). So it is set aside, and
+   the receiver takes it apart, just as it handles messages that need Python code. */
 #include "connection/dispatch.h"
 
 #include "connection/large.h"

@@ -13,8 +13,8 @@ typedef enum {
    code. */
 DispatchOutcome dispatch_plain(ConnectionObject *connection);
 
-/* The receiver does what the message asks at which dispatch_plain stopped. -1 with an exception.
-   Whose the role is afterwards, reading_receiver_back tells. */
+/* The receiver handles the message at which dispatch_plain stopped. -1 with an exception.
+   reading_receiver_back tells who has the role afterwards. */
 int dispatch_python(ConnectionObject *connection);
 
 /* With the role, without the GIL: whether there is something to dispatch before more is read. */

@@ -2,8 +2,8 @@
 
    One thread at a time holds the reader role; only it touches the descriptor's input and what was
    read. The role is the receiver's by default, which sleeps in read(). A thread that waits for an
-   item takes the role when it is free and reads until its own item is there, which so needs no
-   second thread to be woken. What only the receiver may do (run Python code) is handed over to it,
+   item takes the role when it is free and reads until its own item is there, so no second thread
+   has to be woken. What only the receiver may do (run Python code) is handed over to it,
    and nothing that came after it is done before it.
 
    The role is handed on, never just dropped: the thread that leaves it names the next (`reader`),
@@ -20,9 +20,9 @@
    What always holds (reading_check asserts it after every transition):
 
    1. At most one thread has the role; a thread that has it and waits is in the list.
-   2. The role is free, or yielded => somebody looks: the receiver is awake or watching, or a
-   waiting thread is that could read; or the receiver is away (it looks when it is back) and nobody
-   waits that could read.
+   2. The role is free, or yielded => somebody looks: the receiver, or some waiting thread that
+   could read, is awake or watching; or the receiver is away (it looks when it is back) and no
+   waiting thread could read.
    3. A thread that has the role and sleeps => it sleeps over the descriptor, or has been told.
    4. A thread is told once at most before it wakes, and is awake from then on for all the others.
    5. As many of the threads that wait for items of a queue are awake as there are items, or all.
@@ -30,9 +30,9 @@
    6. `callbacks` counts the queues that have a callback and have not ended. While it is not 0 the
       receiver takes the role before others do, so that callbacks are not late.
    7. After reading_stop the role goes to nobody but the receiver, and stays with it.
-   8. Of a queue that has ended, a callback's marker is taken once, by a thread that knows that
-      nobody calls the function any more: a thread that asks while another one delivers or calls
-   gets none, and that one asks when it has done so.
+   8. When a queue has ended, exactly one thread takes its callback's end marker, and only once no
+   thread is calling the function any more. A thread that asks too early gets nothing; the one that
+   still delivers or calls asks again when it has finished.
 
    The lock is held for a few lines at a time; nothing under it waits, allocates or runs Python. */
 #include "connection/reading.h"

@@ -33,7 +33,7 @@ typedef struct {
 
 typedef enum {
     THREAD_AWAKE,    /* on its way to its next transition */
-    THREAD_AWAY,     /* of the receiver: runs Python code, for however long */
+    THREAD_AWAY,     /* the receiver only: runs Python code, for any length of time */
     THREAD_ASLEEP,   /* until it is told */
     THREAD_WATCHING, /* until it is told, or for READING_ALARM_MS: then it looks again */
     THREAD_POLLING,  /* holds the role and sleeps over the descriptor, until it is told */

@@ -17,7 +17,7 @@
 
 enum {
     READ_SIZE = 128 * 1024,
-    /* Of a large payload, no more is read without a look at what else there is to do. */
+    /* The most to read of a large payload before a look at what else there is to do. */
     LARGE_STRETCH = 4 * 1024 * 1024,
     /* Where input never pauses, a thread looks at the time and for signals nevertheless. */
     READS_WITHOUT_LOOK = 64,
@@ -94,8 +94,8 @@ wait_free(Wait *wait)
     }
 }
 
-/* What the machine has of a thread is not on the thread's stack: where the interpreter ends, one
-   that takes the GIL back ends with its stack. NULL with MemoryError. */
+/* What the machine keeps of a thread is not on the thread's stack: a thread that tries to take the
+   GIL back while the interpreter ends is ended, and its stack with it. NULL with MemoryError. */
 static Wait *
 wait_new(ConnectionObject *connection)
 {

@@ -5,8 +5,9 @@
    that sleeps is told, but whoever comes first is the next writer: to hand the turn on would make
    two busy threads wait for each other at every message. Only when those that wait have been
    overtaken often, the turn is kept for the first of them. It is nobody's until that thread comes:
-   it may have to wait for the GIL, for ever where C code does not give it back. Whoever answers for
-   such a process has no GIL and can't wait, and does not mind for whom the turn is kept.
+   it may have to wait for the GIL, for ever where C code does not give it back. A thread that
+   answers for such a process has no GIL and can't wait: it may write even when the turn is kept for
+   another one.
 
    Python code never runs in the writer. A signal in the middle of a large message makes the writer
    give its turn, and the rest of the message, to the helper: a thread of the connection's own that
@@ -19,7 +20,7 @@
 
    What always holds (writing_check asserts it after every transition):
 
-   1. A thread waits that may write, as nobody does => one of those is awake.
+   1. Nobody writes, and some waiting threads may => at least one of these is awake.
    2. Small messages are left => there is a writer, or a thread that waits, or the helper (until
    `failed`; but if no helper could be had, they are `alone` until somebody leaves as the writer).
    3. A message is unfinished => the helper is there, and the writer.

@@ -51,7 +51,7 @@ struct Sentinel {
 
 enum { WAKER, INPUT, OUTPUT, WATCHED };
 
-/* From the moment that the connection is lost, grace is left; or less, if it was to leave sooner.
+/* Once the connection is lost, the process has its grace left, or less if it was to leave sooner.
  */
 static void
 lose(Sentinel *sentinel)

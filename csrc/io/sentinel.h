@@ -10,8 +10,8 @@ typedef struct Sentinel Sentinel;
 /* Watch the descriptors of a connection (duplicated here): `milliseconds` after its other end is
    gone, the process leaves. Where only writing tells that (on a socket), `probe` is called with
    `argument` to write something that disturbs nobody, else it is NULL. `alarm` is for
-   sentinel_call_in. `unread` is called where input lies there that nobody reads, with a
-   descriptor of it that stays open as long. NULL where that can't be had. */
+   sentinel_call_in. `unread` is called when input has come that nobody reads, with a
+   descriptor of it that stays open during the call. NULL where no sentinel can be had. */
 Sentinel *sentinel_start(int read_fd, int write_fd, int64_t milliseconds,
                          void (*probe)(void *argument), void (*alarm)(void *argument),
                          void (*unread)(void *argument, int read_fd), void *argument);

@@ -1,8 +1,8 @@
 """Starting gateways: many side by side or one, each something that can be undone.
 
-The caller's thread only waits. All that is done is done by threads of the starts' own, for Python runs signal handlers
-in the main thread alone: wherever a Ctrl-C interrupts the caller, it can't come between a process and the note that
-there is one. What a start has is noted in its `Start`, before anything else can fail, and `Start.undo` removes it.
+The caller's thread only waits. Other threads do all the work: Python runs signal handlers in the main thread alone, so
+a Ctrl-C can't come between the start of a process and the note that there is one. What a start has is noted in its
+`Start`, before anything else can fail, and `Start.undo` removes it.
 
     caller                         conductor                     a worker for each start under way
     makes Starts, which has

@@ -1,10 +1,10 @@
-"""The transports: which key of a spec has the other side started, or reached, in which way.
+"""The transports: for each key of a spec, how the other side is started or reached.
 
 To add one: its key and the type of that in `execnet.xspec`, a row in TRANSPORTS, a file beside this one for what it
 needs. Where a process is started, the row names a function that gives its command; `create` is PROCESS then, and it
-works through ``via`` as well. Another one has a function of its own that gives an io, as those in `creating`: an
-`execnet.gateway_base.IO`, of which errors tell more where it has the further methods of `execnet.gateway_io`. What is
-sent first and the wait for the answer are the same for all: `execnet.gateway_bootstrap`.
+works through ``via`` as well. One that starts no process has a `create` function of its own, as those in `creating`,
+which returns an `execnet.gateway_base.IO`; if that also has the further methods of `execnet.gateway_io`, errors tell
+more. What is sent first and the wait for the answer are the same for all: `execnet.gateway_bootstrap`.
 """
 
 from __future__ import annotations
