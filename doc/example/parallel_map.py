@@ -1,5 +1,7 @@
 """Call a function with many arguments, in several processes; errors have their place."""
 
+from contextlib import suppress
+
 import execnet
 
 
@@ -35,7 +37,8 @@ def parallel_map(arguments, workers=3):
             number, error, result = answer
             unanswered -= 1
             if waiting:
-                channel.send(waiting.pop())
+                with suppress(OSError):  # the worker has ended, which is the next answer
+                    channel.send(waiting.pop())
             yield arguments[number], error, result
 
 
