@@ -1,9 +1,9 @@
 """What the other side writes before its answer: told from it, skipped, kept to be shown.
 
 An answer has a no-op message after its one byte (`execnet.gateway_base.ANSWER`), so that it is known in the middle of
-anything, in the text of a shell's profile that has the same byte as well. After it nothing
-comes until we say something: so we never ask for more bytes than the answer still lacks, and where nothing came before
-it, one read gets all of it.
+anything, in the text of a shell's profile that has the same byte as well. After it nothing comes until we say
+something: so we never ask for more bytes than the answer still lacks, and where nothing came before it, one read gets
+all of it.
 """
 
 from __future__ import annotations

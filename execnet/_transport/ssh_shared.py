@@ -6,9 +6,9 @@ has an ssh process and a far process of its own.
 
 The connection is ours alone: where the user has a say in ControlMaster or ControlPath there is none, and it logs in
 without asking anybody. Its socket lives in a folder that the shell around its ssh makes, and removes when ssh has
-ended, whatever became of us. It ends by itself with the last session that goes through it. A gateway that
-can't use it, for whatever reason, connects by itself with the usual command; such gateways go one at a time where two
-could ask at one terminal, or where the first opens the user's own connection for the others.
+ended, whatever became of us. It ends by itself with the last session that goes through it. A gateway that can't use
+it, for whatever reason, connects by itself with the usual command; such gateways go one at a time where two could ask
+at one terminal, or where the first opens the user's own connection for the others.
 """
 
 from __future__ import annotations
