@@ -19,6 +19,7 @@ clock = getattr(time, "monotonic", time.time)
 SENT, RECEIVED, CALLED, WAITED, ARRIVED = range(5)
 CHANNEL_DATA = 4
 EVERY = 0.2  # seconds between two times that a worker hands over what it has
+LAST = 5.0  # seconds that its end waits for a hand-over that is under way: of many notes, or to who does not read
 MOST = 32768  # notes kept between two of them
 LONGEST_PAUSE, LONGEST_RUN = 0.0001, 0.001  # seconds: between two items of a run, and of all of it
 
@@ -178,7 +179,7 @@ class Worker(Notes):
     def end(self):
         self.before_closing()
         self.over.set()
-        self.carried.wait(EVERY)  # what it has taken already is sent before the end
+        self.carried.wait(LAST)  # what it has taken already is sent before the end
         self.hand_over()
 
 

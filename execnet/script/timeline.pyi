@@ -11,6 +11,7 @@ WAITED: int
 ARRIVED: int
 CHANNEL_DATA: int
 EVERY: float
+LAST: float
 MOST: int
 LONGEST_PAUSE: float
 LONGEST_RUN: float
