@@ -753,7 +753,7 @@ class WorkerPool(object):
             self._ends.wake()
 
     def integrate_as_primary_thread(self):
-        """Run spawned calls in this thread until the pool shuts down."""
+        """Run spawned calls in this thread until the pool shuts down, or one of them is ended by KeyboardInterrupt."""
         while True:
             self._primary_wakeup.wait(self._primary_goes_on)
             if self._primary_calls:
@@ -762,6 +762,8 @@ class WorkerPool(object):
                 # Before the removal, so that whoever waited for it finds the primary thread free.
                 self._primary_idle.append(True)
                 self._remove(reply)
+                if isinstance(reply._exc, KeyboardInterrupt):
+                    raise reply._exc
                 del reply
             elif self._takes_primary():
                 break
@@ -2457,9 +2459,15 @@ def _lead_nowhere(fd):
 
 
 if hasattr(os, "register_at_fork"):
+    try:
+        from _functools import partial  # start-up speed
+    except ImportError:
+        from functools import partial
+
+    # Not in Python: what a signal's handler raises in a hook is printed and forgotten.
     os.register_at_fork(
-        before=lambda: _forks.append(None),
-        after_in_parent=lambda: _forks and _forks.pop(),
+        before=partial(_forks.append, None),
+        after_in_parent=partial(_forks.__delitem__, slice(1)),
         after_in_child=_disown_gateways,
     )
 
@@ -2841,9 +2849,8 @@ class WorkerGateway(BaseGateway):
             finally:
                 channel._executing = False
                 self._trace("execution finished on channel", channel.id)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # ends the task only; one that comes later ends the worker
             self._end_task(channel, INTERRUPT_TEXT)
-            raise
         except BaseException as exc:
             try:
                 # A task that received all there was has ended, not failed. What else raises EOFError has failed.
@@ -2851,8 +2858,7 @@ class WorkerGateway(BaseGateway):
                 ended = is_end and getattr(exc, "gateway_id", None) == self.id
                 errortext = None if ended else self._geterrortext(exc)
             except BaseException:  # Ctrl-C
-                self._end_task(channel, INTERRUPT_TEXT)
-                raise
+                errortext = INTERRUPT_TEXT
             self._end_task(channel, errortext)
         else:
             self._end_task(channel)

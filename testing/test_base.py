@@ -389,6 +389,18 @@ def test_a_call_spawned_before_the_primary_thread_integrates_itself_waits_for_it
     assert reply.get(0) == threading.get_ident()
 
 
+def test_an_interrupt_that_a_call_lets_through_ends_the_primary_thread(base: ModuleType, execmodel: Any) -> None:
+    pool = base.WorkerPool(execmodel, hasprimary=True)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    reply = pool.spawn(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.integrate_as_primary_thread()
+    assert (pool.waitall(0), reply.running) == (True, False)
+
+
 def test_a_wait_that_is_interrupted_takes_no_wake_up_from_another(base: ModuleType, execmodel: Any) -> None:
     flag = base.OneShotEvent(execmodel)
     others = [Call(flag.wait, SECONDS).await_blocked() for _ in range(2)]
@@ -1147,9 +1159,8 @@ def test_a_task_that_received_its_last_item_has_ended(base: ModuleType, worker: 
     assert sent(base, worker) == [("CHANNEL_CLOSE", None)] * 2
 
 
-def test_an_interrupted_task_says_so_and_the_interrupt_goes_on(base: ModuleType, worker: Any) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        execute(worker, "raise KeyboardInterrupt()")
+def test_an_interrupted_task_says_so(base: ModuleType, worker: Any) -> None:
+    execute(worker, "raise KeyboardInterrupt()")
     assert sent(base, worker) == [("CHANNEL_CLOSE_ERROR", base.INTERRUPT_TEXT)]
 
 

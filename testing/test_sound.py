@@ -941,6 +941,27 @@ def test_finalizers_that_run_while_a_forked_child_lets_go_hinder_nothing(program
     assert set(program(COLLECTED_IN_ITS_HOOK, rounds(40), 0.5)) == {0}
 
 
+# What a handler raises in a hook of os.fork is printed and forgotten: ours give it no chance.
+INTERRUPTED_AS_IT_FORKS = """
+gateway = execnet.makegateway("popen")
+heard = 0
+for _ in range(ROUNDS):
+    try:
+        if os.fork() == 0:
+            os.kill(os.getppid(), signal.SIGINT)
+            os._exit(0)
+        for _ in range(400):
+            time.sleep(0.01)  # one that comes just before a wait is heard after it
+    except KeyboardInterrupt:
+        heard += 1
+say(heard)
+"""
+
+
+def test_an_interrupt_of_a_process_that_forks_is_heard(program: Any) -> None:
+    assert program(INTERRUPTED_AS_IT_FORKS, rounds(1500)) == [rounds(1500)]
+
+
 # A handler raises now and then in what the main thread sends; what other threads send goes the same way.
 INTERRUPTED_VIA = """
 group = execnet.Group(["popen//id=way", "popen//via=way"])

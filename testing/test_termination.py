@@ -194,7 +194,8 @@ class TestSafeTerminate:
             ended.set()
 
         multi.safe_terminate(THREAD, 0.05, [(lambda: None, NO_KILL), (lambda: ended.wait(SECONDS), kill)])
-        assert killed == [1]
+        # A kill that needs longer than the timeout goes on by itself.
+        assert ended.wait(SECONDS) and killed == [1]
 
     def test_none_waits_for_every_termfunc(self) -> None:
         go, done = threading.Event(), list[int]()

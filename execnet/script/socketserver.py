@@ -20,6 +20,7 @@ PROGRAM = "execnet socketserver"
 DEFAULT = ":8888"
 MOST_LINE_BYTES = 4 << 20  # of the first line: many times what an initiator sends
 LINE_SECONDS = 60.0  # in which that line must have come
+LOOK = 0.5  # seconds after which a waiting server looks for signals, should one have come just before it waited
 PAUSE = 1.0  # seconds before another try where processes or descriptors ran out
 LOST = (errno.EBADF, errno.EINVAL, getattr(errno, "ENOTSOCK", errno.EBADF))  # the listening socket is gone
 
@@ -86,6 +87,17 @@ def accept(serversock):
         else:
             log("got new connection from", *address[:2])
             return clientsock, address
+
+
+def await_connection(serversock):
+    """Wait until somebody connects, or `accept` can tell what is wrong; a signal never has to wait for that."""
+    import select
+
+    try:
+        while not select.select([serversock], [], [], LOOK)[0]:
+            pass
+    except (ValueError, IOError, OSError, select.error):  # noqa: UP024
+        pass
 
 
 def exec_from_one_connection(serversock):
@@ -193,6 +205,7 @@ def fork_loop(serversock):
     try:
         log("Entering Accept loop", serversock.getsockname()[:2])
         while os.getpid() == server:
+            await_connection(serversock)
             clientsock, address = accept(serversock)
             try:
                 child = not os.fork()
