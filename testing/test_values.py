@@ -388,6 +388,15 @@ def test_texts_of_every_width(base: ModuleType, char: str, size: int) -> None:
         assert base.loads(base.dumps({text: text})) == {text: text}
 
 
+@pytest.mark.parametrize("size", [2047, 2048, 2049, 4095])
+def test_one_character_wherever_it_is_in_a_long_text(base: ModuleType, size: int) -> None:
+    letters = "".join(chr(0x20 + number % 0x5F) for number in range(size))
+    for at in [*range(70), *range(size - 70, size + 1)]:
+        for char in ("\x7f", "\x80", "\u20ac"):
+            text = letters[:at] + char + letters[at:]
+            assert base.loads(base.dumps(text)) == text
+
+
 def test_every_character_goes_both_ways(base: ModuleType) -> None:
     for step in (1, 7, 64, 4096):
         for start, end in ((0, 0x100), (0x80, 0x900), (0, 0xD800), (0xE000, 0x10000), (0xF000, 0x110000)):
