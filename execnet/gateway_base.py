@@ -2459,15 +2459,11 @@ def _lead_nowhere(fd):
 
 
 if hasattr(os, "register_at_fork"):
-    try:
-        from _functools import partial  # start-up speed
-    except ImportError:
-        from functools import partial
-
-    # Not in Python: what a signal's handler raises in a hook is printed and forgotten.
+    # Methods of a list: what a signal's handler raises in a hook in Python is printed and forgotten.
+    _bound = type(_main_thread_is.__get__(0))
     os.register_at_fork(
-        before=partial(_forks.append, None),
-        after_in_parent=partial(_forks.__delitem__, slice(1)),
+        before=_bound(_forks.append, True),
+        after_in_parent=_bound(_forks.__delitem__, slice(1)),
         after_in_child=_disown_gateways,
     )
 
