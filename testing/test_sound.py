@@ -959,7 +959,8 @@ for hook, count in ((before, 1), (before, 2), (after, 1), (after, 0), (after, 0)
 
 
 def test_hooks_of_a_fork_run_no_python_in_the_parent() -> None:
-    subprocess.run([sys.executable, "-c", HOOKS_IN_THE_PARENT], env=environment("portable"), check=True, timeout=SECONDS)
+    command = [sys.executable, "-c", HOOKS_IN_THE_PARENT]
+    subprocess.run(command, env=environment("portable"), check=True, timeout=SECONDS)
 
 
 # A handler raises now and then in what the main thread sends; what other threads send goes the same way.
