@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Queue
@@ -542,8 +543,10 @@ def test_close_write_ends_the_other_sides_items_and_not_its_answers(pair: execne
 
 
 def test_after_close_write_nothing_is_sent_and_the_channel_is_open(pair: execnet.Gateway) -> None:
-    channel = pair.remote_exec("list(channel)\nchannel.send(channel.isclosed())")
+    channel = pair.remote_exec("go = channel.receive()\nlist(channel)\ngo.receive()\nchannel.send(channel.isclosed())")
     assert repr(channel) == f"<Channel id={channel.id} open>"
+    go = pair.newchannel()
+    channel.send(go)
     channel.close_write()
     assert repr(channel) == f"<Channel id={channel.id} closed for sending>"
     assert not channel.isclosed()
@@ -551,10 +554,22 @@ def test_after_close_write_nothing_is_sent_and_the_channel_is_open(pair: execnet
         with pytest.raises(OSError, match=rf"^cannot send to <Channel id={channel.id} closed for sending>$"):
             send("late")
     channel.close_write()
+    go.send(None)
     assert channel.receive(SECONDS) is False
     channel.waitclose(SECONDS)
     assert repr(channel) == f"<Channel id={channel.id} closed>"
     channel.close_write()
+
+
+def test_no_timeout_is_over_too_early(pair: execnet.Gateway) -> None:
+    channel = pair.newchannel()
+    for number in range(200):
+        timeout = 0.001 + number / 100_000
+        for wait in (channel.receive, channel.waitclose):
+            began = time.monotonic()
+            with pytest.raises(channel.TimeoutError):
+                wait(timeout)
+            assert time.monotonic() - began >= timeout
 
 
 def test_close_write_of_a_closed_channel_does_nothing(pair: execnet.Gateway) -> None:

@@ -370,8 +370,11 @@ receive_deadline(PyObject *timeout, int64_t *deadline)
         PyErr_SetString(PyExc_ValueError, "timeout is not a number of seconds: nan");
         return -1;
     }
-    /* Longer than a century is for ever. */
-    *deadline = seconds > 3e9 ? FDIO_FOREVER : fdio_now() + (int64_t)ceil(fmax(seconds, 0) * 1000);
+    /* Longer than a century is for ever; never too early, though fdio_now() tells whole
+     * milliseconds. */
+    *deadline = seconds > 3e9 ? FDIO_FOREVER
+                : seconds > 0 ? fdio_now() + 1 + (int64_t)ceil(seconds * 1000)
+                              : fdio_now();
     return 0;
 }
 

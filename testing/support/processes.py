@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -31,8 +32,11 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str) -> No
 
 def children_of(pid: int) -> list[int]:
     """The children of a process, zombies too."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended; its children are another's
+            children += [int(child) for child in (task / "children").read_text().split()]
+    return children
 
 
 def pid_of(gateway: Gateway) -> int:
