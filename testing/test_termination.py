@@ -512,9 +512,10 @@ def finish(more: str = "", python: str = sys.executable, seconds: float = SECOND
     done = subprocess.run(
         [python, "-c", PROGRAM.format(more=more)], capture_output=True, text=True, timeout=60, env=environ
     )
+    lasted = time.monotonic() - started
     for pid in done.stdout.split():
         assert not os.path.exists(f"/proc/{pid}")
-    assert time.monotonic() - started < seconds
+    assert lasted < seconds, done
     return done.returncode, done.stderr
 
 
@@ -529,7 +530,8 @@ class TestInterpreterExit:
     def test_works_on_the_newest_pythons_which_start_no_threads_then(self, other_python: Interpreter) -> None:
         if other_python.implementation == "cpython" and other_python.version >= (3, 9):
             more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)"
-            assert finish(more, python=str(other_python)) == (0, "")
+            # Beside twelve busy processes, CPython 3.13t takes 14 seconds to run nothing: its locks yield as they spin.
+            assert finish(more, python=str(other_python), seconds=4 * SECONDS) == (0, "")
 
     def test_where_no_thread_can_be_started(self) -> None:
         more = (
