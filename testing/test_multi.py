@@ -25,7 +25,7 @@ import execnet
 from execnet import Group, MultiChannel, RemoteError, XSpec, gateway_base, gateway_io, multi
 from execnet._group import starting
 
-SECONDS = 10.0
+SECONDS = 20.0
 
 
 class Member:

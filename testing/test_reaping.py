@@ -316,5 +316,5 @@ def test_a_replaced_popen_is_called_as_before(
     gateway = group.makegateway("popen")
     assert len(made) == 1 and type(gateway._io.popen) is Popen
     gateway.exit()
-    await_reaped(gateway._io.popen.pid)
-    assert gateway.returncode == 0
+    wait_until(lambda: gateway.returncode is not None, SECONDS, "the status")
+    assert gateway.returncode == 0 and not is_there(gateway._io.popen.pid)

@@ -28,7 +28,7 @@ import execnet
 from execnet import Group, XSpec, gateway_base, multi
 from execnet._group import ending
 
-SECONDS = 10.0
+SECONDS = 20.0
 THREAD = gateway_base.get_execmodel("thread")
 NO_KILL: Any = None  # of a function that ends in time
 
@@ -506,16 +506,13 @@ print(a._io.popen.pid, c._io.popen.pid, flush=True)
 
 
 def finish(more: str = "", python: str = sys.executable, seconds: float = SECONDS) -> tuple[int, str]:
-    """Run a program that ends with live gateways; its time, status, output, stderr."""
-    started = time.monotonic()
+    """Run a program that ends with live gateways; its status and stderr."""
     environ = {**os.environ, **FORKING_ENVIRON, "PYTHONPATH": os.path.dirname(os.path.dirname(execnet.__file__))}
     done = subprocess.run(
-        [python, "-c", PROGRAM.format(more=more)], capture_output=True, text=True, timeout=60, env=environ
+        [python, "-c", PROGRAM.format(more=more)], capture_output=True, text=True, timeout=seconds, env=environ
     )
-    lasted = time.monotonic() - started
     for pid in done.stdout.split():
         assert not os.path.exists(f"/proc/{pid}")
-    assert lasted < seconds, done
     return done.returncode, done.stderr
 
 
@@ -524,18 +521,18 @@ class TestInterpreterExit:
         assert finish() == (0, "")
 
     def test_stuck_workers_end_silently(self) -> None:
-        more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)"
+        more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive({SECONDS})"
         assert finish(more) == (0, "")
 
     def test_works_on_the_newest_pythons_which_start_no_threads_then(self, other_python: Interpreter) -> None:
         if other_python.implementation == "cpython" and other_python.version >= (3, 9):
-            more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)"
+            more = f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive({SECONDS})"
             # Beside twelve busy processes, CPython 3.13t takes 14 seconds to run nothing: its locks yield as they spin.
             assert finish(more, python=str(other_python), seconds=4 * SECONDS) == (0, "")
 
     def test_where_no_thread_can_be_started(self) -> None:
         more = (
-            f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive(10)\n"
+            f"for gw in group: gw.remote_exec({SWALLOWING!r}).receive({SECONDS})\n"
             "import atexit, _thread\n"
             "def refuse(*args):\n"
             '    raise RuntimeError("can\'t create new thread at interpreter shutdown")\n'
