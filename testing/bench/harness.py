@@ -17,6 +17,7 @@ import select
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from support import oracle
 
 OURS, PORTABLE, BEFORE = "execnet", "execnet portable", "execnet 2.1"
 SPINLESS, COPYING = "execnet without spinning", "execnet without zero copy"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 ANSWER_SECONDS = 180  # a peer that takes longer for a sample hangs
 
 
@@ -212,7 +214,7 @@ def machine() -> dict[str, str]:
         "cpus": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(memory) / 2**20:.1f} GiB",
         "system": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}" + FREE_THREADED * "t",
         "execnet": f"{execnet.__version__}, core: {gateway_base.core}",
     }
 

@@ -35,6 +35,8 @@ COLOURS = {
     "msgpack": "#cc79a7",
     "mitogen": "#a5803a",
     "RPyC": "#8c8c8c",
+    "GIL off": "#d55e00",
+    "GIL on": "#2a87c8",
 }
 OTHER_COLOUR = "#8c8c8c"
 # Long names, as the column of names has them.

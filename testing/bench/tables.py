@@ -123,16 +123,16 @@ MACHINE_WORDS = {"cpus": "{} CPUs", "memory": "{} of memory", "execnet": "execne
 
 
 def machine(found: dict[str, Result]) -> str:
-    """What the results were measured on: once, unless they differ in it."""
-    places: dict[str, list[str]] = {}
+    """What the results were measured on: what most have, and in what the others differ."""
+    places: dict[tuple[str, ...], list[str]] = {}
     for name, result in found.items():
-        about = dict(result.machine)
-        for key, words in MACHINE_WORDS.items():
-            about[key] = words.format(about[key])
-        places.setdefault(", ".join(about.values()), []).append(name)
-    if len(places) == 1:
-        return f"Measured on {next(iter(places))}.\n"
-    return "\n".join(f"* {', '.join(names)}: measured on {where}." for where, names in places.items()) + "\n"
+        words = (MACHINE_WORDS.get(key, "{}").format(value) for key, value in result.machine.items())
+        places.setdefault(tuple(words), []).append(name)
+    (most, _), *others = sorted(places.items(), key=lambda place: -len(place[1]))
+    differences = [
+        f"; {', '.join(names)}: {', '.join(word for word in where if word not in most)}" for where, names in others
+    ]
+    return f"Measured on {', '.join(most)}{''.join(differences)}.\n"
 
 
 def goals(found: dict[str, Result]) -> str:

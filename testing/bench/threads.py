@@ -1,8 +1,8 @@
 """Threads.
 
 Threads of one program, each of which dumps and loads values, sends them and receives them back: over a gateway for
-each, and over one gateway for all. To be run by a free-threaded Python: measured with its GIL off, and on. The far
-sides send back bytes, so most of the work is done here.
+each, and over one gateway for all, whose worker answers by callbacks, or by a task for each. To be run by a
+free-threaded Python: measured with its GIL off, and on. The far sides send back bytes, so most work is done here.
 """
 
 from __future__ import annotations
@@ -22,17 +22,24 @@ SETTINGS = {GIL_OFF: "0", GIL_ON: "1"}
 THREADS = [1, 2, 4]
 TO_REACH = {2: [Goal(0.6, GIL_ON, of=GIL_OFF)]}
 VALUE = [{"name": f"item {number}", "size": number, "tags": ("a", "b"), "ratio": number / 7} for number in range(200)]
-ECHO = "for item in channel: channel.send(item)"
+BY_TASKS = "for item in channel: channel.send(item)"
+BY_CALLBACKS = "channel.setcallback(channel.send); channel.waitclose()"
+PLACES = {
+    "over gateways of their own": (True, BY_TASKS),
+    "over one gateway, by callbacks": (False, BY_CALLBACKS),
+    "over one gateway, by tasks": (False, BY_TASKS),
+}
 SECONDS = 60.0
 
 
 class Work:
-    """The work of so many threads, over gateways of their own or over one."""
+    """The work of so many threads in one of the places."""
 
-    def __init__(self, threads: int, own: bool) -> None:
+    def __init__(self, threads: int, place: str) -> None:
+        own, echo = PLACES[place]
         self.group = execnet.Group()
         gateways = [self.group.makegateway() for _ in range(threads if own else 1)]
-        self.channels = [gateways[number % len(gateways)].remote_exec(ECHO) for number in range(threads)]
+        self.channels = [gateways[number % len(gateways)].remote_exec(echo) for number in range(threads)]
 
     def microseconds(self, count: int) -> float:
         """For one value, where each thread has so many."""
@@ -52,9 +59,9 @@ class Work:
             execnet.loads(channel.receive(SECONDS))
 
 
-def sample(threads: int, own: bool, count: int) -> float:
+def sample(threads: int, place: str, count: int) -> float:
     """Microseconds for a value, over fresh gateways."""
-    work = Work(threads, own)
+    work = Work(threads, place)
     work.microseconds(count // 10 + 1)
     figure = work.microseconds(count)
     work.group.terminate(SECONDS)
@@ -78,10 +85,10 @@ def measure(options: Options) -> list[Row]:
         raise SystemExit("needs a free-threaded Python, whose GIL stays off when execnet is imported")
     count = max(10, int(options.seconds * 2000))
     rows = []
-    for own, where in ((True, "over gateways of their own"), (False, "over one gateway")):
+    for place in PLACES:
         for threads in THREADS:
-            row = Row(f"{threads} thread{'s' * (threads > 1)} {where}", "µs", TO_REACH.get(threads, []))
-            samplers = {player.name: partial(sampled, player, threads, own, count) for player in players}
+            row = Row(f"{threads} thread{'s' * (threads > 1)} {place}", "µs", TO_REACH.get(threads, []))
+            samplers = {player.name: partial(sampled, player, threads, place, count) for player in players}
             rows.append(harness.take_turns(row, samplers, options.rounds))
     for player in players:
         player.close()

@@ -11,8 +11,9 @@ import resource
 import sys
 from typing import Any, BinaryIO
 
-# 2.1.2 builds any list that a few changed bytes claim; here it fails soon instead.
-ADDRESS_SPACE_BYTES = 128 << 20
+# 2.1.2 builds any list that a few changed bytes claim; here it fails soon instead. A free-threaded build has reserved a
+# gibibyte of addresses when it begins.
+MORE_ADDRESSES = 128 << 20
 
 
 class Odd:
@@ -46,5 +47,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    with open("/proc/self/statm") as sizes:
+        limit = int(sizes.read().split()[0]) * resource.getpagesize() + MORE_ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     serve(sys.stdin.buffer, sys.stdout.buffer)
