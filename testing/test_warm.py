@@ -856,13 +856,16 @@ class TestThreads:
     def test_a_start_that_is_undone_after_the_groups_end_leaves_no_forkserver(
         self, group: execnet.Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        begun, let_go = threading.Event(), threading.Event()
+        begun, let_go, over = threading.Event(), threading.Event(), threading.Event()
         create_io = gateway_warm.create_io
 
         def late_create_io(*args: Any) -> Any:
             begun.set()
             let_go.wait(SECONDS)
-            return create_io(*args)
+            try:
+                return create_io(*args)
+            finally:
+                over.set()
 
         def interrupted_wait(self: object) -> None:
             begun.wait(SECONDS)
@@ -874,12 +877,9 @@ class TestThreads:
         with pytest.raises(KeyboardInterrupt):
             group.makegateway("popen//warm")
         group.terminate(SECONDS)
-        threads = threading.enumerate()
         let_go.set()
-        for thread in set(threads) - {threading.current_thread()}:
-            thread.join(SECONDS)
-        wait_until(lambda: not own_children(), SECONDS, "the end of the fork server")
-        assert group._forkservers == {}
+        assert over.wait(SECONDS)
+        wait_until(lambda: group._forkservers == {} and not own_children(), SECONDS, "the end of the fork server")
 
     def test_a_forkserver_that_takes_no_more_stays_for_its_workers(self, group: execnet.Group) -> None:
         gateway = group.makegateway("popen//warm")
