@@ -16,7 +16,6 @@ from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
-import gevent
 import pytest
 from support.blocked import Call, interrupted_after
 from support.opcodes import at_every_opcode
@@ -178,6 +177,8 @@ def model(request: pytest.FixtureRequest, base: ModuleType) -> Iterator[Any]:
     model = base.get_execmodel(request.param)
     yield model
     if request.param == "gevent":
+        import gevent
+
         gevent.get_hub().threadpool.kill()
 
 
@@ -331,6 +332,7 @@ def test_a_pool_that_shuts_down_takes_no_more_calls(base: ModuleType, model: Any
     assert pool.waitall() is True
 
 
+@pytest.mark.needs("gevent", "eventlet")
 def test_a_primary_thread_needs_threads(base: ModuleType) -> None:
     for name in ("gevent", "eventlet"):
         with pytest.raises(ValueError, match="thread model"):

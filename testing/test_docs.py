@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import interpreters
+from support import interpreters, needs
 from support.initiator import FORKING_ENVIRON
 from support.shown import Checker
 from support.sshd import SshServer
@@ -58,10 +58,20 @@ def name_of(path: Path) -> str:
     return path.relative_to(CHECKOUT).as_posix()
 
 
+def imported(text: str) -> list[str]:
+    """The libraries of green threads that examples import."""
+    return [name for name in needs.LIBRARIES if re.search(rf"^\W*import {name}", text, re.MULTILINE)]
+
+
+def with_imported(page: Path) -> object:
+    return pytest.param(page, marks=pytest.mark.needs(*imported(page.read_text("utf-8"))))
+
+
 def with_needs(script: Path) -> object:
-    """The script as a parameter, marked with the interpreters that it starts by name and with ssh."""
+    """The script as a parameter, marked with the interpreters that it starts by name, what it imports, and ssh."""
     text = script.read_text("utf-8")
     parts = [name for name in NAMED_PYTHONS if f"python={name}" in text]
+    parts += imported(text)
     if SSH_HOST_IN_DOCS in text:
         parts.append("ssh")
     return pytest.param(script, marks=pytest.mark.needs(*parts))
@@ -145,7 +155,9 @@ def run_examples(page: Path, place: Place) -> str:
     return "\n".join(line for line in lines if not (shows_deaths and SAID_OF_A_DEATH.match(line)))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES_WITH_EXAMPLES if page not in SSH_PAGES], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [with_imported(page) for page in PAGES_WITH_EXAMPLES if page not in SSH_PAGES], ids=name_of
+)
 def test_examples_of_a_page_give_what_it_shows_and_leave_nothing(page: Path, place: Place) -> None:
     assert not run_examples(page, place)
 

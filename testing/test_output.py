@@ -181,10 +181,10 @@ class TestModes:
         source = "import threading; channel.send(threading.current_thread() is threading.main_thread())"
         assert gateway.remote_exec(source).receive(SECONDS) is True
 
+    @pytest.mark.needs("gevent")
     def test_green_workers_have_it_where_they_are_given_a_pipe(
         self, group: execnet.Group, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pytest.importorskip("gevent")
         group.makegateway("popen//id=master")
         for way in ("", "//via=master"):
             run(group.makegateway(f"popen{way}//id=w//execmodel=gevent//stdout=prefix"), PRINTS)
@@ -813,7 +813,6 @@ with execnet.Group(["popen//id=master"], execmodel=model) as group:
 @pytest.mark.parametrize(("patched", "model"), [("", "library"), ("patched", "library"), ("patched", "thread")])
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_a_program_of_green_threads_has_it_too(library: str, patched: str, model: str) -> None:
-    pytest.importorskip(library)
     command = [sys.executable, "-W", "ignore", "-c", GREEN, library, patched, library if model == "library" else model]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

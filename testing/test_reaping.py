@@ -62,7 +62,7 @@ def spec_of(kind: str, request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("ssh_server").spec())
     return {
         "popen": "popen",
-        "green worker": "popen//execmodel=gevent",
+        "gevent": "popen//execmodel=gevent",
         "captured": "popen//stderr=capture",
         "shipped": f"popen//python={sys.executable}",
         "via": "popen//via=master",
@@ -70,7 +70,7 @@ def spec_of(kind: str, request: pytest.FixtureRequest) -> str:
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["popen", "green worker", "captured", "shipped", "via", "warm", "ssh"])
+@pytest.mark.parametrize("kind", ["popen", "gevent", "captured", "shipped", "via", "warm", "ssh"])
 def test_exit_alone_leaves_nothing(group: execnet.Group, request: pytest.FixtureRequest, kind: str) -> None:
     group.makegateway("popen//id=master")
     gateway = group.makegateway(spec_of(kind, request))
@@ -166,8 +166,7 @@ def test_a_process_that_outlives_its_connection_is_reaped_when_it_ends(lingering
     popen = lingering._io.popen
     assert (lingering.hasreceiver(), popen.poll(), lingering.returncode) == (False, None, None)
     os.kill(popen.pid, signal.SIGKILL)
-    await_reaped(popen.pid)
-    assert popen.poll() == -signal.SIGKILL
+    assert popen.wait(SECONDS) == popen.poll() == -signal.SIGKILL and not is_there(popen.pid)
 
 
 def test_who_asks_does_not_wait_for_the_thread_that_reaps(lingering: execnet.Gateway) -> None:

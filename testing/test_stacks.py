@@ -257,7 +257,7 @@ def test_looking_leaves_no_process_and_is_not_heard_of(gw: execnet.Gateway) -> N
     while not any("did not answer" in text for text in texts):
         texts.append(gw.remote_stacks())
     assert told.receive(3 * SECONDS) == ["no child"]
-    assert "Python code did not answer" not in gw.remote_stacks()
+    wait_until(lambda: "Python code did not answer" not in gw.remote_stacks(), SECONDS, "an answer of Python code")
 
 
 @c_worker

@@ -190,7 +190,6 @@ class TestColdAndWhy:
 
     @pytest.mark.parametrize("library", ["gevent", "eventlet"])
     def test_a_program_that_is_patched(self, library: str) -> None:
-        pytest.importorskip(library)
         patch = {"gevent": "patch_all", "eventlet": "monkey_patch"}[library]
         module = {"gevent": "gevent.monkey", "eventlet": "eventlet"}[library]
         source = f"""

@@ -284,6 +284,7 @@ channel.send(os.waitpid(pid, 0)[1] >> 8)
 """
         assert list(gateway.remote_exec(source)) == ["from a thread", b"1\n", 7]
 
+    @pytest.mark.needs("gevent", "eventlet")
     def test_every_execution_model(self, group: execnet.Group) -> None:
         for model in ("thread", "main_thread_only", "gevent", "eventlet"):
             gateway = group.makegateway(f"popen//warm//execmodel={model}")
@@ -292,7 +293,6 @@ channel.send(os.waitpid(pid, 0)[1] >> 8)
 
     @pytest.mark.parametrize("model", ["gevent", "eventlet"])
     def test_an_initiator_of_green_threads(self, model: str) -> None:
-        pytest.importorskip(model)
         source = f"""
 group = execnet.Group(execmodel={model!r})
 group.makegateways(["popen//warm//execmodel=thread"] * 2)

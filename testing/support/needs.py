@@ -7,6 +7,7 @@ integration (CI=true) what `.ci/run` or pip bring, and whatever $EXECNET_TEST_RE
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -48,10 +49,16 @@ def _python(name: str) -> Part:
     return Part(f"an interpreter {WHERE}", lambda: interpreters.named(name))
 
 
+def _library(name: str) -> Part:
+    return Part(f"pip install {name}", lambda: importlib.util.find_spec(name), in_ci=True)
+
+
+LIBRARIES = ("gevent", "eventlet")
 PARTS = {
     "ssh": Part(sshd.HOW_TO_GET, lambda: not sshd.lacking(), in_ci=True),
     "index": Part("pip gets nothing from its package index", _index_answers, in_ci=True),
     "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
+    **{name: _library(name) for name in LIBRARIES},
     **{name: _python(name) for name in interpreters.NAMES},
     "free-threaded": Part(f"a free-threaded build of Python {WHERE}", interpreters.free_threaded),
     "jython": Part("apt-get install jython", interpreters.jython),
