@@ -25,3 +25,37 @@ def test_four_at_once_work_and_end(python: interpreters.Interpreter, core: str, 
     folder = corebuild.shared(once, core, python)
     said = packages.run([python, PROGRAM, COUNT, ROUNDS], cwd=tmp_path, PYTHONPATH=str(folder))
     assert said.split()[:1] == [core]
+
+
+STARTS_AT_ITS_END = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+one = interpreters.create()
+failure = interpreters.run_string(one, '''
+import execnet, threading, time
+execnet.makegateway()
+def late():
+    time.sleep({seconds})
+    try:
+        execnet.makegateway()
+    except (OSError, RuntimeError) as error:
+        assert "thread" in str(error), error
+threading.Thread(target=late).start()
+''')
+assert not failure, failure
+interpreters.destroy(one)
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda python: python.name)
+def test_a_gateway_that_a_thread_starts_as_one_ends_does_not_keep_it(
+    python: interpreters.Interpreter, seconds: float, tmp_path: Path, once: Once
+) -> None:
+    folder = corebuild.shared(once, execnet.gateway_base.core, python)
+    program = STARTS_AT_ITS_END.format(seconds=seconds)
+    assert packages.run([python, "-c", program], cwd=tmp_path, PYTHONPATH=str(folder)).split() == ["ended"]
