@@ -639,8 +639,8 @@ go_down(Writer *writer, PyObject *value)
     return 0;
 }
 
-/* Without a GIL, the lock of a container keeps out other threads that would change it, but while
-   this one waits for something: the same moments as in which it would let go of a GIL. */
+/* Without a GIL, the lock of a container keeps out other threads that would change it, but not
+   while this one waits, such as for the lock of another container in it. */
 static NEVER_INLINE int
 write_container(Writer *writer, PyObject *value, PyTypeObject *type)
 {
