@@ -98,8 +98,8 @@ NEEDS_OF_FIXTURES = {"ssh_server": "ssh", "oracle": "oracle", "sdist": "index", 
 def pytest_runtest_setup(item: pytest.Function) -> None:
     names = [name for marker in item.iter_markers("needs") for name in marker.args]
     names += [name for fixture, name in NEEDS_OF_FIXTURES.items() if fixture in item.fixturenames]
-    parameters = repr(item.callspec.params) if hasattr(item, "callspec") else ""
-    names += [name for name in needs.LIBRARIES if name in parameters]
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names += [name for name in needs.LIBRARIES if any(isinstance(one, str) and name in one for one in parameters)]
     for name in names:
         needs.need(item.config, name)
 
