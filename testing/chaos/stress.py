@@ -15,9 +15,11 @@ import argparse
 import contextlib
 import faulthandler
 import gc
+import importlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -1017,6 +1019,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR2, all_threads=True)  # for forked children
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     leaks.mark_session()
+    import_what_is_lazy()
     world = World(options.seed, options.core, options.patience)
     only, without = (set(filter(None, names.split(","))) for names in (options.only, options.without))
     if without:
@@ -1033,6 +1036,21 @@ def main() -> None:
     played, handled = sum(world.played.values()), world.handling.count
     print(f"{number - options.first_round} rounds, {played} scenarios, {handled} signals handled: 0 hangs, 0 lost, "
           f"doubled or out of order, nothing left (seed {options.seed})")  # fmt: skip
+
+
+def import_what_is_lazy() -> None:
+    """Import what execnet imports only when it is needed.
+
+    An exception of a signal handler in the middle of an import may leave CPython's import lock taken: on 3.11, nine of
+    them during ``import colorsys`` were enough. Threads that import then wait for ever, whoever they are.
+    """
+    lazy = re.compile(r"^ +(?:from ([\w.]+) )?import ([\w., ]+?) +# lazy", re.MULTILINE)
+    for path in Path(execnet.__file__).parent.rglob("*.py"):
+        for package, names in lazy.findall(path.read_text("utf-8")):
+            for name in names.split(", "):
+                if "subinterpreter" not in package:  # that changes how threads start
+                    with contextlib.suppress(ImportError):  # of another system, or no module
+                        importlib.import_module(f"{package}.{name}" if package else name, "execnet")
 
 
 def change_core(core: str) -> None:
