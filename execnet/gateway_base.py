@@ -3688,6 +3688,14 @@ def init_popen_io(execmodel):
     return Popen2IO(outfile, infile, execmodel)
 
 
+def answer(io):
+    """Tell the initiator that this worker is there; if it is gone, so is the worker, without a word."""
+    try:
+        io.write(ANSWER)
+    except (IOError, OSError):
+        os._exit(1)
+
+
 def serve(io, id):
     """Be the worker at the other end of io until the connection ends; the exit status that tells of an interrupt."""
     trace("creating workergateway on", io)

@@ -51,12 +51,12 @@ import execnet
 if found:
     del sys.path[0]
 del found
-from execnet.gateway_base import ANSWER, get_execmodel, init_popen_io, serve
+from execnet.gateway_base import answer, get_execmodel, init_popen_io, serve
 """
 POPEN_START = """\
 io = init_popen_io(get_execmodel({execmodel}))
 io.zero_copy = {zero_copy}
-{take_back}io.write(ANSWER)
+{take_back}answer(io)
 if quiet:
     gc.freeze()
     gc.enable()

@@ -204,7 +204,7 @@ def test_a_far_side_that_answers_with_the_one_byte(
     group.makegateway("popen//id=master")
     for io in (gateway_io.Popen2IOMaster, gateway_io.ProxyIO):
         monkeypatch.setattr(io, "quiet_time", 0.3)
-    text = gateway_bootstrap.POPEN_START.replace("io.write(ANSWER)", "io.write(b'1')")
+    text = gateway_bootstrap.POPEN_START.replace("answer(io)", "io.write(b'1')")
     monkeypatch.setattr(gateway_bootstrap, "POPEN_START", text)
     assert works(group.makegateway(f"popen{via}"))
 

@@ -249,6 +249,20 @@ def test_a_worker_of_another_interpreter_needs_nothing_installed(
         gateway.remote_exec("1 +").waitclose(SECONDS)
 
 
+@pytest.mark.parametrize("bootstrap", [gateway_bootstrap.bootstrap_import, gateway_bootstrap.bootstrap_exec])
+def test_a_worker_whose_initiator_ended_as_it_started_says_nothing(bootstrap: Any) -> None:
+    io = FakeIO()
+    bootstrap(io, ready_spec("popen"))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    arguments = [sys.executable, "-X", "dev", "-c", gateway_io.popen_bootstrapline]
+    ended = subprocess.run(
+        arguments, input=b"".join(io.written), stdout=write_end, stderr=subprocess.PIPE, timeout=6 * SECONDS
+    )
+    os.close(write_end)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
 @pytest.mark.timing
 def test_an_idle_worker_hardly_wakes_up(gw: execnet.Gateway) -> None:
     pid = gw.remote_exec("import os; channel.send(os.getpid())").receive(SECONDS)

@@ -90,7 +90,7 @@ def work(request: dict[str, Any]) -> None:
     if request["output"]:
         os.dup2(request["output"], STDOUT)
         os.close(request["output"])
-    io.write(gateway_base.ANSWER)
+    gateway_base.answer(io)
     status = gateway_base.serve(io, id=request["id"]) or 0
     leaving.leave(status)
     raise SystemExit(status)
