@@ -584,7 +584,7 @@ def test_10000_channels(pair: execnet.Gateway) -> None:
     assert [channel.receive(SECONDS) for channel in channels] == [channel.id for channel in channels]
     assert pair.remote_status().numchannels == 10001
     del channels
-    assert len(pair._channelfactory.channels()) == before - 10000
+    wait_until(lambda: len(pair._channelfactory.channels()) == before - 10000, SECONDS, "the channels' end")
     task.send(None)
     task.waitclose(SECONDS)
     wait_until(lambda: pair.remote_status().numchannels == 0, SECONDS, "the far channels' end")

@@ -166,7 +166,7 @@ gateway = group[0]
 for number in range(ROUNDS if "{handler}" not in ("exit and join", "terminate") else 1):
     channel = gateway.remote_exec("channel.receive(); channel.send('item')")
     go_on = (lambda: None) if "{handler}" in ("exit and join", "terminate") else (lambda: channel.send(1))
-    result, given = signalled(lambda: kind({wait}), {call}, go_on)
+    result, given = signalled(lambda: kind({wait}), {call}, afterwards=go_on)
     if isinstance(given, list):
         given = given[2] - given[0] < 2.5 or "%.2f seconds" % (given[2] - given[0])
     say([result, given])
@@ -227,7 +227,7 @@ def go_on():
         time.sleep(0.1)  # the handler waits now, if it has to
         os.kill(gateway.pid, signal.SIGCONT)
 started = time.monotonic()
-result, given = signalled(lambda: kind(sink.send, b"y" * (8 << 20)), HANDLERS[HANDLER], go_on)
+result, given = signalled(lambda: kind(sink.send, b"y" * (8 << 20)), HANDLERS[HANDLER], meanwhile=go_on)
 took = time.monotonic() - started
 say([result, given, took < 3.5])
 if HANDLER in ("exit", "exit and join", "terminate"):
@@ -1909,9 +1909,9 @@ BESIDE_THE_ORACLE = {
                         lambda: gateway.remote_exec("channel.send(7)").receive(),
                         lambda: gateway.newchannel().close()):
             channel = gateway.remote_exec("channel.send(channel.receive())")
-            say(signalled(channel.receive, handler, lambda: channel.send("item")))
+            say(signalled(channel.receive, handler, afterwards=lambda: channel.send("item")))
             channel = gateway.remote_exec("channel.receive()")
-            say(signalled(channel.waitclose, handler, lambda: channel.send("item")))
+            say(signalled(channel.waitclose, handler, afterwards=lambda: channel.send("item")))
         """,
     "handlers that exit and join the gateway whose wait they interrupt": """
         for wait in ("receive", "waitclose"):

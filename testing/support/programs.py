@@ -61,27 +61,32 @@ def ended(calls, text, patience=PATIENCE):
             fail(text)
 
 
-def signalled(function, handler, ready=lambda: None):
+def signalled(function, handler, meanwhile=lambda: None, afterwards=lambda: None):
     "function() in the main thread; when it waits, a signal runs handler in the middle of it. What both gave."
-    given = []
+    # Another thread calls meanwhile() as the handler begins, and afterwards() when it has ended.
+    begun, ended, given = threading.Event(), threading.Event(), []
 
     def run(number, frame):
-        given.append("entered")
-        given.append(handler())
+        begun.set()
+        try:
+            given.append(handler())
+        finally:
+            ended.set()
 
     def interrupt():
         await_blocked(main)
         os.kill(os.getpid(), signal.SIGUSR1)
-        while not given:
-            time.sleep(0.001)
-        ready()
+        begun.wait()
+        meanwhile()
+        ended.wait()
+        afterwards()
 
     main = threading.get_native_id()
     signal.signal(signal.SIGUSR1, run)
     interrupter = Call(interrupt)
     result = function()
     interrupter.result()
-    return [result, given[1] if len(given) > 1 else "no return of the handler"]
+    return [result, given[0] if given else "no return of the handler"]
 
 
 """
