@@ -105,7 +105,7 @@ type_classes(PyTypeObject *type)
 
 /* ---- threads, looked at without the GIL where nothing changes meanwhile ---- */
 
-#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030F0000
+#if PY_VERSION_HEX < 0x030B0000 || (PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030F0000)
 /* No function for it is exported: faulthandler has to be asked before, with the GIL. */
 #define THREADS_DUMP_IS_FAULTHANDLERS
 #elif PY_VERSION_HEX >= 0x030F0000

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support import pipes
 from support.blocked import Call, interrupted_after
 from support.opcodes import at_every_opcode
 from support.peer import frame
@@ -508,20 +509,17 @@ def test_read_and_write_can_be_replaced_on_the_instance(base: ModuleType, execmo
 
 
 def test_a_pipe_that_carries_huge_messages_is_enlarged(base: ModuleType) -> None:
-    import fcntl
-
-    F_GETPIPE_SZ = 1032  # Python names it from 3.10 on
     model = base.get_execmodel("thread")
     reading, writing = os.pipe()
     with open(reading, "rb") as infile, open(writing, "wb") as outfile:
         made = base.Popen2IO(outfile, infile, model)
-        default = fcntl.fcntl(reading, F_GETPIPE_SZ)
+        default = pipes.capacity(reading)
         for size, pipe_size in [(base.HUGE_READ - 1, default), (base.HUGE_READ, base.ENLARGED_PIPE)]:
             data = b"x" * size
             writer = Call(lambda data=data: made.write(data))
             assert made.read(size) == data
             writer.result()
-            assert fcntl.fcntl(reading, F_GETPIPE_SZ) == pipe_size
+            assert pipes.capacity(reading) == pipe_size
 
 
 @pytest.mark.parametrize("model", MODELS)

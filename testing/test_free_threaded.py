@@ -91,7 +91,9 @@ def installed(python: str, sources: Path, once: Once) -> packages.Venv:
     """An environment of that interpreter with the package, built by pip, and pytest-xdist."""
 
     def make(folder: Path) -> None:
-        packages.Venv.make(folder, python).install(sources, "pytest-xdist", EXECNET_BUILD_CORE="1")
+        venv = packages.Venv.make(folder, python)
+        venv.run("-m", "ensurepip")  # the pip of an older Python does not know this one
+        venv.install(sources, "pytest-xdist", EXECNET_BUILD_CORE="1")
 
     return packages.Venv(once("free-threaded", make))
 

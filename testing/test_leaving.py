@@ -33,8 +33,8 @@ def ended(
         preamble = f"""
 import atexit, os, sys, threading, time
 def say(text, append=open):
-    with append({str(said)!r}, "a") as file:
-        file.write(text + ";")
+    with append({str(said)!r}, "ab") as file:
+        file.write((text + ";").encode())
 """
         gateway = group.makegateway(f"{request.param}//stderr=capture")
         gateway.remote_exec(preamble + source).waitclose(SECONDS)

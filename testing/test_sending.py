@@ -19,6 +19,7 @@ from support.peer import HEADER, Peer, count_of_bytes
 from support.processes import wait_until
 
 import execnet
+from execnet import gateway_base
 
 SECONDS = 20.0
 KIB, MIB = 1 << 10, 1 << 20
@@ -79,7 +80,7 @@ def test_an_item_stays_as_it_is_in_a_pipe_that_its_reader_enlarges(peer: Peer) -
         overwrite(item)
 
     sender = Call(send).await_blocked()
-    fcntl.fcntl(peer.in_.fileno(), fcntl.F_SETPIPE_SZ, MIB)  # all of the item fits in now
+    fcntl.fcntl(peer.in_.fileno(), gateway_base.F_SETPIPE_SZ, MIB)  # all of the item fits in now
     wait_until(lambda: count_of_bytes(peer.in_.fileno(), termios.FIONREAD) > len(item), SECONDS, "the item in the pipe")
     assert message_slowly(peer, 0.001) == expected
     sender.result()

@@ -6,7 +6,6 @@ What may hang or crash runs in a process of its own. EXECNET_SOUND_ROUNDS=1000 a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import itertools
 import os
@@ -22,7 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
-from support import lines, programs
+from support import lines, pipes, programs
 from support.blocked import Call, await_blocked
 from support.initiator import Initiator, wait_for_end
 from support.oracle import Oracle
@@ -971,7 +970,9 @@ class Interrupt(Exception):
     pass
 
 def interrupt(number, frame):
+    global armed
     if armed:
+        armed = False
         raise Interrupt
 
 def round_trips():
@@ -997,7 +998,6 @@ while interrupted < ROUNDS:
         channel.send(1)
         armed = False
     except Interrupt:
-        armed = False
         interrupted += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
 over.append(True)
@@ -1053,10 +1053,10 @@ while interrupted < ROUNDS:
     try:
         armed = True
         channel.close()
+        armed = False
     except Interrupt:
         interrupted += 1
         channel.close()
-    armed = False
     signal.setitimer(signal.ITIMER_REAL, 0)
 deadline = time.monotonic() + PATIENCE
 while gateway.remote_status().numexecuting and time.monotonic() < deadline:
@@ -1207,7 +1207,7 @@ def test_a_finalizer_never_waits_and_its_message_needs_no_other_to_go_out(peer: 
     dropped = [peer.gateway.newchannel() for _ in range(1000)]
     ids = [channel.id for channel in dropped]
     item = b"x" * (PAGE - HEADER.size - len(peer.base.dumps_internal(b"")))
-    pages = fcntl.fcntl(peer.in_.fileno(), fcntl.F_GETPIPE_SZ) // PAGE
+    pages = pipes.capacity(peer.in_.fileno()) // PAGE
     for _ in range(pages):
         channel.send(item)
     for _ in range(999):
@@ -1227,7 +1227,7 @@ def test_a_send_does_not_wait_for_what_finalizers_left_to_it(peer: Peer) -> None
     channel = peer.gateway.newchannel()
     dropped = [peer.gateway.newchannel() for _ in range(10_000)]
     item = b"x" * (PAGE - HEADER.size - len(peer.base.dumps_internal(b"")))
-    pages = fcntl.fcntl(peer.in_.fileno(), fcntl.F_GETPIPE_SZ) // PAGE
+    pages = pipes.capacity(peer.in_.fileno()) // PAGE
     for _ in range(pages):
         channel.send(item)
     last = Call(channel.send, item).await_blocked()
@@ -1336,7 +1336,7 @@ def test_a_channel_dropped_while_the_status_is_answered_is_told_of(worker: Worke
     os.mkfifo(fifo)
     os.mkfifo(end)
     assert worker.process.stdout is not None
-    pages = fcntl.fcntl(worker.process.stdout.fileno(), fcntl.F_GETPIPE_SZ) // PAGE - 1
+    pages = pipes.capacity(worker.process.stdout.fileno()) // PAGE - 1
     size = PAGE - HEADER.size - len(execnet.gateway_base.dumps_internal(b""))
     source = DROPPED_BESIDE_AN_ANSWER.format(
         pages=pages, size=size, full=str(full), fifo=str(fifo), dropped=str(dropped), last=str(end)

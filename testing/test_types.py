@@ -167,7 +167,7 @@ def test_stubs_match_the_modules(core: str, tmp_path: Path) -> None:
 
 
 PROGRAM = """
-from typing import Any
+from typing import Any, Optional
 
 from typing_extensions import assert_type
 
@@ -202,7 +202,7 @@ try:
 except channel.RemoteError as error:
     assert_type(error.formatted, str)
 except execnet.GatewayDied as died:
-    assert_type(died.returncode, int | None)
+    assert_type(died.returncode, Optional[int])
 channels = group.remote_exec("channel.send(1)")
 assert_type(channels, execnet.MultiChannel)
 rsync = execnet.RSync("folder")

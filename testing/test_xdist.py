@@ -247,8 +247,16 @@ import execnet
 execnet.reduce_common_types()
 """,
     "test_own_types.py": """
-import collections, enum, pathlib
+import collections, contextlib, enum, pathlib
 import pytest
+
+if not hasattr(pytest, "Subtests"):  # pytest 8, for Python 3.9
+    @pytest.fixture
+    def subtests():
+        class Subtests:
+            def test(self, **named):
+                return contextlib.nullcontext()
+        return Subtests()
 
 class Colour(str, enum.Enum):
     RED, BLUE = "red", "blue"

@@ -41,7 +41,10 @@ def leave(status: int) -> None:
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._shutdown()  # waits for those that are to be waited for
-    atexit._run_exitfuncs()
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:  # CPython 3.9 has told of it already
+        pass
     if not _HAS_GIL or _has_threads(threading) or not _flush(sys.stdout) or not _flush(sys.stderr):
         return
     # First, for the collector ends the files of a module in any order, and what one has in its buffer may be lost.

@@ -233,10 +233,10 @@ def enlarge(*descriptors: int) -> None:
     """Give pipes the size that execnet gives those that carry large items."""
     import fcntl
 
-    from execnet.gateway_base import ENLARGED_PIPE
+    from execnet.gateway_base import ENLARGED_PIPE, F_SETPIPE_SZ
 
     for descriptor in descriptors:
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, ENLARGED_PIPE)
+        fcntl.fcntl(descriptor, F_SETPIPE_SZ, ENLARGED_PIPE)
 
 
 def read_block(descriptor: int, buffer: bytearray) -> None:

@@ -78,8 +78,13 @@ class Venv:
         return folder
 
     def install(self, *requirements: object, **extra: str) -> None:
-        """Install `requirements` with the pip of this process's environment. `extra` are environment variables."""
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
+        """Install `requirements`, with the pip of this process's environment if it has none of its own.
+
+        `extra` are environment variables.
+        """
+        own = (self.site / "pip").exists()
+        pip = [self.python, "-m", "pip"] if own else [sys.executable, "-m", "pip", "--python", self.python]
+        pip += ["--disable-pip-version-check"]
         # What is imported is compiled then: far the most of it never is.
         run([*pip, "install", "--no-compile", *requirements], cwd=self.folder, **extra)
 

@@ -31,7 +31,8 @@ MODULES = [
 ]
 PLAIN = (bool, int, float, str, bytes, type(None))
 #: Special attributes that every class has, or that say how it is written.
-OF_ANY_CLASS = {*dir(type), *dir(object), "__init__", "__weakref__", "__firstlineno__", "__static_attributes__"} - {
+WRITTEN = {"__annotations__", "__firstlineno__", "__static_attributes__"}
+OF_ANY_CLASS = {*dir(type), *dir(object), *WRITTEN, "__init__", "__weakref__"} - {
     "__repr__",
     "__eq__",
     "__ne__",
