@@ -41,6 +41,7 @@ OF_ANY_CLASS = {*dir(type), *dir(object), *WRITTEN, "__init__", "__weakref__"} -
     "__call__",
 } | {"__annotate_func__", "__annotations_cache__"}
 OF_PROTOCOLS = {"_abc_impl", "_is_protocol", "__parameters__", "__orig_bases__", "__protocol_attrs__"}
+OF_PROTOCOLS |= {"__callable_proto_members_only__", "__non_callable_proto_members__"}
 
 Description = dict[str, Any]
 
