@@ -441,7 +441,8 @@ class ServiceFramework:
     def ReportServiceStatus(self, status):
         tell("status", status)
 def tell(*what):
-    print(*what, file=sys.__stdout__, flush=True)
+    sys.__stdout__.write(" ".join(map(str, what)) + "\\n")  # in one piece: print is not, and two threads tell
+    sys.__stdout__.flush()
 def handle(service):
     made = service([service._svc_name_])
     def stop():

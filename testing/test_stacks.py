@@ -159,7 +159,7 @@ def test_any_python_tells_it(makegateway: MakeGateway, other_python: str) -> Non
 def prepared(gateway: execnet.Gateway) -> None:
     """Have the worker ready, where it has to be asked before."""
     if HAS_TO_BE_ASKED:
-        gateway.remote_stacks()
+        wait_until(lambda: "found from outside" not in gateway.remote_stacks(), SECONDS, "an answer from within")
 
 
 @c_worker
