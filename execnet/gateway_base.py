@@ -2393,7 +2393,9 @@ class ChannelFileRead(ChannelFile):
 
 
 def _files_of(io):
-    return _numbers_of([getattr(io, name, None) for name in ("infile", "outfile", "sock")])
+    # The raw ones: in a forked child, a buffered one may be locked by a thread that is not there.
+    files = [getattr(io, name, None) for name in ("infile", "outfile", "sock")]
+    return _numbers_of([getattr(file, "raw", file) for file in files])
 
 
 def _numbers_of(files):

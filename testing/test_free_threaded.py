@@ -86,6 +86,14 @@ def test_threads_share_a_connection_and_its_channels(python: str, with_the_core:
     assert said.split() == ["Connection", "False"]
 
 
+@pytest.mark.timeout(240)
+def test_a_process_whose_threads_start_and_end_gateways_forks(python: str, with_the_core: Path) -> None:
+    program = packages.CHECKOUT / "testing" / "support" / "forking.py"
+    options = ["-X", "dev", "-W", "error"]
+    said = packages.run([python, *options, program, STRESS_SECONDS], cwd=with_the_core, PYTHONPATH=str(with_the_core))
+    assert said.split() == ["Connection", "False"]
+
+
 @pytest.fixture(scope="module")
 def installed(python: str, sources: Path, once: Once) -> packages.Venv:
     """An environment of that interpreter with the package, built by pip, and pytest-xdist."""
