@@ -223,8 +223,10 @@ def _without_traceback(exc):
 # what interrupts it, blocks on, and what must happen in one step is one call of something that is written in C, in
 # which nothing is made that the collector counts (as a tuple of arguments, for __delitem__): it might run there.
 
-#: Run an iterator to its end.
-exhaust = deque((), 0).extend
+
+def exhaust(iterator):
+    """Run an iterator to its end."""
+    deque(iterator, 0)  # made before the first step, and no other thread's: without a GIL, that one would be waited for
 
 
 def removing(values, key, value):

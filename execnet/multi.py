@@ -354,8 +354,9 @@ class Group:
         if self._owner_pid == os.getpid():
             return
         self._owner_pid = os.getpid()
-        for table in (self._membership, self._ahead, self._forkservers, self._carriers):
-            table.clear()
+        self._membership.begin_anew()
+        self._ahead.begin_anew()
+        self._forkservers, self._carriers = {}, {}
         self._lock = self._execmodel.Lock()
 
 

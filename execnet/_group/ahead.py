@@ -62,7 +62,11 @@ class Ahead:
         self.group = group
         #: How many starts may be waiting to be asked for.
         self.limit = limit_wanted()
-        # Both by what a spec is, not by what it says; each change is one call.
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """In a forked child: the starts are the parent's, and so are the locks of its tables."""
+        # By what a spec is, not by what it says; each change is one call.
         self._announced: dict[int, XSpec] = {}
         self._begun: dict[int, _Begun] = {}
         self._discarded: dict[int, _Begun] = {}
@@ -133,11 +137,6 @@ class Ahead:
         finally:
             self._discarded.pop(key, None)
             begun.gone.set()
-
-    def clear(self) -> None:
-        """In a forked child: the starts are the parent's."""
-        for table in (self._announced, self._begun, self._discarded):
-            table.clear()
 
 
 def limit_wanted() -> int:

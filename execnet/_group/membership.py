@@ -10,7 +10,8 @@ Invariants:
 - A gateway whose process may live is in exactly one state, because the state is not stored but read off: it is a member
   if it is in `members`, else ending if its place was `entered`, else starting. So each change is one step:
   entering is the append to `members`, leaving the removal from it, the end the removal from `places`.
-- `members` is appended to and removed from, never written anew: nobody comes back, nobody gets lost.
+- `members` is appended to and removed from, never written anew but in a forked child: nobody comes back, nobody gets
+  lost.
 
 There is no lock. A signal handler may interrupt the main thread between any two steps and end the whole group, for
 which other threads have to change what is here: with a lock they would wait for the thread that waits for them.
@@ -54,12 +55,19 @@ class Membership:
     """The gateways of a group in order, and those on their way in and out."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """In a forked child: the gateways, and the starts, are the parent's.
+
+        New tables, for without a GIL a thread that is not there may have locked the old ones.
+        """
         #: The list that is the group's `_gateways`: programs read it, tests change it.
         self.members: list[Any] = []
         # In order of arrival; the values mean nothing.
         self.places: dict[Place, None] = {}
         self._claims: dict[str, Place] = {}
-        self._numbers = itertools.count()
         self._given_back: set[int] = set()
 
     # -- looking
@@ -198,8 +206,3 @@ class Membership:
 
     def _place_of(self, gateway: Any) -> Place | None:
         return next((place for place in list(self.places) if place.gateway is gateway), None)
-
-    def clear(self) -> None:
-        """In a forked child: the gateways, and the starts, are the parent's."""
-        for table in (self.members, self.places, self._claims):
-            table.clear()

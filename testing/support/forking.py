@@ -23,15 +23,20 @@ PATIENCE = 30.0
 ENDS = ["at once", "the group", "a gateway of its own"]
 
 
+def use_two(group: execnet.Group) -> None:
+    """Start two gateways, use and end them."""
+    gateways = [group.makegateway("popen") for _ in range(2)]
+    for gateway in gateways:
+        assert gateway.remote_exec("channel.send(1)").receive(PATIENCE) == 1
+    for gateway in gateways:
+        gateway.exit(wait=PATIENCE)
+
+
 def crowd(group: execnet.Group, over: threading.Event) -> None:
-    """Start gateways, use and end them."""
+    """One of the threads."""
     while not over.is_set():
         with contextlib.suppress(EOFError, OSError):
-            gateways = [group.makegateway("popen") for _ in range(2)]
-            for gateway in gateways:
-                assert gateway.remote_exec("channel.send(1)").receive(PATIENCE) == 1
-            for gateway in gateways:
-                gateway.exit(wait=PATIENCE)
+            use_two(group)
 
 
 def be_child(end: str, group: execnet.Group) -> None:
@@ -70,6 +75,7 @@ def main(seconds: float) -> None:
     over, deadline = threading.Event(), time.monotonic() + seconds
     with execnet.Group() as group:
         kind = type(group.makegateway("popen")._connection).__name__
+        use_two(group)  # a child waits for ever for what another thread was importing, with a GIL as well
         threads = [threading.Thread(target=crowd, args=(group, over)) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
