@@ -212,8 +212,9 @@ $(VENV)/installed-strict: $(SOURCES) | $(BIN)/python
 	EXECNET_BUILD_CORE=1 EXECNET_WERROR=1 $(PIP_INSTALL) --force-reinstall --no-deps .
 	touch $@
 
-$(VENV)/requirements: testing/requirements.txt doc/requirements.txt | $(BIN)/python
+$(VENV)/requirements: testing/requirements.txt testing/requirements-optional.txt doc/requirements.txt | $(BIN)/python
 	$(PIP_INSTALL) -r testing/requirements.txt
+	-grep -v '^#' testing/requirements-optional.txt | xargs -n 1 $(PIP_INSTALL)
 	touch $@
 
 # Its package downloads a program that is not on the package index, and so can't be had everywhere: tried once.

@@ -88,6 +88,7 @@ def test_the_sdist_holds_what_its_own_tests_and_docs_need(sdist: Path) -> None:
     assert not [name for name in found if name.endswith((".so", ".pyc"))]
 
 
+@pytest.mark.needs("twine")
 def test_twine_finds_nothing_wrong(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     packages.run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist], cwd=tmp_path)
 

@@ -253,8 +253,10 @@ with execnet.Group(["popen", "popen//warm"]) as group:
     def test_the_dump_of_faulthandler_reaches_the_captured_stderr(self, group: execnet.Group) -> None:
         gateway = group.makegateway("popen//warm//faulthandler//stderr=capture")
         channel = gateway.remote_exec("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-        with pytest.raises(GatewayDied, match=r"SIGSEGV.*\n(.*\n)*Fatal Python error: Segmentation fault"):
+        with pytest.raises(GatewayDied, match=r"last words on stderr:\n(.*\n)*Fatal Python error: Segmentation fault"):
             channel.receive(SECONDS)
+        gateway.exit(wait=SECONDS)
+        assert gateway.returncode == -signal.SIGSEGV
 
     def test_a_task_that_fails_tells_its_own_lines_only(self, group: execnet.Group) -> None:
         with pytest.raises(execnet.RemoteError) as caught:

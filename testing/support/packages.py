@@ -86,7 +86,7 @@ class Venv:
         pip = [self.python, "-m", "pip"] if own else [sys.executable, "-m", "pip", "--python", self.python]
         pip += ["--disable-pip-version-check"]
         # What is imported is compiled then: far the most of it never is.
-        run([*pip, "install", "--no-compile", *requirements], cwd=self.folder, **extra)
+        run([*pip, "install", "--no-compile", "--prefer-binary", *requirements], cwd=self.folder, **extra)
 
     def run(self, *arguments: object, **extra: str) -> str:
         """Run this environment's Python with `arguments`; what it wrote. `extra` are environment variables."""
