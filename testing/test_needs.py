@@ -15,7 +15,7 @@ from support import needs, run_tests
 # The Python that runs the tests is there on any machine, and what is installed in it.
 HERE = {
     "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "python{}.{}".format(*sys.version_info),
-    *(name for name in (*needs.LIBRARIES, "twine") if importlib.util.find_spec(name)),
+    *(name for name in needs.INSTALLED if importlib.util.find_spec(name)),
 }
 CHECKOUT = Path(__file__).resolve().parents[1]
 SECONDS = 60

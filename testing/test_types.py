@@ -153,6 +153,7 @@ def run_mypy(arguments: list[str], folder: Path, **environ: str) -> None:
     assert run.returncode == 0, run.stdout
 
 
+@pytest.mark.needs("mypy")
 @pytest.mark.parametrize("core", sorted({"portable", gateway_base.core}))
 def test_stubs_match_the_modules(core: str, tmp_path: Path) -> None:
     modules = STUBBED if core == "portable" else (*STUBBED, "execnet._core")
@@ -212,6 +213,7 @@ group.terminate(timeout=1.0)
 """
 
 
+@pytest.mark.needs("mypy")
 def test_a_users_program_is_typed(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     run_mypy(["mypy", "--strict", "program.py"], tmp_path)

@@ -54,11 +54,12 @@ def _library(name: str) -> Part:
 
 
 LIBRARIES = ("gevent", "eventlet")
+INSTALLED = (*LIBRARIES, "mypy", "twine")
 PARTS = {
     "ssh": Part(sshd.HOW_TO_GET, lambda: not sshd.lacking(), in_ci=True),
     "index": Part("pip gets nothing from its package index", _index_answers, in_ci=True),
     "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
-    **{name: _library(name) for name in (*LIBRARIES, "twine")},
+    **{name: _library(name) for name in INSTALLED},
     **{name: _python(name) for name in interpreters.NAMES},
     "free-threaded": Part(f"a free-threaded build of Python {WHERE}", interpreters.free_threaded),
     "jython": Part("apt-get install jython", interpreters.jython),
