@@ -14,6 +14,7 @@ the start of a worker, names that are made when they are first asked for.
 """
 
 import _collections
+import gc
 import os
 import sys
 import time
@@ -2427,12 +2428,20 @@ def _main_thread_is(ident):
 _main_thread_is(MAIN_THREAD)
 
 
+def of_parent(values):
+    """The values of a set, in a forked child, where it is used no more.
+
+    Without a GIL, a thread that is not there may have locked it: the collector looks without a lock.
+    """
+    return gc.get_referents(values)
+
+
 def _disown_gateways():
-    global _process
+    global _process, _receiving
     # The thread that forked is the main thread here.
     _main_thread_is(_thread.get_ident())
-    disowned = list(_receiving)
-    _receiving.clear()
+    disowned = of_parent(_receiving)
+    _receiving = set()
     try:
         for gateway in disowned:
             gateway._disown()

@@ -3,10 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, ModuleType
-from typing import Any, ClassVar, Literal, Protocol, overload, type_check_only
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, type_check_only
 
 from execnet import _core as _c
 from execnet._compat.serializer import Noticing
+
+_Value = TypeVar("_Value")
 
 # What the classes here ask of what they are given.
 
@@ -413,6 +415,8 @@ class ChannelFileRead(ChannelFile):
 # gateways
 
 _receiving: set[BaseGateway]
+
+def of_parent(values: set[_Value]) -> list[_Value]: ...
 
 class BaseGateway:
     _core: ClassVar[str]

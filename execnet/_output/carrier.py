@@ -26,7 +26,7 @@ from collections import deque
 from contextlib import suppress
 
 from execnet._output.sinks import complain, somebody_does_not_read
-from execnet.gateway_base import OneShotEvent, ThreadExecModel
+from execnet.gateway_base import OneShotEvent, ThreadExecModel, of_parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -363,8 +363,10 @@ _carriers: set[Carrier] = set()
 
 
 def _disown() -> None:
-    while _carriers:
-        _carriers.pop().disown()
+    global _carriers
+    parents, _carriers = of_parent(_carriers), set()
+    for carrier in parents:
+        carrier.disown()
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,7 +13,7 @@ from io import BufferedReader, BufferedWriter, FileIO
 
 from execnet._process.reaping import send_signal
 from execnet._process.waiting import wait_readable
-from execnet.gateway_base import dumps_internal, threads_are_green
+from execnet.gateway_base import dumps_internal, of_parent, threads_are_green
 from execnet.gateway_bootstrap import importdir
 from execnet.gateway_io import Popen2IOMaster, lacks_stderr, named_error, popen_args, start_variables
 from execnet.script.forkserver import FAILED, MOST_TOLD, SIZE, STARTED, TOKEN
@@ -154,8 +154,10 @@ _owned: set[ForkServer | WarmProcess] = set()
 
 
 def _disown() -> None:
-    while _owned:
-        _owned.pop().disown()
+    global _owned
+    parents, _owned = of_parent(_owned), set()
+    for one in parents:
+        one.disown()
 
 
 if hasattr(os, "register_at_fork"):
