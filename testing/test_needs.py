@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from support import needs, run_tests
 # The Python that runs the tests is there on any machine, and what is installed in it.
 HERE = {
     "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "python{}.{}".format(*sys.version_info),
-    *(name for name in needs.INSTALLED if importlib.util.find_spec(name)),
+    *(name for name in (*needs.LIBRARIES, *needs.INSTALLED) if needs.PARTS[name].is_here()),
 }
 CHECKOUT = Path(__file__).resolve().parents[1]
 SECONDS = 60
@@ -56,6 +55,14 @@ def test_on_java():
 
 @pytest.mark.needs("mingw")
 def test_for_windows():
+    pass
+
+@pytest.mark.needs("mypy")
+def test_of_types():
+    pass
+
+@pytest.mark.needs("twine")
+def test_of_a_release():
     pass
 
 def test_of_nothing():

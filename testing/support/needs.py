@@ -53,12 +53,18 @@ def _library(name: str) -> Part:
     return Part(f"pip install {name}", lambda: importlib.util.find_spec(name), in_ci=True)
 
 
+def _green_library(name: str) -> Part:
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return Part(f"pip install {name}, which needs a GIL", lambda: has_gil and importlib.util.find_spec(name), in_ci=True)
+
+
 LIBRARIES = ("gevent", "eventlet")
-INSTALLED = (*LIBRARIES, "mypy", "twine")
+INSTALLED = ("mypy", "twine")
 PARTS = {
     "ssh": Part(sshd.HOW_TO_GET, lambda: not sshd.lacking(), in_ci=True),
     "index": Part("pip gets nothing from its package index", _index_answers, in_ci=True),
     "oracle": Part(f"pip install {oracle.REQUIREMENT}, or name its folder in EXECNET_ORACLE", _has_oracle, in_ci=True),
+    **{name: _green_library(name) for name in LIBRARIES},
     **{name: _library(name) for name in INSTALLED},
     **{name: _python(name) for name in interpreters.NAMES},
     "free-threaded": Part(f"a free-threaded build of Python {WHERE}", interpreters.free_threaded),
