@@ -49,7 +49,7 @@ else:
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     # For tasks, and what they import: while one thread imports collections, others find no collections.abc.
-    import collections
+    import collections.abc  # noqa: F401
 
 #: What the C core must say of itself to be used by this text.
 CORE_ABI = "2.2.6"

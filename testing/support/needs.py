@@ -54,8 +54,9 @@ def _library(name: str) -> Part:
 
 
 def _green_library(name: str) -> Part:
+    get = f"pip install {name}, which needs a GIL"
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return Part(f"pip install {name}, which needs a GIL", lambda: has_gil and importlib.util.find_spec(name), in_ci=True)
+    return Part(get, lambda: has_gil and importlib.util.find_spec(name), in_ci=True)
 
 
 LIBRARIES = ("gevent", "eventlet")
