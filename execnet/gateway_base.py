@@ -3042,8 +3042,9 @@ class Unserializer(object):
             self._load_ahead(self._data, functions)
         op, stop = read(1), opcode.STOP
         while op != stop:
-            function = functions.get(op)
-            if function is None:
+            try:
+                function = functions[op]
+            except KeyError:
                 if op:
                     raise LoadError("unknown opcode %r - wire protocol corruption?" % (op,))
                 raise EOFError("value ends before its STOP")
@@ -3087,9 +3088,9 @@ class Unserializer(object):
                     value = _float8.unpack_from(data, at + 1)[0]
                     at += 9
                 else:
-                    function = functions.get(data[at : at + 1])
-                    if function is None or op == 0x51:  # STOP
+                    if op == 0x51 or data[at : at + 1] not in functions:  # STOP
                         break
+                    function = functions[data[at : at + 1]]
                     stream.seek(at + 1)
                     at = None  # where the stream is, should this raise
                     function(self)
@@ -3394,7 +3395,10 @@ def _save(root, write, gateway):
     try:
         while True:
             for obj in current:
-                save = _saver_of(type(obj))
+                try:
+                    save = _SAVERS[type(obj)]  # not get(), for which without a GIL all threads would queue
+                except KeyError:
+                    save = None
                 inside = save(obj, write) if save is not None else _save_other(obj, write, gateway)
                 if inside is not None:
                     if len(containers) == MAX_DEPTH:
@@ -3534,7 +3538,6 @@ _CONTAINERS = {
 
 _SAVERS = dict(_LEAVES)
 _SAVERS.update(_CONTAINERS)
-_saver_of = _SAVERS.get
 
 # An object of a subclass is written as its base has it: none of its own methods is asked.
 
