@@ -128,10 +128,11 @@ def test_messages_on_many_channels_while_a_worker_is_replaced(
 
         started = time.monotonic()
         calls = [Call(work, streams[number::THREADS]) for number in range(THREADS)]
-        while sum(stream.received for stream in streams) < each * CHANNELS // 2:
+        while sum(stream.received for stream in streams) < each * CHANNELS // 4:
             assert any(call.thread.is_alive() for call in calls)
             time.sleep(0.01)
-        os.kill(pid_of(dice.choice(pool.gateways)), signal.SIGKILL)
+        far_from_done = [stream for stream in streams if stream.received <= each // 2]
+        os.kill(pid_of(pool.gateways[dice.choice(far_from_done).worker]), signal.SIGKILL)
         for call in calls:
             call.result(3000)
         took = time.monotonic() - started
