@@ -26,6 +26,7 @@ PACKAGE_PARENT = str(Path(execnet.__file__).resolve().parents[1])
 CORE_WORKER = "gc, _struct" + (", threading" if sys.version_info < (3, 13) else "")
 # Before 3.14, or with much in site-packages, an interpreter that runs nothing has these.
 CORE_WORKER += ", io, itertools, _collections, _operator"
+CORE_WORKER += "" if getattr(sys, "_is_gil_enabled", lambda: True)() else ", collections"
 PORTABLE_WORKER = CORE_WORKER
 EXECNET = {"execnet", "execnet.gateway_base"}
 
