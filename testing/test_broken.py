@@ -694,6 +694,7 @@ def test_a_task_that_closes_all_descriptors_as_daemons_do_ends_the_connection_fo
 @pytest.mark.timing
 def test_a_worker_without_descriptors_needs_no_processor(group: execnet.Group, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXECNET_QUIET", "1")
+    monkeypatch.setenv("EXECNET_LOST_TIMES", "20,30")
     gateway = group.makegateway("popen")
     wait = "import os, time; pid = os.getpid(); channel.send(pid); os.closerange(0, 100); time.sleep(1000)"
     pid = gateway.remote_exec(wait).receive(SECONDS)
