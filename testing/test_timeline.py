@@ -149,21 +149,20 @@ def test_a_task_lies_between_what_was_sent_to_it_and_what_was_received(environ: 
     assert begin["ts"] <= answer["ts"] <= end["ts"]
 
 
-# A recorder that has to wait for a processor gets too many notes that are not one.
-@pytest.mark.timing
 def test_items_that_follow_each_other_closely_are_one_event(environ: Environ) -> None:
+    # Two notes for each item, in Python: not as many as are kept until the recorder comes.
     events = run(
         """
-        channel = execnet.makegateway().remote_exec("for number in range(20000): channel.send(number)")
-        assert sum(1 for item in channel) == 20000
+        channel = execnet.makegateway().remote_exec("for number in range(10000): channel.send(number)")
+        assert sum(1 for item in channel) == 10000
         """.replace("\n        ", "\n"),
         environ,
     )
     sends = [event for event in of(events, "send") if event["pid"] == 2]
-    assert sum(event["args"]["items"] for event in sends) == 20000
-    assert len(sends) < 10000
+    assert sum(event["args"]["items"] for event in sends) == 10000
+    assert len(sends) < 5000
     received = [event for kind in ("receive", "arrive") for event in of(events, kind) if "bytes" in event["args"]]
-    assert sum(event["args"]["items"] for event in received) == 20000
+    assert sum(event["args"]["items"] for event in received) == 10000
     assert not [event for event in events if "lost" in event.get("args", {})]
 
 
