@@ -3042,13 +3042,11 @@ class Unserializer(object):
             self._load_ahead(self._data, functions)
         op, stop = read(1), opcode.STOP
         while op != stop:
-            try:
-                function = functions[op]
-            except KeyError:
+            if op not in functions:  # not get(), for which without a GIL all threads would queue
                 if op:
                     raise LoadError("unknown opcode %r - wire protocol corruption?" % (op,))
                 raise EOFError("value ends before its STOP")
-            function(self)
+            functions[op](self)
             op = read(1)
 
     def _load_ahead(self, data, functions):
@@ -3088,12 +3086,12 @@ class Unserializer(object):
                     value = _float8.unpack_from(data, at + 1)[0]
                     at += 9
                 else:
-                    if op == 0x51 or data[at : at + 1] not in functions:  # STOP
+                    code = data[at : at + 1]
+                    if op == 0x51 or code not in functions:  # STOP
                         break
-                    function = functions[data[at : at + 1]]
                     stream.seek(at + 1)
                     at = None  # where the stream is, should this raise
-                    function(self)
+                    functions[code](self)
                     at = stream.tell()
                     continue
                 if data[at] != setitem or len(stack) < 2:

@@ -37,32 +37,13 @@ def test_over_interpreters(other_python):
 def test_over_interpreters_again(other_python):
     pass
 
-@pytest.mark.needs("index")
-def test_of_packages():
-    pass
-
-@pytest.mark.needs("free-threaded")
-def test_without_the_gil():
+NEEDED = ("index", "free-threaded", "jython", "mingw", "mypy", "twine")
+@pytest.mark.parametrize("part", [pytest.param(name, marks=pytest.mark.needs(name)) for name in NEEDED])
+def test_of_a_part(part):
     pass
 
 @pytest.mark.parametrize("model", ["thread", "gevent", "eventlet"])
 def test_of_a_model(model):
-    pass
-
-@pytest.mark.needs("jython")
-def test_on_java():
-    pass
-
-@pytest.mark.needs("mingw")
-def test_for_windows():
-    pass
-
-@pytest.mark.needs("mypy")
-def test_of_types():
-    pass
-
-@pytest.mark.needs("twine")
-def test_of_a_release():
     pass
 
 def test_of_nothing():

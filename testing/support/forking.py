@@ -6,7 +6,6 @@ locked when it forked stays so in the child.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import os
 import signal
@@ -16,7 +15,6 @@ import time
 import warnings
 
 import execnet
-import execnet.gateway_base
 
 THREADS = 4
 PATIENCE = 30.0
@@ -35,8 +33,7 @@ def use_two(group: execnet.Group) -> None:
 def crowd(group: execnet.Group, over: threading.Event) -> None:
     """One of the threads."""
     while not over.is_set():
-        with contextlib.suppress(EOFError, OSError):
-            use_two(group)
+        use_two(group)
 
 
 def be_child(end: str, group: execnet.Group) -> None:
