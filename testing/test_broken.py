@@ -465,6 +465,7 @@ def test_a_channel_that_goes_while_the_interpreter_takes_modules_apart_says_noth
     script = """
     peer = Peer(execnet)  # kept: its going is the connection's end
     channel = peer.gateway.newchannel()
+    time.sleep(0.2)  # at an interpreter's end no other thread runs: without a GIL the receiver's would still begin
     names = vars(execnet.gateway_base)
     kept = dict(names)
     for name in kept:
