@@ -61,6 +61,7 @@ def test_the_sdist_installs_into_an_empty_environment(sdist: Path, tmp_path: Pat
 
 def test_the_sdist_builds_the_same_wheel_again(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # the default from 3.14 on
         archive.extractall(tmp_path / "unpacked")
     (source,) = (tmp_path / "unpacked").iterdir()
     core = "1" if has_core(wheel) else "0"
