@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Seconds a process has for ending after its connection, and its last words for arriving. Whoever waits on a
 # channel waits as long.
-REAP_TIME = 0.03
+REAP_TIME = 0.1
 # And before people are told how it ended, who don't wait.
 TELL_TIME = 1.0
 # Exit statuses of what people have ended from the terminal that they share with this program.
