@@ -2,7 +2,7 @@
 #include "types.h"
 
 /* A gateway_base uses the core that says the same of itself as its own CORE_ABI. */
-#define CORE_ABI "2.2.6"
+#define CORE_ABI "2.2.7"
 
 ModuleState *
 module_state(PyObject *module)
@@ -103,6 +103,26 @@ module_settle(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* No critical section: a thread that is not in a forked child may have taken it along. */
+static PyObject *
+module_unlocked_keys(PyObject *Py_UNUSED(module), PyObject *table)
+{
+    PyObject *keys, *key;
+    Py_ssize_t at = 0;
+
+    if (!PyDict_CheckExact(table)) {
+        return PyErr_Format(PyExc_TypeError, "unlocked_keys() takes a dict, not %.200s",
+                            Py_TYPE(table)->tp_name);
+    }
+    keys = PyList_New(0);
+    while (keys != NULL && PyDict_Next(table, &at, &key, NULL)) {
+        if (PyList_Append(keys, key) < 0) {
+            Py_CLEAR(keys);
+        }
+    }
+    return keys;
+}
+
 static PyObject *
 module_helpers(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
@@ -131,6 +151,8 @@ static PyMethodDef module_methods[] = {
      "Say which thread is the main thread: what get_ident() gives there."},
     {"settle", module_settle, METH_NOARGS,
      "In a forked child: what is sent from now on is by gateways of its own."},
+    {"unlocked_keys", module_unlocked_keys, METH_O,
+     "The keys of a dict, without its lock: only where no other thread is, as in a forked child."},
     {"helpers", module_helpers, METH_NOARGS,
      "How many threads that nobody can join will use this interpreter again."},
 #ifndef Py_GIL_DISABLED

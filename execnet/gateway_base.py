@@ -14,7 +14,6 @@ the start of a worker, names that are made when they are first asked for.
 """
 
 import _collections
-import gc
 import os
 import sys
 import time
@@ -52,7 +51,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
     import collections.abc  # noqa: F401
 
 #: What the C core must say of itself to be used by this text.
-CORE_ABI = "2.2.6"
+CORE_ABI = "2.2.7"
 
 sysex = (KeyboardInterrupt, SystemExit)
 
@@ -1044,6 +1043,9 @@ class Writer(object):
     longer, does not count.
     """
 
+    #: In a forked child, where the connection is the parent's.
+    disowned = False
+
     def __init__(self, io, execmodel):
         self._io = io
         self._execmodel = execmodel
@@ -1460,6 +1462,7 @@ class Writer(object):
 
     def disown(self):
         """In a forked child: whoever was writing is not there."""
+        self.disowned = True
         self._way = _Way()
         self._left = deque()
         self._free = Waiters(self._execmodel)
@@ -1646,14 +1649,18 @@ class ItemQueue(object):
     def drop(self, id):
         """The Channel is going; unless its callback waits for more, what arrives for it is not kept any more."""
         self.channel = _no_channel
-        if self._ended or self.delivery is None:
+        is_ours = not (_is_unsettled() or self._writer is not None and self._writer.disowned)
+        if is_ours and (self._ended or self.delivery is None):
             exhaust(removing(self._queues, id, self))
 
-    def disown(self, execmodel):
-        """In a forked child, where nobody else waits: let the queue end."""
-        self._bell = execmodel._waiter()
-        self._waiters = Waiters(execmodel)
+    def _ends_as_disowned(self):
+        # In a forked child, where nobody else waits.
+        if self._writer is None or not self._writer.disowned:
+            return False
+        self._bell = self._execmodel._waiter()
+        self._waiters = Waiters(self._execmodel)
         self.set()
+        return True
 
     def put(self, item):
         self.items.append(item)
@@ -1679,7 +1686,7 @@ class ItemQueue(object):
 
         Leaves it empty if there was nothing within timeout seconds.
         """
-        if (self.items or self._ended) and self._takes(taken):
+        if (self.items or self._ended or self._ends_as_disowned()) and self._takes(taken):
             return
         is_green = type(_thread.start_new_thread) is not _BUILTIN and threads_are_green()
         if wakeup > SIGNALS_WAIT and (is_green or _thread.get_ident() == MAIN_THREAD):
@@ -1742,6 +1749,8 @@ class ItemQueue(object):
 
     def wait(self, timeout=None):
         """Wait until nothing more can arrive; returns whether that is so after timeout seconds."""
+        if self._ends_as_disowned():
+            return True
         self._step_aside()
         return self._waiters.wait(self.is_set, timeout)
 
@@ -1992,7 +2001,7 @@ class Channel(PortableChannel if _posix_core is None else _posix_core.Channel):
             return
         # The queue of an open channel ends with the connection, or when the other side only lost its Channel.
         message = None
-        if not queue.is_set() or not factory.finished:
+        if not getattr(self.gateway, "_disowned", False) and not (queue.is_set() and factory.finished):
             message = (Message.CHANNEL_CLOSE, self.id)
             if error is not None:
                 message = (Message.CHANNEL_CLOSE_ERROR, self.id, dumps_internal(error))
@@ -2305,12 +2314,10 @@ class ChannelFactory(object):
             self.gateway._trace("can't tell:", exc)
 
     def _disown(self):
-        # In a forked child: no callback may run.
+        # In a forked child: no callback may run. Without a GIL, a thread that is not there may have locked the queues'
+        # table; their connection ends them, or each itself when it is asked.
         self.finished = True
-        for id in list(self._queues):
-            queue = self._queues.get(id)
-            if queue is not None:  # else a finalizer has just taken it out
-                queue.disown(self.gateway.execmodel)
+        self._queues = {}
 
     def _finished_receiving(self):
         self.finished = True
@@ -2415,10 +2422,12 @@ def _numbers_of(files):
     return numbers
 
 
-_receiving = set()
+#: The gateways whose receiver runs; without values, as of_parent() wants it.
+_receiving = {}
 #: The process that this one was before it was forked, until its gateways are disowned; on Python 2 no hook can do that.
 _process = os.getpid() if hasattr(os, "register_at_fork") else None
-#: One for each fork under way: while there is none, this process needs not ask who it is.
+#: One for each fork under way, and in a forked child for that fork: while there is none, this process needs not ask who
+#: it is.
 _forks = []
 
 
@@ -2432,12 +2441,12 @@ def _main_thread_is(ident):
 _main_thread_is(MAIN_THREAD)
 
 
-def of_parent(values):
-    """The values of a set, in a forked child, where it is used no more.
+def of_parent(table):
+    """The keys of a dict without values, in a forked child, where it is used no more.
 
-    Without a GIL, a thread that is not there may have locked it: the collector looks without a lock.
+    Without a GIL, a thread that is not there may have locked it: only C code can look nevertheless.
     """
-    return gc.get_referents(values)
+    return list(table) if _posix_core is None else _posix_core.unlocked_keys(table)
 
 
 def _disown_gateways():
@@ -2445,7 +2454,7 @@ def _disown_gateways():
     # The thread that forked is the main thread here.
     _main_thread_is(_thread.get_ident())
     disowned = of_parent(_receiving)
-    _receiving = set()
+    _receiving = {}
     try:
         for gateway in disowned:
             gateway._disown()
@@ -2453,7 +2462,6 @@ def _disown_gateways():
             gateway._let_go()
     finally:
         _process = os.getpid()
-        del _forks[:]
         if _posix_core is not None:
             _posix_core.settle()
 
@@ -2527,11 +2535,11 @@ class BaseGateway(object):
 
     def _initreceive(self):
         self._receives_in_thread = has_threads(self.execmodel)
-        _receiving.add(self)
+        _receiving[self] = None
         try:
             self._receivepool.spawn(self._thread_receiver)
         except BaseException:
-            _receiving.discard(self)
+            _receiving.pop(self, None)
             raise
 
     def _thread_receiver(self):
@@ -2566,7 +2574,7 @@ class BaseGateway(object):
                 close(*args)
             except (IOError, OSError, ValueError) as exc:
                 self._trace("closing:", exc)
-        _receiving.discard(self)
+        _receiving.pop(self, None)
         self._trace("receiver ends")
 
     def _receive_messages(self):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, type_che
 from execnet import _core as _c
 from execnet._compat.serializer import Noticing
 
-_Value = TypeVar("_Value")
+_Key = TypeVar("_Key")
 
 # What the classes here ask of what they are given.
 
@@ -282,6 +282,7 @@ class _Way:
     def __init__(self, fd: int | None = None, file: _Descriptor | None = None) -> None: ...
 
 class Writer:
+    disowned: bool
     files: list[Any]
     get_ident: Callable[[], int]
     @staticmethod
@@ -326,7 +327,7 @@ class ItemQueue:
     @property
     def endmarker(self) -> object: ...
     def drop(self, id: int) -> None: ...
-    def disown(self, execmodel: ExecModel) -> None: ...
+    def _ends_as_disowned(self) -> bool: ...
     def put(self, item: _Item) -> None: ...
     def put_back(self, taken: list[Any]) -> None: ...
     def take(self, taken: list[Any], timeout: float | None = None, wakeup: float = ...) -> None: ...
@@ -414,9 +415,9 @@ class ChannelFileRead(ChannelFile):
 
 # gateways
 
-_receiving: set[BaseGateway]
+_receiving: dict[BaseGateway, None]
 
-def of_parent(values: set[_Value]) -> list[_Value]: ...
+def of_parent(table: dict[_Key, None]) -> list[_Key]: ...
 
 class BaseGateway:
     _core: ClassVar[str]

@@ -367,12 +367,22 @@ connection_leave_in(ConnectionObject *connection, PyObject *seconds)
 }
 
 PyDoc_STRVAR(disown_doc, "disown($self, /)\n--\n\n"
-                         "In a forked child: let go of the connection, which is the parent's.");
+                         "In a forked child: let go of the connection, which is the parent's, and "
+                         "let its queues end.");
 
 static PyObject *
 connection_disown(ConnectionObject *connection, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *queues = connection->queues, *queue;
+    Py_ssize_t at = 0;
+
     disown(connection);
+    connection->queues = NULL;
+    /* Without a critical section: a thread that is not in this process may have taken it along. */
+    while (queues != NULL && PyDict_Next(queues, &at, NULL, &queue)) {
+        itemqueue_end((ItemQueueObject *)queue);
+    }
+    Py_XDECREF(queues);
     Py_RETURN_NONE;
 }
 

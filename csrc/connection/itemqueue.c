@@ -123,7 +123,9 @@ put_back(PyObject *queues, PyObject *key, PyObject *other)
 static int
 unregister(const ItemQueueObject *queue, int32_t id)
 {
-    PyObject *queues = queue->connection->queues;
+    /* In a forked child a thread that is not there may have locked the parent's. */
+    bool is_parents = disown_if_forked(queue->connection);
+    PyObject *queues = is_parents ? NULL : queue->connection->queues;
     PyObject *key = queues == NULL ? NULL : PyLong_FromLong(id);
     PyObject *registered;
 

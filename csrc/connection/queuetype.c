@@ -119,14 +119,6 @@ queue_drop(ItemQueueObject *queue, PyObject *id)
     Py_RETURN_NONE;
 }
 
-/* In a forked child, whose connection has been disowned. */
-static PyObject *
-queue_disown(ItemQueueObject *queue, PyObject *Py_UNUSED(execmodel))
-{
-    itemqueue_end(queue);
-    Py_RETURN_NONE;
-}
-
 /* Whether Python's form of an item holds a value, -1 if it is none. */
 static int
 is_built(PyObject *item)
@@ -363,7 +355,6 @@ static PyMethodDef queue_methods[] = {
     {"drop", (PyCFunction)queue_drop, METH_O,
      "The Channel is going: unless its callback waits for more, the queue of that id is found no "
      "more."},
-    {"disown", (PyCFunction)queue_disown, METH_O, "In a forked child: let the queue end."},
     {"put", (PyCFunction)queue_put, METH_O, "Append bytes, or a value in a 1-tuple."},
     {"get_nowait", (PyCFunction)queue_get_nowait, METH_NOARGS,
      "The next item, ENDMARKER after the end, None if there is none."},

@@ -137,7 +137,7 @@ class Carrier:
             return
         try:
             bell = make_bell()
-            _carriers.add(self)
+            _carriers[self] = None
             # A real thread, whatever the execution model, for it shares nothing but what it carries; where gevent or
             # eventlet has patched the program a green one, whose waits are patched as well.
             ThreadExecModel().start(self._run, (bell,))
@@ -215,14 +215,14 @@ class Carrier:
                 self._release()
             if not (self._orders and self._is_claimed()):
                 return
-            _carriers.add(self)
+            _carriers[self] = None
 
     def _is_claimed(self) -> bool:
         claim = object()
         return self._running.setdefault("thread", claim) is claim
 
     def _release(self) -> None:
-        _carriers.discard(self)
+        _carriers.pop(self, None)
         self._running.clear()
 
     def _carry(self, bell: Bell) -> None:
@@ -359,12 +359,12 @@ def _may_be_read(descriptor: int) -> bool:
 
 
 # Those that have a thread.
-_carriers: set[Carrier] = set()
+_carriers: dict[Carrier, None] = {}
 
 
 def _disown() -> None:
     global _carriers
-    parents, _carriers = of_parent(_carriers), set()
+    parents, _carriers = of_parent(_carriers), {}
     for carrier in parents:
         carrier.disown()
 

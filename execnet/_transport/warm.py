@@ -150,12 +150,12 @@ def _end_unless_needed(forkservers: dict[object, ForkServer], key: object) -> No
 
 
 # What belongs to this process, and not to a child that it forks.
-_owned: set[ForkServer | WarmProcess] = set()
+_owned: dict[ForkServer | WarmProcess, None] = {}
 
 
 def _disown() -> None:
     global _owned
-    parents, _owned = of_parent(_owned), set()
+    parents, _owned = of_parent(_owned), {}
     for one in parents:
         one.disown()
 
@@ -236,7 +236,7 @@ class ForkServer:
             self.popen = execmodel.subprocess.Popen(
                 command, stdin=PIPE, stdout=DEVNULL, stderr=stderr, pass_fds=descriptors, env=self.environment
             )
-        _owned.add(self)
+        _owned[self] = None
 
     def serves(self, process: WarmProcess) -> bool:
         """Whether ``process`` can be had from it: it runs, is not being ended, and has not said that it can't fork."""
@@ -290,7 +290,7 @@ class ForkServer:
                 self.exit_status(END_TIME)
             _close_stdin(self.popen)
         self.ended = True
-        _owned.discard(self)
+        _owned.pop(self, None)
 
     def kill(self) -> None:
         """As end(), at once."""
@@ -380,7 +380,7 @@ class WarmProcess:
             forkserver.hand_over(descriptors)
             theirs.close()
             self._start, self._ending = start, ending
-            _owned.add(self)
+            _owned[self] = None
             if sent < len(message):
                 with suppress(ConnectionError):  # the fork server has ended
                     start.sendall(message[sent:])
@@ -512,7 +512,7 @@ class WarmProcess:
         self._start = self._ending = None
         if self.forkserver is not None:
             self.forkserver.processes.discard(self)
-        _owned.discard(self)
+        _owned.pop(self, None)
 
 
 class WarmIO(Popen2IOMaster):

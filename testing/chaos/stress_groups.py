@@ -386,10 +386,10 @@ class Crowd:
         with self.world.watch(f"the pid of {made.gateway!r}"):
             pids = [made.gateway.pid, made.far_pid]
         pid = dice.choice(pids)
-        host = made.through
-        if host is not None and host.gateway.pid == pid:  # the worker of an installvia lives there
-            host.killed = True
-        made.killed = True
+        made.killed, inside = True, made
+        while inside.through is not None and inside.gateway.spec.installvia and pid == inside.far_pid:
+            inside = inside.through  # in its process lives the worker of an installvia
+            inside.killed, inside.far_pid = True, pid
         if pid in ours:
             self.world.did(f"kill {pid} of {made}")
             with contextlib.suppress(ProcessLookupError):

@@ -7,6 +7,7 @@ locked when it forked stays so in the child.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -34,6 +35,15 @@ def crowd(group: execnet.Group, over: threading.Event) -> None:
     """One of the threads."""
     while not over.is_set():
         use_two(group)
+
+
+def talk(gateway: execnet.Gateway, over: threading.Event) -> None:
+    """One of the threads: opens and drops channels, and collects garbage."""
+    while not over.is_set():
+        channels = [gateway.newchannel() for _ in range(100)]
+        assert gateway.remote_exec("channel.send(1)").receive(PATIENCE) == 1
+        del channels
+        gc.collect()
 
 
 def be_child(end: str, group: execnet.Group) -> None:
@@ -71,9 +81,11 @@ def main(seconds: float) -> None:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     over, deadline = threading.Event(), time.monotonic() + seconds
     with execnet.Group() as group:
-        kind = type(group.makegateway("popen")._connection).__name__
+        gateway = group.makegateway("popen")
+        kind = type(gateway._connection).__name__
         use_two(group)  # a child waits for ever for what another thread was importing, with a GIL as well
         threads = [threading.Thread(target=crowd, args=(group, over)) for _ in range(THREADS)]
+        threads += [threading.Thread(target=talk, args=(gateway, over)) for _ in range(2)]
         for thread in threads:
             thread.start()
         try:
