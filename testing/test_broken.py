@@ -446,18 +446,19 @@ def test_what_an_end_marker_raises_keeps_no_other_channel_from_its_end(error: st
 
 
 @both_cores
-def test_the_child_that_a_callback_forked_is_not_called_with_the_end_marker(environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_child_that_a_callback_forked_is_not_called_again(count: int, environ: dict[str, str]) -> None:
     script = """
     peer = Peer(execnet)
     callback, forked = fork_at_the_first_call()
     channel = peer.gateway.newchannel()
     channel.setcallback(callback, endmarker=None)
-    peer.send(channel, 1)
+    peer.write(peer.item(channel, 1) * int(sys.argv[1]))
     while not (forked and forked[0]):
         time.sleep(0.01)
-    os.waitpid(forked[0], 0)
+    print(os.waitpid(forked[0], 0)[1])
     """
-    assert run(script, **environ) == ""
+    assert run(script, str(count), **environ) == "0"
 
 
 @both_cores

@@ -113,7 +113,7 @@ typedef struct {
 #endif
 
     /* Set once, before any other thread knows of the connection. */
-    PyObject *queues;   /* dict: id -> ItemQueue; NULL until attach() */
+    PyObject *queues;   /* dict: id -> ItemQueue; NULL until attach(), and after disown() */
     PyObject *factory;  /* makes channels */
     PyObject *received; /* called with (code, channel id, payload) for what is done in Python */
 

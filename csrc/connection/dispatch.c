@@ -77,7 +77,8 @@ dispatch_let_go(ConnectionObject *connection)
 static ItemQueueObject *
 find_queue(ConnectionObject *connection, int32_t id)
 {
-    PyObject *key = PyLong_FromLong(id);
+    bool is_disowned = connection->queues == NULL;
+    PyObject *key = is_disowned ? NULL : PyLong_FromLong(id);
     PyObject *queue = NULL;
 
     if (key != NULL) {
