@@ -46,7 +46,8 @@ else:
     long = long  # noqa: F821
     now = time.time
 
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
+_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+if not _HAS_GIL:
     # For tasks, and what they import: while one thread imports collections, others find no collections.abc.
     import collections.abc  # noqa: F401
 
@@ -525,6 +526,35 @@ class ExecModel(object):
         return io.open(fd, mode, bufsize, closefd=closefd)
 
 
+#: Seconds that the threads of gateways that have ended need to end themselves.
+THREAD_END_TIME = 0.1
+#: The handles of threads that may not have ended yet, without values; only where there is no GIL.
+_threads = {}
+
+
+def _start_joinable(func, args):
+    for handle in list(_threads):
+        if handle.is_done():  # or almost
+            handle.join()
+            _threads.pop(handle, None)
+    handle = _thread._ThreadHandle()
+    _thread.start_joinable_thread(lambda: func(*args), handle=handle, daemon=True)
+    _threads[handle] = None
+
+
+def _await_threads():
+    # CPython 3.13 without a GIL crashes where the interpreter ends while a thread is taking its own state apart.
+    deadline = now() + THREAD_END_TIME
+    for handle in list(_threads):
+        handle.join(max(deadline - now(), 0))
+
+
+if not _HAS_GIL:
+    import atexit
+
+    atexit.register(_await_threads)
+
+
 class ThreadExecModel(ExecModel):
     """Threads of the operating system; the first task of a worker runs in its main thread."""
 
@@ -546,7 +576,10 @@ class ThreadExecModel(ExecModel):
         if sys.version_info < (3, 13):
             # The first importer of threading is taken for the main thread: it must not be what is started here.
             import threading  # noqa: F401
-        _thread.start_new_thread(func, args)
+        start = _thread.start_new_thread
+        if not _HAS_GIL and type(start) is _BUILTIN:
+            start = _start_joinable
+        start(func, args)
 
     def Lock(self):
         return _PolledLock(_system_lock()) if _threads_are_mixed() else _thread.allocate_lock()
@@ -2450,9 +2483,10 @@ def of_parent(table):
 
 
 def _disown_gateways():
-    global _process, _receiving
+    global _process, _receiving, _threads
     # The thread that forked is the main thread here.
     _main_thread_is(_thread.get_ident())
+    _threads = {}
     disowned = of_parent(_receiving)
     _receiving = {}
     try:

@@ -37,6 +37,25 @@ def test_the_gil_is_off():
     assert not sys._is_gil_enabled()
 """
 
+SLOW_END = """
+import os, threading, time
+import execnet.gateway_base
+
+class Slow:
+    def __del__(self):
+        time.sleep(0.05)
+        os.write(1, b"ended")
+
+def run():
+    local.slow = Slow()
+    runs.set()
+
+local, runs = threading.local(), threading.Event()
+execnet.gateway_base.THREAD_END_TIME = 30.0
+execnet.gateway_base.get_execmodel("thread").start(run)
+runs.wait()
+"""
+
 
 @pytest.fixture(scope="module")
 def python() -> str:
@@ -92,6 +111,12 @@ def test_a_process_whose_threads_start_and_end_gateways_forks(python: str, with_
     options = ["-X", "dev", "-W", "error"]
     said = packages.run([python, *options, program, STRESS_SECONDS], cwd=with_the_core, PYTHONPATH=str(with_the_core))
     assert said.split() == ["Connection", "False"]
+
+
+def test_the_interpreter_does_not_end_while_a_thread_takes_its_own_state_apart(
+    python: str, with_the_core: Path
+) -> None:
+    assert packages.run([python, "-W", "error", "-c", SLOW_END], cwd=with_the_core) == "ended"
 
 
 @pytest.fixture(scope="module")

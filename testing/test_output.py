@@ -418,8 +418,10 @@ class TestSlowReader:
 
     @staticmethod
     def read_all(stream: Any) -> None:
+        whole = b"[w] " + 99 * b"x" + b"\n"
         for line in stream:
-            assert line == b"[w] " + 99 * b"x" + b"\n"
+            if line != whole:  # its worker was killed as it wrote
+                assert whole.startswith(line[:-1]) and stream.read() == b""
 
     def test_the_end_of_the_program_waits_for_its_reader(self) -> None:
         source = """

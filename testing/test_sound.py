@@ -389,13 +389,13 @@ def test_a_worker_whose_initiator_is_killed_is_gone_in_three_seconds(
 ) -> None:
     if work == "call" and core == "portable":
         pytest.skip("nothing but C ends a process whose GIL is held")
-    source = (SERVED if work == "items" else COMPUTING).format(path=str(tmp_path / "done"), seconds=20 if LONG else 4)
+    source = (SERVED if work == "items" else COMPUTING).format(path=str(tmp_path / "done"), seconds=20)
     environ = environment(core, EXECNET_LOST_TIMES="{},{}".format(*LOST))
     with Initiator(f"SOURCE, TOLD = {source!r}, {told!r}" + ORPHANED, **environ) as initiator:
         pid = initiator.hear()
         initiator.kill()
         initiator.await_reaped()
-        assert wait_for_end([pid], LOST[1] + 1.0) == []
+        assert wait_for_end([pid], LOST[1] + (1.0 if LONG else SOON)) == []
 
 
 # 4. setcallback against arriving items

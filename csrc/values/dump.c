@@ -2,9 +2,11 @@
 
    Python code runs in reducers, and where one might not look for it: finalizers, whenever the
    garbage collector does (when a set's iterator or an exception is made) or a last reference is let
-   go of. It may do anything to the containers on the way down. So values are borrowed from the
-   container they are in only as long as nothing runs; whoever is about to run something holds what
-   it needs afterwards, and a container that then has another size is an error.
+   go of. It may do anything to the containers on the way down. Without a GIL, so may other threads
+   while this one waits for any lock, such as that of CPython's types: it gives away those it has.
+   So values are borrowed from the container they are in only as long as nothing runs or waits;
+   whoever is about to do so holds what it needs afterwards, and a container that then has another
+   size is an error.
 
    An error is noted where it is found and gets its path while the containers are left, innermost
    first. */
@@ -276,28 +278,21 @@ write_sized(Writer *writer, PyObject *value, char opcode, const char *data, Py_s
 static int
 write_huge_int(Writer *writer, PyObject *value)
 {
-    PyObject *convert = codec_name(writer->codec->names, "_digits_from_int");
-    if (convert == NULL) {
-        return -1;
-    }
     Py_INCREF(value);
+    PyObject *convert = codec_name(writer->codec->names, "_digits_from_int");
     /* Itself, or the int that is in the object of a subclass, whose methods must not be called. */
-    PyObject *number = PyLong_Type.tp_as_number->nb_positive(value);
+    PyObject *number = convert == NULL ? NULL : PyLong_Type.tp_as_number->nb_positive(value);
     PyObject *digits = number == NULL ? NULL : PyObject_CallOneArg(convert, number);
-    Py_XDECREF(number);
-    Py_DECREF(convert);
     int result = -1;
-    if (digits == NULL) {
-        goto done;
-    }
-    if (PyBytes_CheckExact(digits)) {
+    if (digits != NULL && PyBytes_CheckExact(digits)) {
         result = write_sized(writer, value, OP_LONGINT, PyBytes_AS_STRING(digits),
                              PyBytes_GET_SIZE(digits));
-    } else {
+    } else if (digits != NULL) {
         PyErr_Format(PyExc_TypeError, "_digits_from_int gave %R, not bytes", digits);
     }
-    Py_DECREF(digits);
-done:
+    Py_XDECREF(digits);
+    Py_XDECREF(number);
+    Py_XDECREF(convert);
     Py_DECREF(value);
     return result;
 }
@@ -755,6 +750,7 @@ write_by_class(Writer *writer, PyObject *value, PyObject *classes, PyObject *red
     return write_by_function(writer, value, "_saved_by_own_method");
 }
 
+/* The caller holds `value`. */
 static int
 write_other(Writer *writer, PyObject *value)
 {
@@ -766,7 +762,6 @@ write_other(Writer *writer, PyObject *value)
     if (classes == NULL) {
         return fail(writer, value, NULL); /* the collector takes its class apart */
     }
-    Py_INCREF(value);
     if (PyDict_GetItemRef(codec->names, codec->str_reducers, &reducers) < 0) {
         goto done;
     }
@@ -775,7 +770,6 @@ write_other(Writer *writer, PyObject *value)
 done:
     Py_XDECREF(reducers);
     Py_DECREF(classes);
-    Py_DECREF(value);
     return result;
 }
 
@@ -785,13 +779,12 @@ write_rare(Writer *writer, PyObject *value, PyTypeObject *type)
     if (type == &PyComplex_Type) {
         return write_complex(writer, value);
     }
-    if (PyObject_TypeCheck(value, writer->codec->channel_type)) {
-        Py_INCREF(value);
-        int result = write_channel(writer, value);
-        Py_DECREF(value);
-        return result;
-    }
-    return write_other(writer, value);
+    Py_INCREF(value);
+    int result = PyObject_TypeCheck(value, writer->codec->channel_type)
+                     ? write_channel(writer, value)
+                     : write_other(writer, value);
+    Py_DECREF(value);
+    return result;
 }
 
 /* As an object of the type, the frequent ones first. */

@@ -112,6 +112,32 @@ def reducers(number: int) -> None:
         assert execnet.loads(execnet.dumps([Point(number)] * 5)) == [["point", number]] * 5
 
 
+class Number(int):
+    """An int of a class with many subclasses."""
+
+    changed = 0
+
+
+SUBCLASSES: list[Any] = [type(f"Number{i}", (Number,), {}) for i in range(1000)]
+
+
+def instances(shared: list[Any], number: int) -> None:
+    """A list is emptied while who writes it waits for the lock of the types, to ask for the class of an element."""
+    if number % 3 == 0:
+        shared.clear()
+        shared.extend([Number(10**9 + i) for i in range(5)])
+        return
+    if number % 3 == 1:
+        Number.changed += 1
+        assert all(subclass.changed for subclass in SUBCLASSES)
+        return
+    try:
+        seen = execnet.loads(execnet.dumps(shared))
+    except CHANGED:
+        return
+    assert all(10**9 <= one < 10**9 + 5 for one in seen), seen
+
+
 def collector(number: int) -> None:
     """What the collector knows of lists in the making is changed by nobody."""
     if number % 2:
@@ -159,6 +185,7 @@ def main(seconds: float) -> None:
         (4, dicts, [OrderedDict()]),
         (4, sets, [set()]),
         (4, reducers, []),
+        (6, instances, [[]]),
         (4, collector, []),
     ]
     if sys.version_info < (3, 14):
